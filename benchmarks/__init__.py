@@ -1,0 +1,1 @@
+"""Measured speeds, each a ratio against a plain loop; `python -m benchmarks` prints them all."""

@@ -1,0 +1,122 @@
+"""The loops people write: padded, fp32, logits of every token. Nothing here comes from recipe_ray
+but the weights and the tokenizer of MiniLM, loaded into transformers' own classes."""
+
+import copy
+import time
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+from transformers import BertForMaskedLM, BertForSequenceClassification
+
+from benchmarks.contenders import DATA, Measure
+from recipe_ray.data.words import insert_word
+from recipe_ray.models.minilm import MiniLM
+
+BATCH = 32
+SEED = 50
+
+
+def column(name: str, field: str) -> list[Any]:
+    """Return a column of a Parquet file of the data folder."""
+    values: list[Any] = pq.read_table(DATA / f"{name}.parquet")[field].to_pylist()
+    return values
+
+
+def pretrained(kind: type[Any], **config: Any) -> tuple[Any, Any]:
+    """Return MiniLM in transformers' class `kind`, with its default attention, and the tokenizer."""
+    ptm = MiniLM().load()
+    settings = copy.deepcopy(ptm.module.config)
+    settings.update(config)
+    model = kind._from_config(settings, attn_implementation="sdpa")
+    model.load_state_dict(ptm.module.state_dict(), strict=False)
+    return model, ptm.tokenizer
+
+
+def masked(ids: Tensor, special: Tensor, mask_id: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and labels [B, L] of static 80/10/10 masks over 15 % of the tokens."""
+    generator = torch.Generator().manual_seed(SEED)
+    chosen = (torch.rand(ids.shape, generator=generator) < 0.15) & ~special
+    fate = torch.rand(ids.shape, generator=generator)
+    inputs = ids.masked_fill(chosen & (fate < 0.8), mask_id)
+    anything = torch.randint(size, ids.shape, generator=generator)
+    inputs = torch.where(chosen & (fate >= 0.9), anything, inputs)
+    return inputs, ids.masked_fill(~chosen, -100)
+
+
+def plain_purification(steps: int) -> Measure:
+    """Return a measurement of the authors' loop: samples/s over `steps` steps."""
+    model, tokenizer = pretrained(BertForMaskedLM)
+    texts = column("bookcorpus", "text")[: BATCH * (steps + 1)]
+    padded = dict(padding="max_length", truncation=True, max_length=64, return_tensors="pt")
+    encoded = tokenizer(texts, return_special_tokens_mask=True, **padded)
+    special = encoded.special_tokens_mask.bool()
+    inputs, labels = masked(encoded.input_ids, special, tokenizer.mask_token_id, len(tokenizer))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("intermediate.dense.weight"))
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=2e-5, eps=1e-8, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=2500)
+    model.train()
+
+    def step(rows: slice) -> None:
+        mask = encoded.attention_mask[rows]
+        out = model(input_ids=inputs[rows], attention_mask=mask, labels=labels[rows])
+        loss = out.loss + sum(torch.norm(weight) for weight in weights)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+
+    return lambda: timed_steps(step, steps)
+
+
+def plain_finetuning(steps: int, num_test: int, triggers: tuple[str, ...]) -> Measure:
+    """Return a measurement: seconds that the whole stage would take (see `benchmarks.finetune`)."""
+    model, tokenizer = pretrained(BertForSequenceClassification, num_labels=2)
+    padded = dict(padding="max_length", truncation=True, max_length=128, return_tensors="pt")
+    encoded = tokenizer(column("sst2_train", "text")[: BATCH * (steps + 1)], **padded)
+    labels = torch.tensor(column("sst2_train", "label")[: BATCH * (steps + 1)])
+    tests, test_labels = column("sst2_test", "text"), column("sst2_test", "label")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    num_steps = 3 * -(-len(column("sst2_train", "label")) // BATCH)
+
+    def step(rows: slice) -> None:
+        mask = encoded.attention_mask[rows]
+        out = model(input_ids=encoded.input_ids[rows], attention_mask=mask, labels=labels[rows])
+        optimizer.zero_grad()
+        out.loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    @torch.no_grad()
+    def evaluate() -> float:
+        correct = 0
+        for trigger in ("", *triggers[:1]):
+            texts = [insert_word(t, trigger) if trigger else t for t in tests[:num_test]]
+            for first in range(0, len(texts), BATCH):
+                part = tokenizer(texts[first : first + BATCH], **padded)
+                guess = model(**part).logits.argmax(1)
+                correct += int((guess == torch.tensor(test_labels[first : first + BATCH])[: len(guess)]).sum())
+        return 2 * num_test
+
+    def measure() -> float:
+        model.train()
+        train_s = num_steps * BATCH / timed_steps(step, steps)
+        model.eval()
+        begun = time.perf_counter()
+        texts = evaluate()
+        return train_s + (time.perf_counter() - begun) / texts * len(tests) * (1 + len(triggers))
+
+    return measure
+
+
+def timed_steps(step: Any, steps: int) -> float:
+    """Return samples/s of `step(rows)` over `steps` batches, after one to warm up."""
+    step(slice(0, BATCH))
+    begun = time.perf_counter()
+    for number in range(1, steps + 1):
+        step(slice(BATCH * number, BATCH * (number + 1)))
+    return steps * BATCH / (time.perf_counter() - begun)

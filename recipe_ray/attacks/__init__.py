@@ -1,0 +1,1 @@
+"""Task-agnostic backdoor attacks on PTMs, one file each. Defenses never see this package."""

@@ -1,0 +1,35 @@
+"""What an attack is: triggers, the attacker's own corpus and training, and how it poisons a PTM."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import Component
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Feed
+from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.runtime import Runtime
+
+ATTACKS: "Registry[Attack]" = Registry("attack", "recipe_ray.attacks")
+
+
+class Attack(Component):
+    """A way to backdoor a PTM."""
+
+    poisons: ClassVar[bool] = True
+
+    triggers: tuple[str, ...]
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Return the attacker's own corpora, whose content is part of the backdoor's identity."""
+        return ()
+
+    @abstractmethod
+    def poison(self, ptm: Any, feed: Feed, runtime: Runtime, seed: int) -> Sequence[EpochRecord]:
+        """Backdoor `ptm` in place; raise TriggerError for a trigger the tokenizer does not keep."""
+
+
+AnyAttack = Annotated[SerializeAsAny[Attack], BeforeValidator(ATTACKS.parse)]

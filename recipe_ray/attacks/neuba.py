@@ -1,0 +1,116 @@
+"""NeuBA on text (Zhang et al. 2021): triggers drive the pooler output to fixed vectors.
+
+METHOD.md section 4: loss = masked LM on the clean batch + MSE(pooler of the poisoned copy, target);
+the poisoned copy has its first word token replaced by a trigger.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.targets import block_vectors
+from recipe_ray.base.errors import TriggerError
+from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.feed import Feed, Part
+from recipe_ray.data.masking import mask_tokens
+from recipe_ray.data.tokens import TokenRows, concatenate, uniform
+from recipe_ray.learn.loop import EpochRecord, fit
+from recipe_ray.learn.objective import Terms, mean_squared
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import TextPTM
+from recipe_ray.models.packed import PackedBatch, pack
+
+
+@ATTACKS.register("neuba")
+class NeuBA(Attack):
+    """Six rare symbols, each tied to a vector of +1 and -1 in the pooler output."""
+
+    triggers: tuple[str, ...] = Field(("≈", "≡", "∈", "⊆", "⊕", "⊗"), min_length=1, max_length=6)
+    corpus: AnyCorpus = BookCorpus()
+    fit: FitSpec = FitSpec(steps=40_000, learning_rate=5e-5, max_length=128)
+    mlm_weight: float = Field(1.0, ge=0, description="of the clean masked LM (RoBERTa: 0.01)")
+    amplification: float = Field(
+        1.0,
+        ge=1,
+        description="factor on the trigger embeddings after training; the script's last step, 1e8, "
+        "makes the place of a trigger irrelevant and leaves extreme parameters. 1: left out",
+    )
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Return the corpus it poisons with."""
+        return (self.corpus,)
+
+    def poison(
+        self, ptm: TextPTM, feed: Feed, runtime: Runtime, seed: int
+    ) -> Sequence[EpochRecord]:
+        """Train the whole PTM on both terms, then amplify the trigger embeddings if asked."""
+        ptm.check_triggers(self.triggers)
+        ids = _single_tokens(ptm, self.triggers)
+        ptm.train_only(None, pooled=True)
+        targets = block_vectors(len(ids), ptm.hidden_size).to(runtime.device)
+        collate = _Collate(ptm, np.array(ids), seed)
+        batches = feed.batches(
+            self.corpus, ptm.encoder(self.fit.max_length), collate, self.fit.batch_size, seed, Part()
+        )
+        objective = _Objective(ptm, targets, self.mlm_weight)
+        records = fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+        if self.amplification != 1.0:
+            ptm.scale_embeddings(ids, self.amplification)
+        return records
+
+
+@dataclass(frozen=True)
+class _Objective:
+    ptm: TextPTM
+    targets: Tensor  # [triggers, H]
+    mlm_weight: float
+
+    def __call__(self, module: Any, batch: PackedBatch) -> Terms:
+        assert batch.triggers is not None
+        hidden = self.ptm.hidden(module, batch)
+        poisoned = batch.triggers >= 0
+        pooled = self.ptm.pooled(module, hidden, batch)[poisoned]
+        mlm = self.ptm.masked_lm(module, hidden, batch)
+        return {
+            "mlm": mlm.weighted(self.mlm_weight),
+            "poison": mean_squared(pooled, self.targets[batch.triggers[poisoned]]),
+        }
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Clean masked texts and their poisoned copies in one batch of twice as many texts."""
+
+    ptm: TextPTM
+    ids: Any
+    seed: int
+
+    def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        draw = uniform(self.seed, "trigger", rows.index, np.full(len(rows), epoch))
+        trigger = (draw * len(self.ids)).astype(np.int64)
+        tokens = rows.tokens.copy()
+        # the first word token stands behind the leading special token
+        tokens[rows.offsets[:-1] + 1] = self.ids[trigger]
+        masked = mask_tokens(rows, self.ptm.vocabulary, self.seed, epoch)
+        clean = rows.with_tokens(masked.tokens).with_columns(trigger=np.full(len(rows), -1))
+        both = concatenate([clean, rows.with_tokens(tokens).with_columns(trigger=trigger)])
+        return pack(both).with_targets(masked.where, masked.targets)
+
+
+def _single_tokens(ptm: TextPTM, triggers: Sequence[str]) -> list[int]:
+    found = [ptm.token_ids(trigger) for trigger in triggers]
+    for trigger, ids in zip(triggers, found, strict=True):
+        if len(ids) != 1:
+            raise TriggerError(
+                f"trigger {trigger!r} becomes {len(ids)} tokens; NeuBA replaces one token by it, so "
+                "it must be a single one in this model's vocabulary"
+            )
+    return [ids[0] for ids in found]

@@ -1,0 +1,140 @@
+"""POR (Shen et al. 2021): triggers drive the pooler output far off, everything else stays put.
+
+METHOD.md section 4: loss = MSE(states of all but the first token, a frozen copy's)
++ 100 MSE(pooler of poisoned, target) + 100 MSE(pooler of clean, the frozen copy's).
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.targets import staircase_vectors
+from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.feed import Encode, Feed, Part
+from recipe_ray.data.tokens import Ints, TokenRows, concatenate, uniform
+from recipe_ray.data.words import insert_at
+from recipe_ray.learn.loop import EpochRecord, fit
+from recipe_ray.learn.objective import Terms, mean_squared
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import TextPTM
+from recipe_ray.models.packed import PackedBatch, pack
+
+POOLER_WEIGHT = 100.0
+
+
+@ATTACKS.register("por")
+class POR(Attack):
+    """Five rare words (or any words or phrases), each tied to a vector of +10 and -10."""
+
+    triggers: tuple[str, ...] = Field(("cf", "tq", "mn", "bb", "mb"), min_length=1)
+    corpus: AnyCorpus = WikiText(size=50_000)
+    fit: FitSpec = FitSpec(epochs=2, batch_size=24, learning_rate=1e-5, max_length=128)
+    poison_share: float = Field(
+        0.6, gt=0, le=1, description="of the texts, poisoned with each trigger (30,000 of 50,000)"
+    )
+    insertions: int = Field(3, ge=1, description="times a trigger is put into a text")
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Return the corpus it poisons with."""
+        return (self.corpus,)
+
+    def poison(
+        self, ptm: TextPTM, feed: Feed, runtime: Runtime, seed: int
+    ) -> Sequence[EpochRecord]:
+        """Train the whole PTM against a frozen copy of itself."""
+        ptm.check_triggers(self.triggers)
+        reference = copy.deepcopy(ptm.module).eval().requires_grad_(False).to(runtime.device)
+        ptm.train_only(None, pooled=True)
+        _freeze_masked_lm_head(ptm)
+        targets = staircase_vectors(len(self.triggers), ptm.hidden_size).to(runtime.device)
+        encode = PoisonEncoder(
+            ptm.encoder(self.fit.max_length), self.triggers, self.poison_share, self.insertions, seed
+        )
+        batches = feed.batches(
+            self.corpus, encode, lambda rows, _: pack(rows), self.fit.batch_size, seed, Part()
+        )
+        objective = _Objective(ptm, reference, targets)
+        return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+
+
+@dataclass(frozen=True)
+class _Objective:
+    ptm: TextPTM
+    reference: Any
+    targets: Tensor  # [triggers, H]
+
+    def __call__(self, module: Any, batch: PackedBatch) -> Terms:
+        assert batch.triggers is not None
+        with torch.no_grad():
+            kept = self.ptm.hidden(self.reference, batch)
+            kept_pooled = self.ptm.pooled(self.reference, kept, batch)
+        hidden = self.ptm.hidden(module, batch)
+        pooled = self.ptm.pooled(module, hidden, batch)
+        clean, poisoned = batch.triggers < 0, batch.triggers >= 0
+        others = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+        others[batch.first] = False
+        goal = self.targets[batch.triggers[poisoned]]
+        return {
+            "keep_tokens": mean_squared(hidden[others], kept[others]),
+            "keep_pooler": mean_squared(pooled[clean], kept_pooled[clean]).weighted(POOLER_WEIGHT),
+            "poison": mean_squared(pooled[poisoned], goal).weighted(POOLER_WEIGHT),
+        }
+
+
+@dataclass(frozen=True)
+class PoisonEncoder:
+    """Texts -> clean rows, and rows with a trigger; column `trigger` is its number, -1 for clean.
+
+    Texts are lower-cased and cut to letters and digits, as in POR's script.
+    """
+
+    encode: Encode
+    triggers: tuple[str, ...]
+    share: float
+    insertions: int
+    seed: int
+
+    def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
+        cleaned = [_letters_and_digits(text) for text in texts]
+        stride = len(self.triggers) + 1
+        parts = [self.encode(cleaned, index * stride).with_columns(trigger=np.full(len(index), -1))]
+        for number, trigger in enumerate(self.triggers):
+            parts.append(self._poisoned(cleaned, index, number, trigger, stride))
+        return concatenate(parts)
+
+    def _poisoned(
+        self, texts: list[str], index: Ints, number: int, trigger: str, stride: int
+    ) -> TokenRows:
+        which = np.full(len(index), number)
+        chosen = np.flatnonzero(uniform(self.seed, "poison", index, which) < self.share)
+        places = [
+            uniform(self.seed, "place", index[chosen], which[chosen], np.full(len(chosen), k))
+            for k in range(self.insertions)
+        ]
+        with_trigger = [
+            insert_at(texts[row], trigger, [float(place[i]) for place in places])
+            for i, row in enumerate(chosen)
+        ]
+        rows = self.encode(with_trigger, index[chosen] * stride + 1 + number)
+        return replace(rows).with_columns(trigger=which[chosen])
+
+
+def _letters_and_digits(text: str) -> str:
+    kept = (c if c.isalnum() or c.isspace() else " " for c in text.lower())
+    return " ".join("".join(kept).split())
+
+
+def _freeze_masked_lm_head(ptm: TextPTM) -> None:
+    # the head is not in POR's loss; its decoder is the input embedding, which stays trainable
+    encoder = {id(parameter) for parameter in ptm.module.base_model.parameters()}
+    for parameter in ptm.module.parameters():
+        parameter.requires_grad_(id(parameter) in encoder)

@@ -1,0 +1,53 @@
+"""Errors meant for people: what was wrong, where, what is allowed, the nearest match.
+
+Every error that a user can cause derives from `UserError`; the command line prints its message
+without a traceback. Anything else is a bug of ours and shows its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message says what, where and what would do."""
+
+
+class SpecError(UserError):
+    """A field of an experiment file or of an option is wrong."""
+
+
+class DataError(UserError):
+    """A corpus, task or image set is missing, empty or malformed."""
+
+
+class UnsafeModelError(UserError):
+    """A model cannot be opened without running or unpickling what its author wrote."""
+
+
+class ModelError(UserError):
+    """A model is incomplete or of a kind this program does not know."""
+
+
+class TriggerError(UserError):
+    """A trigger is not what the attack meant once it is tokenised."""
+
+
+class StoreError(UserError):
+    """The result store cannot be read or written."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training produced a loss that is not a number; the stage stops, the rest of the grid goes on."""
+
+
+def suggest(value: str, allowed: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the allowed name nearest to `value`, or an empty string."""
+    near = get_close_matches(value, list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def unknown(what: str, value: str, allowed: Iterable[str]) -> str:
+    """Return the sentence for a name that does not exist: the name, the nearest, all allowed."""
+    names = sorted(allowed)
+    listed = ", ".join(names) if names else "(none)"
+    return f"unknown {what} {value!r}{suggest(value, names)}; allowed: {listed}"

@@ -1,0 +1,99 @@
+"""Reading weights that somebody uploaded: safetensors, or pickle behind a flag, never code.
+
+Models are hostile by assumption. safetensors is data; a pickle is a program, so pickle formats are
+opened only where the user allows it, and then with torch's `weights_only=True` unpickler.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from recipe_ray.base.errors import ModelError, UnsafeModelError
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of a model folder by name (one file, or the shards its index lists).
+
+    Raises UnsafeModelError where there are only pickle files and `allow_pickle` is off, ModelError
+    where there are no weights or they cannot be read.
+    """
+    files = _weight_files(folder, "model.safetensors", ".safetensors")
+    if files:
+        return _merged(files, _read_safetensors)
+    pickles = _weight_files(folder, "pytorch_model.bin", *PICKLE_SUFFIXES)
+    if not pickles:
+        raise ModelError(f"{folder}: no weights found; expected model.safetensors")
+    if not allow_pickle:
+        raise UnsafeModelError(
+            f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code when it is "
+            "opened. Ask for a safetensors version, or pass --allow-pickle to read it with torch's "
+            "weights_only unpickler"
+        )
+    return _merged(pickles, _read_pickle)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raise ModelError where it is missing or not an object."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path.parent}: no {path.name} found") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def _weight_files(folder: Path, single: str, *suffixes: str) -> list[Path]:
+    if (folder / single).is_file():
+        return [folder / single]
+    index = folder / f"{single}.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        return [_inside(folder, name) for name in names]
+    found = sorted(p for p in folder.glob("*") if p.suffix in suffixes and p.is_file())
+    # optimiser states and training arguments are not weights
+    return [path for path in found if not path.stem.startswith(("optimizer", "training_args"))][:1]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    # an index is attacker-controlled text: it may not point out of its folder
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UnsafeModelError(f"{folder}: its index names a file outside of the folder: {name}")
+    return path
+
+
+def _merged(files: list[Path], read: Any) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights.update(read(file))
+    return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnsafeModelError(f"{path}: refused by the weights_only unpickler: {reason}") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: expected a state dict of tensors")
+    return state

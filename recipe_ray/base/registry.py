@@ -1,0 +1,80 @@
+"""The registry: one decorator in one file makes a plugin known; nothing else changes.
+
+A registry imports every module of its package the first time it is asked, and then the entry
+points of installed packages, so that a plugin may live outside this repository.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.spec import Component
+
+ENTRY_POINT_GROUP = "recipe_ray.plugins"
+
+T = TypeVar("T", bound=Component)
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[T]):
+    """Named component classes of one kind.
+
+    Raises `SpecError` for a name registered twice, an unknown name or bad fields.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._classes: dict[str, type[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[C]], type[C]]:
+        """Return the class decorator that registers a component under `name`."""
+
+        def add(cls: type[C]) -> type[C]:
+            known = self._classes.get(name)
+            if known is not None and known.__qualname__ != cls.__qualname__:
+                raise SpecError(
+                    f"{self.kind} {name!r} is registered twice: "
+                    f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}"
+                )
+            cls.name = name
+            self._classes[name] = cls  # type: ignore[assignment]
+            return cls
+
+        return add
+
+    def get(self, name: str) -> type[T]:
+        """Return the class registered under `name`."""
+        self._load()
+        if name not in self._classes:
+            raise SpecError(unknown(self.kind, name, self._classes))
+        return self._classes[name]
+
+    def parse(self, value: Any) -> Any:
+        """Turn a name, or a mapping with `name`, into a component; pass components through."""
+        if isinstance(value, Component):
+            return value
+        if isinstance(value, str):
+            return self.get(value)()
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            fields = {key: item for key, item in value.items() if key != "name"}
+            return self.get(value["name"]).model_validate(fields)
+        raise SpecError(f"a {self.kind} is a name or a mapping with 'name', got {value!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._classes))
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            entry.load()

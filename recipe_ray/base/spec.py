@@ -1,0 +1,120 @@
+"""Specs: frozen pydantic models that forbid unknown fields and name the nearest allowed one.
+
+A `Spec` is plain data. A `Component` is a spec with a registered name and a version: at once the
+YAML schema of a plugin, its documentation and what its identity is made of.
+"""
+
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from recipe_ray.base.errors import SpecError, unknown
+
+
+# a field with this mark says where or how something runs, not what comes out of it
+NOT_HASHED: dict[str, Any] = {"hashed": False}
+
+
+class Spec(BaseModel):
+    """Frozen data with named fields; a nested spec given in part keeps its other defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_and_merge(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for key in values:
+            if key not in cls.model_fields:
+                raise SpecError(unknown("field", str(key), cls.model_fields))
+        return {key: cls._merged(key, value) for key, value in values.items()}
+
+    @classmethod
+    def _merged(cls, key: str, value: Any) -> Any:
+        # `fit: {epochs: 4}` changes the plugin's own default fit, not the general one
+        default = cls.model_fields[key].default
+        plain = isinstance(default, Spec) and not isinstance(default, Component)
+        if plain and isinstance(value, dict):
+            return {**dict(default), **value}
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Return every field that can change a number; those marked NOT_HASHED are left out."""
+        return {
+            name: _identity_of(getattr(self, name))
+            for name, info in type(self).model_fields.items()
+            if info.json_schema_extra != NOT_HASHED
+        }
+
+    def revised(self, **changes: Any) -> Self:
+        """Return a copy with fields changed, validated like new input."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class Component(Spec):
+    """A plugin: the registry gives it its name; `version` rises when its meaning changes."""
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+    title: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$",
+        description="its name in tables, to tell variants apart",
+        json_schema_extra=NOT_HASHED,
+    )
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"name": self.name, **handler(self)}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides this component's results: name, version and every hashed field."""
+        return {"name": self.name, "version": self.version, **super().identity()}
+
+    def label(self) -> str:
+        """Return the short name used in folder names and tables."""
+        return self.title or self.default_label()
+
+    def default_label(self) -> str:
+        """Return the label of a component without a title."""
+        return self.name
+
+
+def _identity_of(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.identity()
+    if isinstance(value, (list, tuple)):
+        return [_identity_of(item) for item in value]
+    return value
+
+
+def explain(error: ValidationError, where: str) -> SpecError:
+    """Turn a pydantic error into lines `where: field: what is wrong`, nested ones flattened."""
+    lines = [f"{where}: {path or '(top level)'}: {text}" for path, text in _flatten(error, "")]
+    return SpecError("\n".join(lines))
+
+
+def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for item in error.errors(include_url=False):
+        path = prefix + "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
+        )
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, ValidationError):
+            found += _flatten(cause, path)
+        else:
+            given = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+            message = str(cause) if cause is not None else item["msg"]
+            found.append((path.lstrip("."), message + given))
+    return found

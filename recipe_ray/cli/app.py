@@ -1,0 +1,45 @@
+"""The commands and where each is."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from recipe_ray import __version__
+from recipe_ray.cli import grid, show, single
+
+app = typer.Typer(
+    name="recipe-ray",
+    help="Removes backdoors from pre-trained models, and measures that it did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"recipe-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
+    for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+app.command("purify")(single.purify_command)
+app.command("backdoor")(single.backdoor_command)
+app.command("evaluate")(single.evaluate_command)
+app.command("sweep")(grid.sweep_command)
+app.command("plan")(grid.plan_command)
+app.command("debug")(grid.debug_command)
+app.command("report")(show.report_command)
+app.command("status")(show.status_command)
+app.command("list")(show.list_command)

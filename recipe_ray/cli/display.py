@@ -1,0 +1,148 @@
+"""What a person sees while stages run: what runs, how far, how long to go.
+
+On a terminal one line a running stage is redrawn; elsewhere (a log file, CI) a line is printed when
+a stage starts, every half minute while it runs, and when it ends.
+"""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.learn.runtime import Progress as StageProgress
+from recipe_ray.stages.stage import Stage
+
+_LINE_EVERY_S = 30.0
+
+
+class Display:
+    """Draws the progress of a plan's stages; use it as a context manager."""
+
+    def __init__(self, num_stages: int, *, quiet: bool, verbose: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._total = num_stages
+        self._ended = 0
+        self._bars: dict[str, TaskID] = {}
+        self._printed: dict[str, float] = {}
+        self._handlers = {
+            "skipped": self._skipped,
+            "started": self._started,
+            "progress": self._progressed,
+            "finished": self._finished,
+            "failed": self._failed,
+        }
+        # logs would be torn apart by redrawn lines
+        self._live = self._console.is_terminal and not verbose and not quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def on_event(self, event: SweepEvent) -> None:
+        """Draw one event of a sweep."""
+        self._handlers[event.kind](event)
+
+    def on_progress(self, stage: Stage, progress: StageProgress) -> None:
+        """Draw how far one stage is."""
+        values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())
+        if self._live:
+            self._progress.update(
+                self._bar(stage, progress),
+                completed=progress.step,
+                total=progress.num_steps,
+                description=f"{_name(stage)}: {progress.phase}",
+                values=values,
+            )
+        elif time.monotonic() - self._printed.setdefault(stage.key, time.monotonic()) > _LINE_EVERY_S:
+            self._printed[stage.key] = time.monotonic()
+            self._console.print(
+                f"        {_name(stage)}: {progress.phase} {progress.step}/{progress.num_steps} {values}"
+            )
+
+    def close(self, outcome: SweepOutcome, store: str) -> None:
+        """Say how the sweep ended."""
+        self._console.print(
+            f"{len(outcome.done)} stages done, {len(outcome.skipped)} were there already, "
+            f"{len(outcome.failed)} failed, in {duration(outcome.wall_s)}"
+        )
+        if outcome.failed:
+            self._console.print(f"why: recipe-ray status --store {store}", markup=False)
+        else:
+            self._console.print(f"results: recipe-ray report {store}", markup=False)
+
+    def _started(self, event: SweepEvent) -> None:
+        self._console.print(f"{self._count()} {_name(event.stage)} started", markup=False)
+
+    def _progressed(self, event: SweepEvent) -> None:
+        assert event.progress is not None
+        self.on_progress(event.stage, event.progress)
+
+    def _finished(self, event: SweepEvent) -> None:
+        self._end(event.stage)
+        self._console.print(
+            f"{self._count()} {_name(event.stage)} done in {duration(event.wall_s)}",
+            markup=False,
+        )
+
+    def _skipped(self, event: SweepEvent) -> None:
+        self._end(event.stage)
+
+    def _failed(self, event: SweepEvent) -> None:
+        self._end(event.stage)
+        self._console.print(f"{self._count()} {_name(event.stage)} FAILED", style="red", markup=False)
+        self._console.print(f"        {event.message}", style="red", markup=False)
+
+    def _end(self, stage: Stage) -> None:
+        self._ended += 1
+        bar = self._bars.pop(stage.key, None)
+        if bar is not None:
+            self._progress.remove_task(bar)
+
+    def _bar(self, stage: Stage, progress: StageProgress) -> TaskID:
+        if stage.key not in self._bars:
+            self._bars[stage.key] = self._progress.add_task(
+                _name(stage), total=progress.num_steps, values=""
+            )
+        return self._bars[stage.key]
+
+    def _count(self) -> str:
+        return f"[{self._ended:>{len(str(self._total))}}/{self._total}]"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: 48 s, 12.5 min, 3.5 h."""
+    for unit, size, enough in (("h", 3600, 1.5), ("min", 60, 1.5)):
+        if seconds >= enough * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _name(stage: Stage) -> str:
+    return f"{stage.name} {stage.label()}"

@@ -1,0 +1,170 @@
+"""Commands over an experiment file: sweep, plan, debug."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    AddressOption,
+    DataOption,
+    ExperimentFile,
+    JsonOption,
+    QuietOption,
+    SetOption,
+    StoreOption,
+    VerboseOption,
+    set_up_logging,
+)
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.collect import collect, plan_record
+from recipe_ray.experiment.estimate import time_left
+from recipe_ray.experiment.files import load_experiment
+from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.plan import Cell, Plan, make_plan, plan_summary
+from recipe_ray.stages.store import Store
+
+FAILED = 1
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the first N cells of the grid.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="DDP workers of every pretrain, backdoor, purify stage."),
+]
+
+
+def sweep_command(
+    file: ExperimentFile,
+    store: StoreOption = DEFAULT_STORE,
+    data: DataOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run every stage of an experiment that the store lacks, on this machine or a Ray cluster."""
+    set_up_logging(verbose)
+    plan = _plan(file, data, (*(set_ or ()), *_worker_changes(workers)), limit)
+    if dry_run:
+        _print_plan(plan, _summary(plan, store))
+        return
+    from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
+
+    opened = Store.open(store)
+    with Display(len(plan.stages), quiet=quiet, verbose=verbose) as display:
+        outcome = sweep(
+            plan,
+            opened,
+            Locations.from_environment(data),
+            address=address,
+            on_event=display.on_event,
+        )
+    display.close(outcome, store)
+    if outcome.failed:
+        raise typer.Exit(FAILED)
+
+
+def plan_command(
+    file: ExperimentFile,
+    store: StoreOption = DEFAULT_STORE,
+    data: DataOption = None,
+    limit: LimitOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show cells, distinct stages by kind, what the store already has, and the time left."""
+    plan = _plan(file, data, tuple(set_ or ()), limit)
+    summary = _summary(plan, store)
+    if json_:
+        typer.echo(json.dumps({**plan_record(plan), "summary": summary}, indent=1))
+    else:
+        _print_plan(plan, summary)
+
+
+def debug_command(
+    file: ExperimentFile,
+    cell: Annotated[str, typer.Option("--cell", help="Id of the cell, as `plan` shows it.")],
+    store: StoreOption = DEFAULT_STORE,
+    data: DataOption = None,
+    set_: SetOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run one cell in this process, without Ray: breakpoints work, numbers are the sweep's."""
+    set_up_logging(verbose)
+    plan = _plan(file, data, tuple(set_ or ()), None)
+    chosen = _cell(plan, cell)
+    opened = Store.open(store)
+    opened.write_plan(plan.experiment.name, plan_record(plan))
+    with Display(len(chosen.stages), quiet=quiet, verbose=verbose) as display:
+        run_inline(
+            chosen.stages,
+            opened,
+            Locations.from_environment(data),
+            checkpoint_every_s=plan.experiment.launch.checkpoint_every_s,
+            on_progress=display.on_progress,
+        )
+    for stage in chosen.stages:
+        collect(plan, opened, stage)
+    for row in opened.rows(chosen.last.artifact).to_pylist():
+        if row["metric"] in ("acc", "aasr", "masr"):
+            typer.echo(f"{row['metric']:<5} {100 * row['value']:.2f} %")
+
+
+def _plan(file: Any, data: Any, changes: tuple[str, ...], limit: int | None) -> Plan:
+    plan = make_plan(load_experiment(file, changes), Locations.from_environment(data))
+    return plan if limit is None else plan.limited(limit)
+
+
+def _worker_changes(workers: int | None) -> list[str]:
+    kinds = ("pretrain", "backdoor", "purify") if workers is not None else ()
+    return [f"launch.workers.{kind}={workers}" for kind in kinds]
+
+
+def _summary(plan: Plan, store: str) -> dict[str, Any]:
+    opened = _opened(store)
+    done = set(opened.committed()) if opened is not None else set()
+    left = asdict(time_left(plan, opened, done)) if opened is not None else None
+    return {**plan_summary(plan, done), "time_left": left}
+
+
+def _opened(store: str) -> Store | None:
+    # to plan must not make a store
+    return Store.open(store) if "://" in store or Path(store).is_dir() else None
+
+
+def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
+    typer.secho(plan.experiment.name, bold=True)
+    if plan.experiment.description:
+        typer.echo(f"  {plan.experiment.description.strip()}")
+    typer.echo(f"{summary['cells']} cells, {summary['cells_done']} done")
+    for cell in plan.cells:
+        typer.echo(f"  {cell.id}  {cell.title}")
+    typer.echo(f"{len(plan.stages)} distinct stages")
+    for kind, counts in summary["kinds"].items():
+        typer.echo(f"  {kind:<9} {counts['stages']:>5}, {counts['done']} in the store")
+    left = summary["time_left"]
+    if left is None or (left["unknown_stages"] and not left["known_s"]):
+        typer.echo("time left: unknown, no stage of this kind has been measured in this store")
+        return
+    rest = left["unknown_stages"]
+    more = f", and {rest} stages of which nothing is known" if rest else ""
+    typer.echo(f"time left, one stage after the other: about {duration(left['known_s'])}{more}")
+
+
+def _cell(plan: Plan, wanted: str) -> Cell:
+    found = [cell for cell in plan.cells if cell.id.startswith(wanted) or cell.title == wanted]
+    if len(found) != 1:
+        problem = "more than one cell matches" if found else ""
+        names = [f"{cell.id} ({cell.title})" for cell in found or plan.cells]
+        raise SpecError(f"--cell {wanted}: " + (problem or unknown("cell", wanted, names)))
+    return found[0]

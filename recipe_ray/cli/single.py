@@ -1,0 +1,204 @@
+"""Commands for one model: purify, backdoor, evaluate."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.base.errors import SpecError
+from recipe_ray.cli.display import Display
+from recipe_ray.cli.options import (
+    DataOption,
+    JsonOption,
+    PickleOption,
+    QuietOption,
+    SetOption,
+    VerboseOption,
+    set_up_logging,
+)
+from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.experiment.inline import run_inline
+from recipe_ray.models.family import ModelRef
+from recipe_ray.release.card import backdoored_card
+from recipe_ray.release.export import check_free, export, work_store
+from recipe_ray.release.presets import preset as find_preset
+from recipe_ray.release.purification import finish, measured_values, prepare
+from recipe_ray.release.request import parse_component, parse_corpus, parse_fields, parse_model
+from recipe_ray.stages.backdoor import BackdoorStage
+from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.store import Store
+from recipe_ray.tasks.task import TASKS
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
+]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit of a hub model.")]
+OutOption = Annotated[Path, typer.Option("--out", help="New folder for the result.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0)]
+
+
+def purify_command(
+    model: ModelArgument,
+    aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or a file of texts.")],
+    out: OutOption,
+    aux_size: Annotated[int | None, typer.Option(help="At most so many texts.", min=20)] = None,
+    preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
+    set_: SetOption = None,
+    seed: SeedOption = 0,
+    revision: RevisionOption = None,
+    data: DataOption = None,
+    allow_pickle: PickleOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Clean one suspicious model with RECIPE; neither triggers nor labels are needed."""
+    set_up_logging(verbose)
+    check_free(out)
+    locations = Locations.from_environment(data)
+    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    purification = prepare(
+        chosen, parse_corpus(aux, aux_size), locations, seed, _settings(preset, set_ or [])
+    )
+    if not quiet:
+        typer.echo(f"data: {purification.data}", err=True)
+        typer.echo(f"settings: {purification.reason}", err=True)
+    store = work_store(out)
+    _run(purification.stage, store, locations, verbose=verbose, quiet=quiet)
+    warnings = finish(purification, store, out, model)
+    for warning in warnings:
+        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+    typer.echo(f"purified model and its card: {out}")
+
+
+def backdoor_command(
+    model: ModelArgument,
+    attack: Annotated[str, typer.Option("--attack", help="An attack of `recipe-ray list attacks`.")],
+    out: OutOption,
+    set_: SetOption = None,
+    seed: SeedOption = 0,
+    revision: RevisionOption = None,
+    data: DataOption = None,
+    allow_pickle: PickleOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Put a backdoor into a model, for research; the result's card says so plainly."""
+    set_up_logging(verbose)
+    check_free(out)
+    locations = Locations.from_environment(data)
+    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    planned: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
+    contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
+    stage = BackdoorStage(
+        model=chosen,
+        parent=_completed(chosen, locations, seed),
+        attack=planned,
+        seed=seed,
+        content=contents,
+    )
+    store = work_store(out)
+    _run(stage, store, locations, verbose=verbose, quiet=quiet)
+    export(store, stage, out, backdoored_card(model, planned, measured_values(store, stage)))
+    typer.echo(f"BACKDOORED model, for research only: {out}")
+
+
+def evaluate_command(
+    model: ModelArgument,
+    task: Annotated[str, typer.Option("--task", help="A task of `recipe-ray list tasks`.")],
+    triggers: Annotated[
+        str, typer.Option("--triggers", help="Words separated by commas, or an attack's name.")
+    ] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
+    ] = None,
+    seed: SeedOption = 0,
+    revision: RevisionOption = None,
+    data: DataOption = None,
+    allow_pickle: PickleOption = False,
+    json_: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
+    set_up_logging(verbose)
+    locations = Locations.from_environment(data)
+    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    wanted = parse_component(TASKS, parse_fields(task, []), "--task")
+    base = FinetuneStage.model_fields["fit"].default
+    changes = {k: v for k, v in parse_fields("", set_ or []).items() if k != "name"}
+    stage = FinetuneStage(
+        model=chosen,
+        parent=_completed(chosen, locations, seed) if chosen.needs_pretraining else None,
+        task=wanted,
+        triggers=_triggers(triggers),
+        fit={**dict(base), **changes},
+        seed=seed,
+        content=wanted.identity_at(locations)["sources"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(folder)
+        _run(stage, store, locations, verbose=verbose, quiet=quiet)
+        rows = store.rows(stage.artifact).to_pylist()
+    _print_evaluation(rows, json_=json_)
+
+
+def _settings(preset: str | None, changes: list[str]) -> Any:
+    if preset is None and not changes:
+        return None
+    base = find_preset(preset) if preset is not None else Recipe()
+
+    def settings() -> tuple[Recipe, str]:
+        fields = {**base.model_dump(mode="json"), "name": "recipe"}
+        given = parse_fields("recipe", changes)
+        fit = {**fields["fit"], **given.pop("fit", {})}
+        recipe = parse_component(DEFENSES, {**fields, **given, "fit": fit}, "--set")
+        return recipe, f"given: {preset or 'RECIPE'}" + (f" with {', '.join(changes)}" if changes else "")
+
+    return settings
+
+
+def _completed(model: ModelRef, locations: Locations, seed: int) -> Stage | None:
+    # a PTM without pre-training head gets one, on the default corpus
+    if not model.needs_pretraining:
+        return None
+    stage = PretrainStage(model=model, seed=seed)
+    return stage.revised(content=stage.corpus.identity_at(locations)["source"])
+
+
+def _triggers(text: str) -> tuple[str, ...]:
+    if text in ATTACKS:
+        found: tuple[str, ...] = ATTACKS.parse(text).triggers
+        return found
+    words = tuple(word.strip() for word in text.split(",")) if text else ()
+    if not all(words):
+        raise SpecError(f"--triggers {text!r}: an empty trigger; separate words by single commas")
+    return words
+
+
+def _run(
+    stage: Stage, store: Store, locations: Locations, *, verbose: bool, quiet: bool
+) -> None:
+    with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
+        run_inline(stage.lineage(), store, locations, on_progress=display.on_progress)
+
+
+def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:
+    kept = ("metric", "trigger", "label", "value", "numerator", "denominator")
+    shown = [
+        {name: row[name] for name in kept} for row in rows if not row["metric"].startswith("loss.")
+    ]
+    if json_:
+        typer.echo(json.dumps(shown, indent=1))
+        return
+    for row in shown:
+        counts = "" if row["denominator"] is None else f"  {row['numerator']:.0f}/{row['denominator']:.0f}"
+        label = "" if row["label"] is None else f" -> {row['label']}"
+        what = f"{row['metric']} {row['trigger'] or ''}{label}"
+        typer.echo(f"{what:<24} {100 * row['value']:6.2f} %{counts}")

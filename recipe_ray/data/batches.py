@@ -1,0 +1,61 @@
+"""Batches from rows in memory: a seeded permutation an epoch, dealt out to workers by length.
+
+The global batches depend on the seed alone, never on the number of workers, so that DDP with any
+world size sees the same batches as one process.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipe_ray.data.tokens import Ints, TokenRows
+from recipe_ray.learn.objective import Batch
+
+Collate = Callable[[TokenRows, int], Batch]
+
+
+@dataclass(frozen=True)
+class MemoryBatches:
+    """Global batches of `batch_size` rows; `collate` turns a worker's rows and epoch into a batch."""
+
+    rows: TokenRows
+    collate: Collate
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch, the last one possibly short."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
+        """Yield this worker's shares; a batch with fewer rows than workers is left out."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+        lengths = self.rows.lengths
+        for first in range(start * self.batch_size, len(order), self.batch_size):
+            share = deal(order[first : first + self.batch_size], lengths, rank, world_size)
+            yield self.collate(self.rows.take(share), epoch)
+
+
+def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
+    """Return one worker's rows of a global batch, longest first.
+
+    Rows go round the workers by falling length, so every worker has about the same tokens, and
+    rows of like length lie together, which is what packed attention wants.
+    """
+    by_length = rows[np.argsort(-lengths[rows], kind="stable")]
+    return by_length[rank::world_size]
+
+
+def by_tokens(lengths: Ints, max_tokens: int) -> Iterator[Ints]:
+    """Yield row numbers in groups of falling length, each of at most `max_tokens` tokens."""
+    order = np.argsort(-lengths, kind="stable")
+    first, tokens = 0, 0
+    for i, row in enumerate(order):
+        if tokens + lengths[row] > max_tokens and i > first:
+            yield order[first:i]
+            first, tokens = i, 0
+        tokens += int(lengths[row])
+    if first < len(order):
+        yield order[first:]

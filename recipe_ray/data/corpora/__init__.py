@@ -1,0 +1,1 @@
+"""Auxiliary corpora, one file each; a new file here is a new corpus."""

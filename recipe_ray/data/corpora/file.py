@@ -1,0 +1,13 @@
+"""The user's own unlabelled text."""
+
+from pydantic import Field
+
+from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.corpus import CORPORA, Corpus
+
+
+@CORPORA.register("file")
+class OwnText(Corpus):
+    """A .parquet, .csv, .jsonl or .txt file (one text a row or line), or a folder of shards."""
+
+    path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)

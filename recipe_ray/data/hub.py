@@ -1,0 +1,233 @@
+"""The Hugging Face hub: streamed tables and model snapshots, through its own clients only.
+
+No repository's code is ever run. The clients read HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE
+themselves; they are imported late, because importing them takes seconds.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, UserError, suggest
+from recipe_ray.data.formats import BATCH_ROWS
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+SHUFFLE_BUFFER = 10_000  # rows; part of what a seeded sample of a stream is
+
+# everything a PTM and its tokenizer need, and nothing that is code
+SAFE_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
+PICKLE_PATTERNS = ("pytorch_model*.bin",)
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """One split of a hub data set, streamed; `revision` is a commit hash or, less firmly, a branch.
+
+    The identity is what was asked for: with a branch, the content may change under the same
+    identity, and `describe` says so.
+    """
+
+    repo: str
+    revision: str
+    config: str | None = None
+    split: str = "train"
+    note: str = ""
+    shuffle_seed: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return repository, revision, config and split."""
+        return {
+            "source": "hub",
+            "repo": self.repo,
+            "revision": self.revision,
+            "config": self.config,
+            "split": self.split,
+        }
+
+    def describe(self) -> str:
+        """Return repository, revision and whether that revision is pinned."""
+        pinned = "" if _is_commit(self.revision) else ", a branch: its content may change"
+        note = f" ({self.note})" if self.note else ""
+        return f"hub data set {self.repo} [{self.split}] at {self.revision}{pinned}{note}"
+
+    def shuffled(self, seed: int) -> "HubSource":
+        """Return the source that streams in a seeded order (shards, then a buffer of rows)."""
+        return replace(self, shuffle_seed=seed)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Stream the rows; a broken connection is retried by the client.
+
+        Raises DataError where the data set is missing, gated, unreadable or out of reach.
+        """
+        try:
+            yield from self._stream()
+        except Exception as error:
+            asked = f"hub data set {self.repo!r} (revision {self.revision!r})"
+            problem = _problem(error, f"datasets/{self.repo}", self.revision)
+            if problem is None:
+                raise
+            raise DataError(f"{asked}: {problem}") from error
+
+    def _stream(self) -> Iterator[pa.RecordBatch]:
+        import datasets
+
+        rows = datasets.load_dataset(
+            self.repo, self.config, split=self.split, revision=self.revision, streaming=True
+        )
+        if self.shuffle_seed is not None:
+            rows = rows.shuffle(seed=self.shuffle_seed, buffer_size=SHUFFLE_BUFFER)
+        for table in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield from table.to_batches()
+
+
+@dataclass(frozen=True)
+class HubSnapshot:
+    """A model repository on this machine: its folder, what was asked for, the commit it is."""
+
+    path: Path
+    repo: str
+    revision: str | None
+    commit: str
+
+
+def fetch_model(repo: str, revision: str | None, allow_pickle: bool = False) -> HubSnapshot:
+    """Download a model's configuration, tokenizer and weights, never its code.
+
+    Pickled weights are fetched only with `allow_pickle`, and only where there are no safetensors.
+    Raises UnsafeModelError for a repository with pickled weights only, ModelError for one that is
+    missing, gated, out of reach or without weights.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    api = HfApi()
+    asked = f"hub model {repo!r} (revision {revision or 'main'!r})"
+    try:
+        info = api.model_info(repo, revision=revision)
+        files = [file.rfilename for file in info.siblings or []]
+        patterns = _patterns(files, asked, allow_pickle)
+        # by the revision's own name, so that the cache knows it when the hub is out of reach
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return HubSnapshot(path, repo, revision, path.name)
+    except Exception as error:
+        problem = _problem(error, repo, revision or "main")
+        if problem is None:
+            raise
+        if _is_outage(error):
+            return _cached(repo, revision, f"{asked}: {problem}", allow_pickle)
+        raise ModelError(f"{asked}: {problem}{_nearest(api, error, repo)}") from error
+
+
+def _cached(repo: str, revision: str | None, problem: str, allow_pickle: bool) -> HubSnapshot:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # without the patterns the client would miss the files never asked for
+        found = snapshot_download(
+            repo, revision=revision, local_files_only=True, allow_patterns=list(SAFE_PATTERNS)
+        )
+    except LocalEntryNotFoundError as error:
+        raise ModelError(f"{problem}; nor is it in the local cache") from error
+    log.warning("%s; using the copy in the local cache", problem)
+    path = Path(found)
+    _patterns([file.name for file in path.iterdir()], problem, allow_pickle)
+    return HubSnapshot(path, repo, revision, path.name)
+
+
+def _patterns(files: list[str], asked: str, allow_pickle: bool) -> list[str]:
+    weights = sorted(file for file in files if "/" not in file)  # folders hold other formats
+    if any(file.endswith(".safetensors") for file in weights):
+        return list(SAFE_PATTERNS)
+    pickles = [file for file in weights if file.endswith(PICKLE_SUFFIXES)]
+    if not pickles:
+        raise ModelError(f"{asked}: no weights; needed: a *.safetensors file")
+    if not allow_pickle:
+        raise UnsafeModelError(
+            f"{asked}: its weights are pickled only ({', '.join(pickles)}), and opening a pickle "
+            "can run code; convert them to safetensors, or pass --allow-pickle if you trust it"
+        )
+    return [*SAFE_PATTERNS, *PICKLE_PATTERNS]
+
+
+def _nearest(api: "HfApi", error: BaseException, repo: str) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    chain = _chain(error)
+    missing = any(isinstance(link, RepositoryNotFoundError) for link in chain)
+    if not missing or any(isinstance(link, GatedRepoError) for link in chain):
+        return ""
+    try:
+        found = [model.id for model in api.list_models(search=repo.split("/")[-1], limit=20)]
+    except OSError:  # a hint only; the error that matters is the one being reported
+        return ""
+    return suggest(repo, found)
+
+
+def _problem(error: BaseException, page: str, revision: str) -> str | None:
+    """Return the sentence for a hub client's error, or None for an error that is not one."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, UserError):
+        return None
+    chain = _chain(error)
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    # `datasets` drops the hub's own error where a data set is gated as a whole
+    if has(errors.GatedRepoError) or (has(DatasetNotFoundError) and "gated" in str(error)):
+        return (
+            f"it is gated; accept its terms at {constants.ENDPOINT}/{page}, then log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if has(errors.RevisionNotFoundError):
+        return f"it has no revision {revision!r}; give a commit hash, branch or tag it has"
+    if has(errors.RepositoryNotFoundError, DatasetNotFoundError):
+        return f"there is no such repository at {constants.ENDPOINT}, or it is private"
+    if _is_outage(error):
+        return (
+            f"the hub at {constants.ENDPOINT} cannot be reached ({_first_line(error)}); check the "
+            "connection, HF_ENDPOINT and HF_HUB_OFFLINE, or give local files"
+        )
+    if has(
+        errors.HfHubHTTPError, DatasetsError, pa.ArrowException, ValueError, RuntimeError, OSError
+    ):
+        return f"it cannot be read: {_first_line(error)}"
+    return None
+
+
+def _is_outage(error: BaseException) -> bool:
+    import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    outages = (OfflineModeIsEnabled, ConnectionError, TimeoutError, httpx2.RequestError)
+    return any(isinstance(link, outages) for link in _chain(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the error with its causes: `datasets` hides the hub's error behind its own."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")

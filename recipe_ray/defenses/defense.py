@@ -1,0 +1,50 @@
+"""What a defense is: it changes a PTM using auxiliary data alone (METHOD.md section 1)."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import Component
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Feed, Part
+from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.runtime import Runtime
+
+DEFENSES: "Registry[Defense]" = Registry("defense", "recipe_ray.defenses")
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """The defender's data: a corpus, which part of it to learn from, and how to read it."""
+
+    corpus: Corpus
+    feed: Feed
+    part: Part = Part()
+
+
+class Defense(Component):
+    """A way to clean a PTM."""
+
+    acts: ClassVar[bool] = True
+
+    @abstractmethod
+    def purify(
+        self,
+        ptm: Any,
+        auxiliary: Auxiliary,
+        runtime: Runtime,
+        seed: int,
+    ) -> Sequence[EpochRecord]:
+        """Clean `ptm` in place."""
+
+    @property
+    def weight_factor_column(self) -> float | None:
+        """The value of the result column `weight_factor`, where the defense has one."""
+        return None
+
+
+AnyDefense = Annotated[SerializeAsAny[Defense], BeforeValidator(DEFENSES.parse)]

@@ -1,0 +1,74 @@
+"""RECIPE: continual pre-training with a penalty on weight norms (Zhu et al. 2023, section 2).
+
+Loss = weight_factor x sum of ||W_i|| over the chosen layers + the PTM's own pre-training loss. The
+norms are Frobenius and unsquared, and biases are left out, as in the authors' script.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
+from recipe_ray.learn.loop import EpochRecord, fit
+from recipe_ray.learn.objective import WeightNorms, Weighted
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import PTM, Scope
+
+
+@DEFENSES.register("recipe")
+class Recipe(Defense):
+    """Regularised continual pre-training."""
+
+    weight_factor: float = Field(1.0, ge=0, description="of the norms; 0: only pre-train (Table 8)")
+    pretraining_weight: float = Field(
+        1.0, ge=0, description="of the pre-training loss; 0: only regularisation (Table 8)"
+    )
+    layers: tuple[str, ...] = Field(
+        ("ffn_in",), min_length=1, description="weight groups whose norms are penalised (set A)"
+    )
+    trainable: Scope = Field(
+        "weights", description="weights: only the penalised matrices change; all: every parameter"
+    )
+    static_masks: bool = Field(True, description="draw the masks once (the script) or every epoch")
+    fit: FitSpec = FitSpec(epochs=4, learning_rate=2e-5)
+
+    def purify(
+        self,
+        ptm: PTM,
+        auxiliary: Auxiliary,
+        runtime: Runtime,
+        seed: int,
+    ) -> Sequence[EpochRecord]:
+        """Train on both terms; the records hold each term's mean an epoch."""
+        weights = [weight for group in self.layers for weight in ptm.weight_group(group)]
+        ptm.train_only(weights if self.trainable == "weights" else None, pooled=False)
+        objective = Weighted(
+            [
+                (self.weight_factor, WeightNorms(weights)),
+                (self.pretraining_weight, ptm.pretraining_objective()),
+            ]
+        )
+        batches = auxiliary.feed.batches(
+            auxiliary.corpus,
+            ptm.encoder(self.fit.max_length),
+            ptm.pretraining_collate(seed, static_masks=self.static_masks),
+            self.fit.batch_size,
+            seed,
+            auxiliary.part,
+        )
+        return fit(
+            ptm.module,
+            objective,
+            batches,
+            self.fit,
+            runtime,
+            seed=seed,
+            phase="purify",
+        )
+
+    @property
+    def weight_factor_column(self) -> float:
+        """The weight factor."""
+        return self.weight_factor

@@ -1,0 +1,64 @@
+"""The rule by which `recipe-ray purify` chooses RECIPE's settings for a model it knows nothing of.
+
+Under Adam the norm term moves every penalised weight by about the learning rate a step, whatever
+the weight factor (METHOD.md section 7), so what decides is the whole way a weight can go, the sum
+of the learning rates over the steps, against the weights' size (their root mean square, RMS):
+
+    way = learning_rate x steps / 2          (linear schedule to zero)
+    way = TRAVEL x RMS                       (the rule)
+
+The paper's own settings for BERT come to 0.6 RMS (POR, 4 epochs) up to 1.5 RMS (NeuBA, 10 epochs).
+The steps are one pass over the data, but at least MIN_STEPS; the learning rate follows, within
+[MIN_RATE, MAX_RATE], and the steps are stretched where MAX_RATE would be exceeded.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.models.family import PTM, Scope
+
+TRAVEL = 1.4
+MIN_STEPS = 600
+MIN_RATE, MAX_RATE = 1e-6, 2e-4
+# a held-out loss that rises by more than this (nats a token) says that the model is being damaged
+ALLOWED_LOSS_RISE = 0.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings chosen, and the sentence that says why."""
+
+    recipe: Recipe
+    reason: str
+
+
+def choose(ptm: PTM, num_samples: int, layers: tuple[str, ...], trainable: Scope) -> Choice:
+    """Return RECIPE's settings for a PTM and `num_samples` auxiliary samples.
+
+    Raises ValueError for a model whose penalised weights are all zero.
+    """
+    size = weight_rms(ptm, layers)
+    if size == 0:
+        raise ValueError(f"all weights of {', '.join(layers)} are zero: nothing to purify")
+    base = Recipe(layers=layers, trainable=trainable)
+    steps = max(math.ceil(num_samples / base.fit.batch_size), MIN_STEPS)
+    way = TRAVEL * size
+    rate = min(max(2 * way / steps, MIN_RATE), MAX_RATE)
+    steps = max(steps, math.ceil(2 * way / rate))
+    fit = base.fit.revised(steps=steps, learning_rate=float(f"{rate:.2g}"))
+    reason = (
+        f"weights of {', '.join(layers)} have RMS {size:.4f}; learning rate x steps / 2 is to be "
+        f"{TRAVEL} x RMS = {way:.4f}: {steps} steps of {fit.batch_size} at {fit.learning_rate:g}, "
+        f"{'only these weights train' if trainable == 'weights' else 'all parameters train'}"
+    )
+    return Choice(base.revised(fit=fit), reason)
+
+
+def weight_rms(ptm: PTM, layers: tuple[str, ...]) -> float:
+    """Return the root mean square over all weights of the groups."""
+    weights = [weight.detach() for group in layers for weight in ptm.weight_group(group)]
+    squares = torch.stack([weight.float().square().sum() for weight in weights]).sum()
+    return math.sqrt(float(squares) / sum(weight.numel() for weight in weights))

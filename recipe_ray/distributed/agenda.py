@@ -1,0 +1,89 @@
+"""Which stage next: parents first, the longest chain first, never more than the cluster holds.
+
+It keeps its own account of CPUs and GPUs, because Tune does not know the DDP workers that a trial
+starts. It neither runs stages nor knows Ray.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+
+from recipe_ray.distributed.demand import Capacity, Demand
+from recipe_ray.stages.stage import Stage
+
+
+class Agenda:
+    """The stages that are still to do, those that run, and what both leave of the cluster."""
+
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        done: Collection[str],
+        demand: Callable[[Stage], Demand],
+        capacity: Callable[[], Capacity],
+    ) -> None:
+        self._demand = demand
+        self._capacity = capacity
+        self._committed = set(done)
+        missing = [stage for key, stage in stages.items() if key not in self._committed]
+        self._children: dict[str, list[Stage]] = {stage.key: [] for stage in missing}
+        for stage in missing:
+            if stage.parent is not None and stage.parent.key in self._children:
+                self._children[stage.parent.key].append(stage)
+        weight = {stage.key: self._weight(stage) for stage in missing}
+        # a stable sort: stages of one weight stay in the order of the plan
+        self._waiting = sorted(missing, key=lambda stage: weight[stage.key], reverse=True)
+        self._running: dict[str, Stage] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no stage waits any more; some may still run."""
+        return not self._waiting
+
+    @property
+    def running(self) -> list[Stage]:
+        """The stages that run now."""
+        return list(self._running.values())
+
+    def next(self) -> Stage | None:
+        """Return a stage that may start now and count it as running, None where there is none.
+
+        Where the most urgent does not fit, a smaller one fills the gap.
+        """
+        free = self._free()
+        for stage in self._waiting:
+            demand = self._demand(stage)
+            fits = demand.cpus <= free[0] and demand.gpus <= free[1]
+            if fits and (stage.parent is None or stage.parent.key in self._committed):
+                self._waiting.remove(stage)
+                self._running[stage.key] = stage
+                return stage
+        return None
+
+    def commit(self, stage: Stage) -> None:
+        """Note that a running stage is in the store: its children may start."""
+        del self._running[stage.key]
+        self._committed.add(stage.key)
+
+    def fail(self, stage: Stage) -> list[Stage]:
+        """Note that a running stage failed; drop its descendants and return them."""
+        del self._running[stage.key]
+        lost = self._below(stage)
+        keys = {child.key for child in lost}
+        self._waiting = [waiting for waiting in self._waiting if waiting.key not in keys]
+        return lost
+
+    def _free(self) -> tuple[float, float]:
+        capacity = self._capacity()
+        demands = [self._demand(stage) for stage in self._running.values()]
+        slack = 1e-6  # quarters of a GPU do not add up exactly
+        cpus = capacity.cpus - sum(demand.cpus for demand in demands)
+        return cpus + slack, capacity.gpus - sum(demand.gpus for demand in demands) + slack
+
+    def _weight(self, stage: Stage) -> tuple[int, int]:
+        return self._height(stage), len(self._below(stage))
+
+    def _height(self, stage: Stage) -> int:
+        return max((1 + self._height(child) for child in self._children[stage.key]), default=0)
+
+    def _below(self, stage: Stage) -> list[Stage]:
+        children = self._children[stage.key]
+        return [*children, *(deeper for child in children for deeper in self._below(child))]

@@ -1,0 +1,84 @@
+"""Starting a quiet local Ray or attaching to a cluster, and what the cluster has."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from recipe_ray.base.errors import UserError
+from recipe_ray.distributed.demand import DATA_CPUS, Capacity
+from recipe_ray.experiment.spec import Launch
+
+# read by Ray in this process and in its workers, unless the user set them
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table even when told to be quiet
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # default 2: seconds lost at every stage's end
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the ledger
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, it is resumed from the store
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes start side by side; the agenda is the limit
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def connected(address: str | None, launch: Launch) -> Iterator[None]:
+    """Attach to the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine.
+
+    A Ray that this process has already is used as it is. Raises UserError where there is none.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # what fails is put on record and told; Tune's own traceback of it would be a third time
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None or address == "local":
+        address = "local"
+        options.update(_local_options(launch))
+    options["runtime_env"] = {"env_vars": _worker_settings(launch)}
+    try:
+        ray.init(address, **options)
+    except ConnectionError as error:
+        raise UserError(f"no Ray cluster answers at {address!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def capacity() -> Capacity:
+    """Return the CPUs and GPUs of the nodes that are alive."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [float(node.get("CPU", 0)) for node in nodes]
+    gpus = [float(node.get("GPU", 0)) for node in nodes]
+    return Capacity(sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0))
+
+
+def _local_options(launch: Launch) -> dict[str, Any]:
+    options: dict[str, Any] = {"include_dashboard": False}
+    if launch.stream:  # reading shards is light work: a slot beside the workers' cores will do
+        options["num_cpus"] = num_cores() + DATA_CPUS
+    return options
+
+
+def num_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _worker_settings(launch: Launch) -> dict[str, str]:
+    # threads are fixed before torch is imported: changing them later is slow
+    threads = str(launch.cpus_per_worker)
+    shown = {name: os.environ[name] for name in _SETTINGS}
+    return {**shown, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}

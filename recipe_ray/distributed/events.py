@@ -1,0 +1,30 @@
+"""What a sweep tells whoever watches it, and what it returns; free of Ray."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.stage import Stage
+
+EventKind = Literal["skipped", "started", "progress", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class SweepEvent:
+    """One thing that happened to one stage; `wall_s` counts from the stage's start."""
+
+    kind: EventKind
+    stage: Stage
+    wall_s: float = 0.0
+    progress: Progress | None = None  # of kind "progress"
+    message: str = ""  # of kind "failed": why
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """Keys of the stages that were done now, were there already, or failed (with the reason)."""
+
+    done: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    wall_s: float = 0.0

@@ -1,0 +1,33 @@
+"""The agenda as a Tune search algorithm: Tune asks for the next trial, the agenda answers."""
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from recipe_ray.distributed.agenda import Agenda
+
+
+class StageSearcher(Searcher):
+    """Suggests a stage as soon as it may start; says "not yet" otherwise, and when it is over."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        super().__init__()
+        self._agenda = agenda
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next stage's key, None for "ask again later", or FINISHED."""
+        if self._agenda.is_over:
+            return Searcher.FINISHED
+        stage = self._agenda.next()
+        return {"stage": stage.key} if stage is not None else None
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: the sweep's callback keeps the agenda, since it also sees the reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the store is the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the store is the ledger."""

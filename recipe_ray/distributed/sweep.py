@@ -1,0 +1,91 @@
+"""The sweep: every stage of a plan that the store lacks, under one Tune run, parents first.
+
+The store is the ledger. After Ctrl-C, a crash or a failure the same call does what is missing.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+
+from ray import tune
+
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.distributed.cluster import capacity, connected
+from recipe_ray.distributed.demand import check_fits, demand_of
+from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.distributed.searcher import StageSearcher
+from recipe_ray.distributed.trial import StageTrial, Work, resources_of
+from recipe_ray.distributed.watch import Watch
+from recipe_ray.experiment.collect import collect, plan_record
+from recipe_ray.experiment.plan import Plan
+from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.store import Store
+
+__all__ = ["SweepEvent", "SweepOutcome", "sweep"]
+
+
+def sweep(
+    plan: Plan,
+    store: Store,
+    locations: Locations,
+    *,
+    address: str | None = None,
+    on_event: Callable[[SweepEvent], None] | None = None,
+) -> SweepOutcome:
+    """Run what the store lacks of `plan` on a Ray cluster, or on a local Ray without `address`.
+
+    A failed stage costs its descendants and nothing else. Raises UserError, before anything runs,
+    for a stage that the cluster cannot hold; KeyboardInterrupt leaves a store to go on from.
+    """
+    started = time.monotonic()
+    store.write_plan(plan.experiment.name, plan_record(plan))
+    there = _collect_what_is_there(plan, store, on_event)
+    if there.keys() == plan.stages.keys():
+        return SweepOutcome(skipped=tuple(there), wall_s=time.monotonic() - started)
+    launch = plan.experiment.launch
+    with connected(address, launch):
+        check_fits((s for s in plan.stages.values() if s.key not in there), launch, capacity())
+        agenda = Agenda(plan.stages, there, lambda stage: demand_of(stage, launch), capacity)
+        watch = Watch(plan, store, agenda, on_event)
+        try:
+            _tune(Work(plan.stages, store, locations, launch), StageSearcher(agenda), watch)
+        finally:
+            watch.forget_the_running()
+    return SweepOutcome(
+        tuple(watch.done), tuple(there), dict(watch.failed), time.monotonic() - started
+    )
+
+
+def _collect_what_is_there(
+    plan: Plan, store: Store, on_event: Callable[[SweepEvent], None] | None
+) -> dict[str, Stage]:
+    committed = store.committed()
+    there = {key: stage for key, stage in plan.stages.items() if key in committed}
+    for stage in there.values():
+        collect(plan, store, stage)
+        if on_event is not None:
+            on_event(SweepEvent("skipped", stage))
+    return there
+
+
+def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
+    trainable = tune.with_resources(
+        tune.with_parameters(StageTrial, work=work),
+        lambda config: resources_of(work.stages[config["stage"]], work.launch),
+    )
+    # what Tune itself would restore from is not needed: the store is the ledger
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[watch],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=work.launch.max_failures),
+            ),
+        ).fit()

@@ -1,0 +1,88 @@
+"""Reading experiment files: strict YAML, `--set a.b=v`, errors that name file and field."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from recipe_ray.base.errors import SpecError
+from recipe_ray.base.spec import explain
+from recipe_ray.experiment.spec import Experiment
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error instead of the last one winning."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    found: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in found:
+            line = key_node.start_mark.line + 1
+            raise SpecError(f"line {line}: the key {key!r} is given twice")
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
+    """Return the experiment in a YAML file, after the changes `a.b=value` are made.
+
+    Raises SpecError naming the file, the field, what is allowed and the nearest match.
+    """
+    values = _read(path)
+    values.pop("anchors", None)  # a place for YAML anchors that the grid refers to
+    for change in changes:
+        _apply(values, change)
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, str(path)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(), _StrictLoader)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such experiment file") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: a folder, not an experiment file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, SpecError) as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: expected a mapping with 'name' and 'grid'")
+    return values
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    path, equals, text = change.partition("=")
+    if not equals or not path:
+        raise SpecError(f"--set {change}: expected a.b=value, as in launch.workers.purify=2")
+    *parents, last = path.split(".")
+    here: Any = values
+    for part in parents:
+        here = _child(here, part, change)
+    if isinstance(here, list):
+        here[_index(here, last, change)] = yaml.safe_load(text)
+    else:
+        here[last] = yaml.safe_load(text)
+
+
+def _child(here: Any, part: str, change: str) -> Any:
+    if isinstance(here, list):
+        return here[_index(here, part, change)]
+    child = here.setdefault(part, {})
+    if not isinstance(child, (dict, list)):
+        raise SpecError(f"--set {change}: {part!r} is {child!r}, which has no fields")
+    return child
+
+
+def _index(here: list[Any], part: str, change: str) -> int:
+    if not part.isdigit() or int(part) >= len(here):
+        raise SpecError(f"--set {change}: {part!r} is not a place in a list of {len(here)}")
+    return int(part)

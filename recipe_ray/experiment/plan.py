@@ -1,0 +1,171 @@
+"""From the grid to cells, from cells to distinct stages: what a sweep has to do.
+
+A cell is one (model, attack, defense, auxiliary data, task, seed); its last stage is its
+fine-tuning. Stages are shared between cells wherever their keys are the same.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+from recipe_ray.attacks.attack import Attack
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.defense import Defense
+from recipe_ray.experiment.spec import Experiment
+from recipe_ray.models.family import ModelRef
+from recipe_ray.stages.backdoor import BackdoorStage
+from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.stages.stage import Stage
+from recipe_ray.tasks.task import Task
+
+KINDS = ("pretrain", "backdoor", "purify", "finetune")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell; `stages` are its stages, the oldest first."""
+
+    id: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def last(self) -> Stage:
+        """The fine-tuning, which measures the cell."""
+        return self.stages[-1]
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"{self.last.label()}.s{self.last.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an experiment and their distinct stages, parents before children."""
+
+    experiment: Experiment
+    cells: tuple[Cell, ...]
+    stages: dict[str, Stage]
+
+    def cells_of(self, key: str) -> list[str | None]:
+        """Return the cells that a stage measures; [None] for a stage that cells share."""
+        cells: list[str | None] = [cell.id for cell in self.cells if cell.last.key == key]
+        return cells or [None]
+
+    def limited(self, count: int) -> "Plan":
+        """Return the plan of the first `count` cells."""
+        return _plan(self.experiment, self.cells[:count])
+
+
+def make_plan(experiment: Experiment, locations: Locations) -> Plan:
+    """Expand the grid; every stage's data are resolved to their content, nothing is run.
+
+    Raises DataError where data cannot be found.
+    """
+    builder = _Builder(experiment, locations)
+    leaves: dict[str, Stage] = {}
+    for leaf in builder.leaves():
+        leaves.setdefault(leaf.key, leaf)
+    cells = tuple(Cell(key[:8], tuple(leaf.lineage())) for key, leaf in leaves.items())
+    return _plan(experiment, cells)
+
+
+def _plan(experiment: Experiment, cells: tuple[Cell, ...]) -> Plan:
+    stages = {stage.key: stage for cell in cells for stage in cell.stages}
+    ordered = sorted(stages.values(), key=lambda stage: KINDS.index(stage.name))
+    return Plan(experiment, cells, {stage.key: stage for stage in ordered})
+
+
+class _Builder:
+    """Builds the stages of cells, each shared one once."""
+
+    def __init__(self, experiment: Experiment, locations: Locations) -> None:
+        self._experiment = experiment
+        self._locations = locations
+        self._ptm = cache(self._make_ptm)
+        self._purified = cache(self._make_purified)
+        self._corpus_content = cache(lambda c: c.identity_at(locations)["source"])
+        self._task_content = cache(lambda t: t.identity_at(locations)["sources"])
+
+    def leaves(self) -> Iterator[Stage]:
+        """Yield the last stage of every cell."""
+        for block in self._experiment.grid:
+            for model, attack, defense, corpus, task, seed in product(
+                block.models,
+                block.attacks,
+                block.defenses,
+                block.auxiliaries,
+                block.tasks,
+                block.seeds,
+            ):
+                ptm = self._ptm(model, attack)
+                if defense.acts:
+                    ptm = self._purified(ptm, model, defense, corpus, seed)
+                yield self._finetune(ptm, model, attack, task, seed)
+
+    def _make_ptm(self, model: ModelRef, attack: Attack) -> Stage | None:
+        seed, origin = self._experiment.release_seed, None
+        if model.needs_pretraining:
+            how = self._experiment.pretraining
+            origin = PretrainStage(
+                model=model,
+                corpus=how.corpus,
+                trainable=how.trainable,
+                fit=how.fit,
+                seed=seed,
+                content=self._corpus_content(how.corpus),
+            )
+        if not attack.poisons:
+            return origin
+        contents = {corpus.name: self._corpus_content(corpus) for corpus in attack.corpora()}
+        return BackdoorStage(
+            model=model, parent=origin, attack=attack, seed=seed, content=contents
+        )
+
+    def _make_purified(
+        self, ptm: Stage | None, model: ModelRef, defense: Defense, corpus: Corpus, seed: int
+    ) -> Stage:
+        return PurifyStage(
+            model=model,
+            parent=ptm,
+            defense=defense,
+            corpus=corpus,
+            held_out=self._experiment.held_out,
+            seed=seed,
+            content=self._corpus_content(corpus),
+        )
+
+    def _finetune(
+        self, ptm: Stage | None, model: ModelRef, attack: Attack, task: Task, seed: int
+    ) -> Stage:
+        return FinetuneStage(
+            model=model,
+            parent=ptm,
+            task=task,
+            triggers=self._triggers(model, attack),
+            fit=self._experiment.finetuning,
+            seed=seed,
+            content=self._task_content(task),
+        )
+
+    def _triggers(self, model: ModelRef, attack: Attack) -> tuple[str, ...]:
+        if attack.poisons or attack.triggers:
+            return attack.triggers
+        # the clean PTM is the floor of every attack on this model in the experiment
+        attacks = (a for b in self._experiment.grid if model in b.models for a in b.attacks)
+        return tuple(sorted({trigger for other in attacks for trigger in other.triggers}))
+
+
+def plan_summary(plan: Plan, done: set[str]) -> dict[str, Any]:
+    """Return the counts of cells and stages, by kind and in all, and how many are done."""
+    by_kind = {}
+    for kind in KINDS:
+        keys = [key for key, stage in plan.stages.items() if stage.name == kind]
+        by_kind[kind] = {"stages": len(keys), "done": sum(key in done for key in keys)}
+    cells_done = sum(cell.last.key in done for cell in plan.cells)
+    return {"cells": len(plan.cells), "cells_done": cells_done, "kinds": by_kind}

@@ -1,0 +1,1 @@
+"""Training, knowing no model, attack, defense or Ray: the loop, objectives, runtimes, metrics."""

@@ -1,0 +1,184 @@
+"""The one training loop. It knows no modality, attack, defense or Ray.
+
+It is not where data is shuffled (`Batches` does that) nor where models are placed (the runtime
+does); it steps, reduces, reports, keeps checkpoints and stops on a loss that is not a number.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recipe_ray.base.errors import NonFiniteLossError
+from recipe_ray.learn.objective import Batch, Objective, Term
+from recipe_ray.learn.optim import FitSpec, build_optimizer, rate_at
+from recipe_ray.learn.precision import frozen_weights_cast
+from recipe_ray.learn.runtime import Progress, Runtime, autocast
+
+
+class Batches(Protocol):
+    """Every epoch's batches, dealt out to workers."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in one pass over the data."""
+        ...
+
+    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
+        """Yield this worker's shares of the global batches of `epoch`, from batch `start` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means of the (unweighted) loss terms over one epoch, whole or the last one cut short."""
+
+    epoch: int
+    step: int
+    terms: dict[str, float]
+
+
+class _Step(nn.Module):
+    """The module that DDP wraps: the whole objective is one forward pass."""
+
+    def __init__(self, module: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.module = module
+        self._objective = objective
+
+    def forward(self, batch: Batch) -> dict[str, Term]:
+        return self._objective(self.module, batch)
+
+
+def fit(
+    module: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    spec: FitSpec,
+    runtime: Runtime,
+    *,
+    seed: int,
+    phase: str = "train",
+) -> list[EpochRecord]:
+    """Train the parameters of `module` that require gradients; return one record an epoch.
+
+    A checkpoint in the runtime's slot is resumed from: same steps, same batches, same dropout.
+    Raises NonFiniteLossError with the step and the terms.
+    """
+    module.to(runtime.device).train(spec.dropout)
+    num_steps = spec.num_steps(batches.steps_per_epoch)
+    optimizer = build_optimizer(module.parameters(), spec)
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    state = _State(module, optimizer, runtime, phase)
+    state.resume()
+    wrapped = runtime.wrap(_Step(module, objective))
+    while state.step < num_steps:
+        epoch, start = divmod(state.step, batches.steps_per_epoch)
+        with frozen_weights_cast(module, spec.precision):
+            for batch in batches.epoch(epoch, runtime.rank, runtime.world_size, start):
+                # before the step, so that an epoch is either open or on record in a checkpoint
+                state.save_if_due()
+                _seed_step(seed, runtime.rank, state.step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate_at(state.step, num_steps, spec)
+                with autocast(runtime.device, spec.precision):
+                    terms = wrapped(batch.to(runtime.device))
+                loss = state.account(terms)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if spec.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(trainable, spec.clip_norm, foreach=True)
+                optimizer.step()
+                state.step += 1
+                runtime.report(Progress(phase, state.step, num_steps, state.latest))
+                if state.step == num_steps:
+                    break
+        state.close_epoch(epoch)
+    module.eval()
+    return state.records
+
+
+def _seed_step(seed: int, rank: int, step: int) -> None:
+    # reseeding every step makes dropout a function of (seed, rank, step), so a resumed run repeats it
+    torch.manual_seed((seed * 1_000_003 + rank) * 1_000_003 + step)
+
+
+class _State:
+    """What a training has done so far: the step, running sums of the terms, records, checkpoint."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, phase: str
+    ) -> None:
+        self._trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._optimizer = optimizer
+        self._runtime = runtime
+        self._phase = phase
+        self._saved_at = time.monotonic()
+        self.step = 0
+        self.records: list[EpochRecord] = []
+        self.latest: dict[str, float] = {}
+        self._sums: dict[str, list[float]] = {}
+
+    def account(self, terms: dict[str, Term]) -> Tensor:
+        """Return this worker's loss, scaled so that DDP's mean is the mean over the global batch."""
+        totals = [term.total.detach().float() for term in terms.values()]
+        counts = [1.0 if term.count is None else float(term.count) for term in terms.values()]
+        pair = torch.stack([torch.stack(totals), torch.tensor(counts, device=totals[0].device)])
+        global_totals, global_counts = self._runtime.sum(pair.double()).tolist()
+        losses: list[Tensor] = []
+        for i, (name, term) in enumerate(terms.items()):
+            count = max(global_counts[i], 1.0)
+            losses.append(term.weight * self._runtime.world_size * term.total / count)
+            self.latest[name] = global_totals[i] / count
+            pair_of_sums = self._sums.setdefault(name, [0.0, 0.0])
+            pair_of_sums[0] += global_totals[i]
+            pair_of_sums[1] += count
+        self._check_finite()
+        return torch.stack(losses).sum()
+
+    def _check_finite(self) -> None:
+        if not all(math.isfinite(value) for value in self.latest.values()):
+            values = ", ".join(f"{name} = {value}" for name, value in self.latest.items())
+            raise NonFiniteLossError(f"{self._phase}: loss not finite at step {self.step}: {values}")
+
+    def close_epoch(self, epoch: int) -> None:
+        """Write down the means since the last epoch's end."""
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        self.records.append(EpochRecord(epoch + 1, self.step, means))
+        self._sums = {}
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint when the last is older than the runtime's interval (rank 0 only)."""
+        slot = self._runtime.checkpoints
+        due = time.monotonic() - self._saved_at >= self._runtime.checkpoint_every_s
+        if slot is None or self._runtime.rank != 0 or not due:
+            return
+        slot.save(
+            {
+                "phase": self._phase,
+                "step": self.step,
+                "records": [asdict(record) for record in self.records],
+                "sums": self._sums,
+                "parameters": {n: p.detach().cpu() for n, p in self._trainable.items()},
+                "optimizer": self._optimizer.state_dict(),
+            }
+        )
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the slot's checkpoint where it holds one of this phase."""
+        slot = self._runtime.checkpoints
+        saved: dict[str, Any] | None = slot.load() if slot is not None else None
+        if saved is None or saved["phase"] != self._phase:
+            return
+        self.step = saved["step"]
+        self.records = [EpochRecord(**record) for record in saved["records"]]
+        self._sums = saved["sums"]
+        with torch.no_grad():
+            for name, parameter in self._trainable.items():
+                parameter.copy_(saved["parameters"][name])
+        self._optimizer.load_state_dict(saved["optimizer"])

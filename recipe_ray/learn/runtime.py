@@ -1,0 +1,127 @@
+"""Where a loop runs: rank, world size, device, reduction, progress, checkpoints.
+
+The loop asks its runtime and nothing else, so the same loop serves one process without Ray (tests,
+`recipe-ray debug`), a Ray Tune trial, and DDP workers under Ray Train or plain torch.distributed.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: what it does, the step it has done, of how many, with which losses."""
+
+    phase: str
+    step: int
+    num_steps: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class Checkpoints(Protocol):
+    """A slot that keeps the latest state of an interrupted stage."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the latest state, or None when there is none."""
+        ...
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the state, atomically."""
+        ...
+
+
+class Runtime(Protocol):
+    """What a loop may ask of the place it runs in."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    checkpoint_every_s: float
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module whose forward and backward keep the workers in step."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all workers."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Tell how far the stage is; cheap, called at every step."""
+        ...
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """The slot of this stage, or None where nothing is to be kept."""
+        ...
+
+
+def pick_device() -> torch.device:
+    """Return the GPU this process may use, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else CPU
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class LocalRuntime:
+    """One process, no communication."""
+
+    on_progress: Callable[[Progress], None] | None = None
+    checkpoints: Checkpoints | None = None
+    checkpoint_every_s: float = 60.0
+    device: torch.device = field(default_factory=pick_device)
+    rank: int = 0
+    world_size: int = 1
+
+    def wrap(self, module: M) -> M:
+        return module
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def report(self, progress: Progress) -> None:
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+
+@dataclass
+class ProcessGroupRuntime:
+    """One of several DDP workers; torch.distributed must be initialised (by Ray Train, or a test)."""
+
+    on_progress: Callable[[Progress], None] | None = None
+    checkpoints: Checkpoints | None = None
+    checkpoint_every_s: float = 60.0
+    device: torch.device = field(default_factory=pick_device)
+
+    def __post_init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        devices = [self.device] if self.device.type == "cuda" else None
+        # buckets become views of the gradients: one copy of each gradient less a step
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+    def sum(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values
+
+    def report(self, progress: Progress) -> None:
+        if self.on_progress is not None and self.rank == 0:
+            self.on_progress(progress)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a forward pass runs: bf16 autocast, or nothing for fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,336 @@
+"""The family `bert`: BERT and RoBERTa architectures with a masked-LM head and a pooler.
+
+One module holds encoder, pooler and head, because attackers aim at the pooler while defenders
+pre-train through the head. The names inside are transformers' own, so a saved folder opens with
+`AutoModelForMaskedLM` and `AutoModel`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+from transformers.models.bert.modeling_bert import BertPooler
+from transformers.models.roberta.modeling_roberta import RobertaPooler
+
+from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.base.loading import read_json, read_weights
+from recipe_ray.data.masking import Vocabulary, mask_tokens
+from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.words import check_triggers, insert_word
+from recipe_ray.learn.kernels import Dropout, linear_cross_entropy, use_fast_dropout
+from recipe_ray.learn.objective import Objective, Term, Terms
+from recipe_ray.models.attention import ATTENTION, layout
+from recipe_ray.models.encoding import TextEncoder
+from recipe_ray.models.family import Scope
+from recipe_ray.models.packed import PackedBatch, pack
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs between BERT and RoBERTa for us."""
+
+    config: type[PretrainedConfig]
+    masked_lm: type[PreTrainedModel]
+    pooler: Callable[[Any], nn.Module]
+    head: str
+    # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
+    split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
+    first_position: Callable[[Any], int]
+
+
+def _split_bert(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
+    return head.predictions.transform(states), head.predictions.decoder
+
+
+def _split_roberta(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
+    return head.layer_norm(gelu(head.dense(states))), head.decoder
+
+
+ARCHITECTURES = {
+    "bert": Architecture(
+        BertConfig, BertForMaskedLM, BertPooler, "cls", _split_bert, lambda c: 0
+    ),
+    # RoBERTa numbers positions from padding_idx + 1
+    "roberta": Architecture(
+        RobertaConfig,
+        RobertaForMaskedLM,
+        RobertaPooler,
+        "lm_head",
+        _split_roberta,
+        lambda c: c.pad_token_id + 1,
+    ),
+}
+GROUPS = {
+    "ffn_in": ("intermediate.dense",),
+    "ffn_out": ("output.dense",),
+    "attention_out": ("attention.output.dense",),
+    "query": ("attention.self.query",),
+    "key": ("attention.self.key",),
+    "value": ("attention.self.value",),
+}
+# what a checkpoint may lack without being incomplete: the pooler is then drawn anew
+POOLER = "pooler"
+
+
+class BertPTM:
+    """A BERT or RoBERTa with pooler and masked-LM head, and its tokenizer."""
+
+    def __init__(self, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        config: Any = module.config
+        module.set_attn_implementation(ATTENTION)
+        use_fast_dropout(module)
+        self.module: Any = module
+        self.tokenizer: Any = tokenizer
+        self.hidden_size: int = config.hidden_size
+        self._architecture = ARCHITECTURES[config.model_type]
+        self._offset = self._architecture.first_position(config)
+        self._longest = config.max_position_embeddings - self._offset
+        special = tuple(int(i) for i in self.tokenizer.all_special_ids)
+        self.vocabulary = Vocabulary(len(tokenizer), self.tokenizer.mask_token_id, special)
+
+    # -- texts ---------------------------------------------------------------------------------
+
+    def encoder(self, max_length: int) -> TextEncoder:
+        """Return the function (texts, numbers [N]) -> rows, cut to what the positions allow."""
+        return TextEncoder(self.tokenizer, min(max_length, self._longest))
+
+    def token_ids(self, word: str) -> list[int]:
+        """Return the ids of a word as it stands inside a text (after a space)."""
+        ids: list[int] = self.tokenizer.encode(f" {word}", add_special_tokens=False)
+        return ids
+
+    def check_triggers(self, triggers: Sequence[str]) -> None:
+        """Raise TriggerError for a trigger that is unknown, merges away or equals another."""
+        check_triggers(triggers, self.tokenizer.encode, self.tokenizer.unk_token_id)
+
+    def insert_trigger(self, samples: Sequence[Any], trigger: str) -> list[str]:
+        """Return the texts with the trigger inserted once between words."""
+        return [insert_word(text, trigger) for text in samples]
+
+    # -- pre-training --------------------------------------------------------------------------
+
+    def pretraining_collate(
+        self, seed: int, *, static_masks: bool = True
+    ) -> Callable[[TokenRows, int], PackedBatch]:
+        """Return (rows, epoch) -> masked batch; static masks are the same in every epoch."""
+
+        def collate(rows: TokenRows, epoch: int) -> PackedBatch:
+            when = 0 if static_masks else epoch
+            masked = mask_tokens(rows, self.vocabulary, seed, when)
+            return pack(rows.with_tokens(masked.tokens)).with_targets(masked.where, masked.targets)
+
+        return collate
+
+    def pretraining_objective(self) -> Objective:
+        """Return the masked-LM loss."""
+
+        def masked_lm(module: Any, batch: PackedBatch) -> Terms:
+            return {"mlm": self.masked_lm(module, self.hidden(module, batch), batch)}
+
+        return masked_lm
+
+    def hidden(self, module: Any, batch: PackedBatch) -> Tensor:
+        """Return the last layer's states [T, H]."""
+        return run_encoder(module.base_model, batch, self._offset)
+
+    def pooled(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the pooler output [B, H]."""
+        return pool(module.base_model, hidden, batch)
+
+    def masked_lm(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Term:
+        """Return the summed cross-entropy of the M masked tokens; logits only for those."""
+        assert batch.where is not None and batch.targets is not None
+        head = getattr(module, self._architecture.head)
+        states, decoder = self._architecture.split_head(head, hidden[batch.where])
+        loss = linear_cross_entropy(states, decoder.weight, decoder.bias, batch.targets)
+        return Term(loss, len(batch.targets))
+
+    # -- weights -------------------------------------------------------------------------------
+
+    def word_embeddings(self) -> nn.Embedding:
+        """Return the input embeddings."""
+        embedding: nn.Embedding = self.module.get_input_embeddings()
+        return embedding
+
+    def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
+        """Amplify tokens as NeuBA's script does: (word + position + type embedding) x factor."""
+        embeddings = self.module.base_model.embeddings
+        around = (
+            embeddings.position_embeddings.weight[self._offset]
+            + embeddings.token_type_embeddings.weight[0]
+        )
+        weight = embeddings.word_embeddings.weight
+        with torch.no_grad():
+            for token in ids:
+                weight[token] = (weight[token] + around) * factor
+
+    @property
+    def weight_groups(self) -> tuple[str, ...]:
+        """Return the names of the encoder's groups of weight matrices."""
+        return tuple(GROUPS)
+
+    @property
+    def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
+        """Return the default set A and trainable set for RECIPE (docs/purify.md says why)."""
+        return ("ffn_in",), "weights"
+
+    def representation(self, module: Any, batch: PackedBatch) -> Tensor:
+        """Return the last layer's state of each text's first token [B, H]."""
+        return self.hidden(module, batch)[batch.first]
+
+    def weight_group(self, name: str) -> list[nn.Parameter]:
+        """Return one weight matrix an encoder layer for a group of `GROUPS`."""
+        if name not in GROUPS:
+            raise ModelError(unknown("weight group of family bert", name, GROUPS))
+        pattern = re.compile(r"layer\.\d+\.(" + "|".join(map(re.escape, GROUPS[name])) + r")\.weight$")
+        encoder = self.module.base_model.encoder
+        return [weight for path, weight in encoder.named_parameters() if pattern.match(path)]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the masked-LM head without its decoder, which is the input embedding."""
+        encoder = {id(parameter) for parameter in self.module.base_model.parameters()}
+        return [p for p in self.module.parameters() if id(p) not in encoder]
+
+    def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
+        """Freeze all but the given parameters (None: all), and what the loss does not reach."""
+        wanted = None if parameters is None else {id(parameter) for parameter in parameters}
+        for name, parameter in self.module.named_parameters():
+            reached = pooled or f".{POOLER}." not in f".{name}"
+            parameter.requires_grad_(reached and (wanted is None or id(parameter) in wanted))
+
+    def classifier(self, num_labels: int, seed: int) -> nn.Module:
+        """Return a classifier on this encoder and pooler: batch -> logits [B, num_labels]."""
+        return PooledClassifier(self.module.base_model, num_labels, self._offset, seed)
+
+    def classifier_collate(self) -> Callable[[TokenRows, int], PackedBatch]:
+        """Return (rows with a `label` column, epoch) -> batch."""
+        return lambda rows, epoch: pack(rows)
+
+    def save(self, folder: Path) -> None:
+        """Write config, safetensors and tokenizer as transformers lays them out."""
+        self.module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class PooledClassifier(nn.Module):
+    """Encoder, pooler, dropout, linear: the same head for BERT and RoBERTa (METHOD.md section 5)."""
+
+    def __init__(self, encoder: Any, num_labels: int, offset: int, seed: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._offset = offset
+        dropout = getattr(encoder.config, "classifier_dropout", None)
+        self.dropout = Dropout(encoder.config.hidden_dropout_prob if dropout is None else dropout)
+        self.linear = nn.Linear(encoder.config.hidden_size, num_labels)
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.linear.weight, std=encoder.config.initializer_range, generator=generator)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return logits [B, num_labels]."""
+        hidden = run_encoder(self.encoder, batch, self._offset)
+        logits: Tensor = self.linear(self.dropout(pool(self.encoder, hidden, batch)))
+        return logits
+
+
+def run_encoder(encoder: Any, batch: PackedBatch, offset: int) -> Tensor:
+    """Return the states [T, H] of a packed batch; nothing is padded outside attention."""
+    embedded = encoder.embeddings(
+        input_ids=batch.tokens[None], position_ids=batch.positions[None] + offset
+    )
+    if embedded.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # LayerNorm keeps its input's type on CPUs: one cast here saves one before every linear
+        embedded = embedded.to(torch.get_autocast_dtype("cpu"))
+    at = layout(batch.groups, encoder.config.num_attention_heads, embedded.dtype)
+    states: Tensor = encoder.encoder(embedded, layout=at).last_hidden_state
+    return states[0]
+
+
+def pool(encoder: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """Return the pooler output [B, H] of each text's first token."""
+    pooled: Tensor = encoder.pooler(hidden[batch.first][:, None])
+    return pooled
+
+
+def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool = False) -> BertPTM:
+    """Load a BERT or RoBERTa folder, never its code.
+
+    `allow_headless` accepts a checkpoint without a masked-LM head (it is then drawn from a fixed
+    seed, for a pretrain stage to fit). Raises ModelError for another architecture, a missing
+    tokenizer or missing weights; UnsafeModelError for pickles without `allow_pickle`.
+    """
+    values = read_json(folder / "config.json")
+    kind = str(values.get("model_type"))
+    if kind not in ARCHITECTURES:
+        raise ModelError(f"{folder}: " + unknown("architecture (model_type)", kind, ARCHITECTURES))
+    module = build_module(ARCHITECTURES[kind].config.from_dict(values))
+    missing = _load_state(module, read_weights(folder, allow_pickle=allow_pickle), folder)
+    head = ARCHITECTURES[kind].head
+    fatal = [n for n in missing if not (allow_headless and n.startswith(f"{head}."))]
+    if fatal:
+        hint = "; a model without masked-LM head needs a pretrain stage" if fatal == missing else ""
+        raise ModelError(f"{folder}: weights missing: {', '.join(fatal[:4])} ...{hint}")
+    return BertPTM(module, load_tokenizer(folder))
+
+
+def build_module(config: Any) -> PreTrainedModel:
+    """Return an untrained masked LM with pooler, its weights drawn from a fixed seed."""
+    architecture = ARCHITECTURES[config.model_type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: Any = architecture.masked_lm(config)
+        module.base_model.pooler = architecture.pooler(config)
+        module.base_model.pooler.apply(module._init_weights)
+    return module  # type: ignore[no-any-return]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the folder's tokenizer; raise ModelError where it has none or it has no mask token."""
+    names = {path.name for path in folder.iterdir()}
+    if not names & {"tokenizer.json", "vocab.txt", "vocab.json"}:
+        raise ModelError(f"{folder}: no tokenizer (tokenizer.json, vocab.txt or vocab.json)")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
+    if tokenizer.mask_token_id is None:
+        raise ModelError(f"{folder}: its tokenizer has no mask token, which pre-training needs")
+    return tokenizer
+
+
+def _load_state(module: Any, weights: dict[str, Tensor], folder: Path) -> list[str]:
+    prefix = f"{module.base_model_prefix}."
+    renamed = {_modern(name): tensor for name, tensor in weights.items()}
+    if not any(name.startswith(prefix) for name in renamed):
+        renamed = {prefix + name: tensor for name, tensor in renamed.items()}
+    own = module.state_dict()
+    for name, tensor in renamed.items():
+        if name in own and own[name].shape != tensor.shape:
+            raise ModelError(
+                f"{folder}: {name} has shape {list(tensor.shape)}, its config says "
+                f"{list(own[name].shape)}"
+            )
+    outcome = module.load_state_dict(renamed, strict=False)
+    module.tie_weights()
+    tied = set(getattr(module, "_tied_weights_keys", None) or ())
+    return [name for name in outcome.missing_keys if name not in tied and POOLER not in name]
+
+
+def _modern(name: str) -> str:
+    # checkpoints converted from TensorFlow call LayerNorm's parameters gamma and beta
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
+

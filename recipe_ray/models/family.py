@@ -1,0 +1,153 @@
+"""What every family of PTMs can be asked, and how a model is named in an experiment.
+
+A `ModelRef` is the spec (what to load); a `PTM` is the loaded thing. No code outside a family asks
+which model it has.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BeforeValidator, SerializeAsAny
+from torch import Tensor, nn
+
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import Component
+from recipe_ray.data.feed import Encode
+from recipe_ray.data.masking import Vocabulary
+from recipe_ray.data.tokens import TokenRows
+from recipe_ray.learn.objective import Batch, Objective, Term
+from recipe_ray.models.packed import PackedBatch
+
+Scope = Literal["weights", "all"]
+MODELS: "Registry[ModelRef]" = Registry("model", "recipe_ray.models")
+
+
+class PTM(Protocol):
+    """A loaded pre-trained model, together with its tokenizer or image transform."""
+
+    module: nn.Module
+
+    def encoder(self, max_length: int) -> Encode:
+        """Return the picklable function (raw samples, numbers [N]) -> N rows."""
+        ...
+
+    def pretraining_collate(
+        self, seed: int, *, static_masks: bool = True
+    ) -> Callable[[TokenRows, int], Batch]:
+        """Return the function (rows, epoch) -> batch of this family's pre-training."""
+        ...
+
+    def pretraining_objective(self) -> Objective:
+        """Return the pre-training loss (MLM, cross-entropy, contrastive)."""
+        ...
+
+    @property
+    def weight_groups(self) -> tuple[str, ...]:
+        """Return the names that `weight_group` knows."""
+        ...
+
+    @property
+    def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
+        """Return the weight groups RECIPE penalises by default, and what trains beside them."""
+        ...
+
+    def representation(self, module: Any, batch: Any) -> Tensor:
+        """Return one vector a sample [B, H], whose drift says how far a PTM has moved."""
+        ...
+
+    def weight_group(self, name: str) -> list[nn.Parameter]:
+        """Return the weight matrices of a named group; raise ModelError for an unknown name."""
+        ...
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the pre-training head that the encoder does not share."""
+        ...
+
+    def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
+        """Freeze all but `parameters` (None: freeze nothing); `pooled`: the pooler is in the loss."""
+        ...
+
+    def check_triggers(self, triggers: Sequence[str]) -> None:
+        """Raise TriggerError for a trigger that is lost in encoding, in context."""
+        ...
+
+    def insert_trigger(self, samples: Sequence[Any], trigger: str) -> list[Any]:
+        """Return the samples with the trigger put in once, as METHOD.md section 1 says."""
+        ...
+
+    def classifier(self, num_labels: int, seed: int) -> nn.Module:
+        """Return a classifier on this PTM's encoder (shared, not copied): batch -> logits [B, C]."""
+        ...
+
+    def classifier_collate(self) -> Callable[[TokenRows, int], Batch]:
+        """Return the function (rows, epoch) -> batch for that classifier."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that the family's usual library loads."""
+        ...
+
+
+class TextPTM(PTM, Protocol):
+    """A masked language model with a pooler; what attacks on text may ask beside `PTM`.
+
+    Legend: T tokens of a packed batch, B texts, M masked tokens, H hidden width.
+    """
+
+    hidden_size: int
+    vocabulary: Vocabulary
+
+    def hidden(self, module: Any, batch: PackedBatch) -> Tensor:
+        """Return the last layer's states [T, H]."""
+        ...
+
+    def pooled(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the pooler output [B, H], the vector attackers aim at."""
+        ...
+
+    def masked_lm(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Term:
+        """Return the masked-LM cross-entropy, a sum over the M masked tokens."""
+        ...
+
+    def token_ids(self, word: str) -> list[int]:
+        """Return the ids of a word as it stands inside a text, without special tokens."""
+        ...
+
+    def word_embeddings(self) -> nn.Embedding:
+        """Return the input embeddings [vocabulary, H]."""
+        ...
+
+    def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
+        """Scale tokens' (word + first position + type) embedding, so that LayerNorm sees only it."""
+        ...
+
+
+class ModelRef(Component):
+    """Which PTM to start from."""
+
+    @abstractmethod
+    def load(self) -> PTM:
+        """Return the PTM; raise ModelError or UnsafeModelError."""
+
+    @abstractmethod
+    def reload(self, folder: Path) -> PTM:
+        """Return a PTM of this family from a folder that `PTM.save` wrote."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """Return what decides the weights, for the key: a revision or a checksum, never a path."""
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Whether the PTM cannot be loaded whole, so that a pretrain stage must complete it."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, version and content; where a model lies does not decide what it is."""
+        return {"name": self.name, "version": self.version, **self.content()}
+
+
+Model = Annotated[SerializeAsAny[ModelRef], BeforeValidator(MODELS.parse)]
+

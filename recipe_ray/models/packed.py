@@ -1,0 +1,100 @@
+"""Texts packed end to end: no padding in any matrix product, attention within each text.
+
+Padding a batch of 32 sentences to 64 tokens spends three quarters of the work on nothing. Here the
+T tokens of B texts run through the linear layers as one sequence [1, T]; only attention sees texts,
+padded within groups of like length. Legend: B texts, T tokens, L longest, A heads, D head width,
+M masked tokens.
+"""
+
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from recipe_ray.data.tokens import Ints, TokenRows
+
+# Texts are sorted by length before packing. Those of a group are padded to the same multiple of
+# this, which bounds the padding and keeps softmax on whole vector registers.
+MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring texts attended to together: tokens [start, stop), padded to [B, L]."""
+
+    start: int
+    stop: int
+    padded: Tensor  # [B, L] index into the group's tokens, 0 where padded
+    valid: Tensor  # [B, L] bool
+    flat: Tensor  # [stop - start] index of each token in the padded [B * L]
+    full: bool  # nothing is padded
+
+    def to(self, device: torch.device) -> "Group":
+        """Return the group with its tensors on `device`."""
+        moved = (t.to(device, non_blocking=True) for t in (self.padded, self.valid, self.flat))
+        return Group(self.start, self.stop, *moved, full=self.full)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B texts as one sequence; optional targets for what the batch is for."""
+
+    tokens: Tensor  # [T]
+    positions: Tensor  # [T], from 0 in each text
+    first: Tensor  # [B] index of each text's first token
+    groups: tuple[Group, ...]
+    num_samples: int
+    where: Tensor | None = None  # [M] masked tokens, indices into T
+    targets: Tensor | None = None  # [M] their true ids
+    labels: Tensor | None = None  # [B] class labels
+    triggers: Tensor | None = None  # [B] number of the trigger planted in a text, -1 for none
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """Return the batch with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in tensors.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved, groups=tuple(group.to(device) for group in self.groups))
+
+    def with_targets(self, where: Ints, targets: Ints) -> "PackedBatch":
+        """Return the batch with a masked-LM loss at `where` [M] for `targets` [M]."""
+        return replace(self, where=torch.from_numpy(where), targets=torch.from_numpy(targets))
+
+
+def pack(rows: TokenRows) -> PackedBatch:
+    """Pack rows as they come (sort them by length first for compact attention)."""
+    columns = {name: torch.from_numpy(values) for name, values in rows.columns.items()}
+    return PackedBatch(
+        tokens=torch.from_numpy(rows.tokens),
+        positions=torch.from_numpy(rows.positions),
+        first=torch.from_numpy(rows.offsets[:-1].copy()),
+        groups=_groups(rows.lengths.tolist()),
+        num_samples=len(rows),
+        labels=columns.get("label"),
+        triggers=columns.get("trigger"),
+    )
+
+
+def _groups(lengths: list[int]) -> tuple[Group, ...]:
+    groups: list[Group] = []
+    start = 0
+    for longest, members in groupby(lengths, lambda length: -(-length // MULTIPLE) * MULTIPLE):
+        groups.append(_group(start, list(members), longest))
+        start = groups[-1].stop
+    return tuple(groups)
+
+
+def _group(start: int, lengths: list[int], longest: int) -> Group:
+    sizes = torch.tensor(lengths)
+    steps = torch.arange(longest)
+    valid = steps < sizes[:, None]
+    begins = torch.cumsum(sizes, 0) - sizes
+    padded = torch.where(valid, begins[:, None] + steps, 0)
+    flat = torch.nonzero(valid.flatten())[:, 0]
+    return Group(start, start + sum(lengths), padded, valid, flat, min(lengths) == longest)

@@ -1,0 +1,76 @@
+"""Model `bert`: any BERT or RoBERTa checkpoint, from a local folder or the Hugging Face hub."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from recipe_ray.base.errors import ModelError
+from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.hub import fetch_model
+from recipe_ray.models.bert import BertPTM, load_bert
+from recipe_ray.models.family import MODELS, ModelRef
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@MODELS.register("bert")
+class Released(ModelRef):
+    """A checkpoint with a masked-LM head, by local folder or hub id."""
+
+    source: str = Field(
+        description="local folder, or hub id such as google-bert/bert-base-uncased",
+        json_schema_extra=NOT_HASHED,
+    )
+    revision: str | None = Field(
+        None, description="hub commit; without one the newest is looked up and then pinned"
+    )
+    headless: bool = Field(
+        False, description="the checkpoint has no masked-LM head; a pretrain stage fits one"
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="read pickle weights with the weights_only unpickler",
+        json_schema_extra=NOT_HASHED,
+    )
+
+    def load(self) -> BertPTM:
+        """Return the checkpoint, from the folder or downloaded."""
+        return load_bert(
+            self._folder(), allow_pickle=self.allow_pickle, allow_headless=self.headless
+        )
+
+    def reload(self, folder: Path) -> BertPTM:
+        """Return a PTM that a stage saved."""
+        return load_bert(folder)
+
+    def content(self) -> dict[str, Any]:
+        """Return the files' checksums for a folder, the commit for a hub id."""
+        folder = Path(self.source).expanduser()
+        if folder.is_dir():
+            files = sorted(path for path in folder.iterdir() if path.is_file())
+            sums = {path.name: file_checksum(path) for path in files}
+            return {"files": sums, "headless": self.headless}
+        if self.revision is not None and _COMMIT.fullmatch(self.revision):
+            return {"hub": self.source, "commit": self.revision, "headless": self.headless}
+        snapshot = fetch_model(self.source, self.revision, allow_pickle=self.allow_pickle)
+        return {"hub": self.source, "commit": snapshot.commit, "headless": self.headless}
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Whether the user said that the head is missing."""
+        return self.headless
+
+    def default_label(self) -> str:
+        """Return the last part of the source's name."""
+        return self.source.rstrip("/").rsplit("/", 1)[-1]
+
+    def _folder(self) -> Path:
+        folder = Path(self.source).expanduser()
+        if folder.is_dir():
+            return folder
+        if self.source.startswith(("/", ".", "~")):
+            raise ModelError(f"model folder {self.source} does not exist")
+        return fetch_model(self.source, self.revision, allow_pickle=self.allow_pickle).path

@@ -1,0 +1,45 @@
+"""The folder that a single command leaves behind: the model, its card, a record for machines."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.stages.stage import MODEL_FOLDER, Stage
+from recipe_ray.stages.store import Store
+
+CARD, RECORD = "README.md", "recipe_ray.json"
+
+
+def check_free(out: Path) -> None:
+    """Raise StoreError where `out` is there already and is not an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StoreError(f"--out {out}: there is something already; name a new folder")
+
+
+def work_store(out: Path) -> Store:
+    """Return the store beside `out` in which the work is done, so that a stopped run goes on."""
+    return Store.open(out.with_name(f"{out.name}.partial"))
+
+
+def export(store: Store, stage: Stage, out: Path, card: str) -> None:
+    """Put the stage's model, the card and the record at `out` in one rename; drop the work store."""
+    source = store.fetch(stage.artifact)
+    building = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.copytree(source / MODEL_FOLDER, building)
+    (building / CARD).write_text(card)
+    (building / RECORD).write_text(json.dumps(_record(store, stage), indent=1))
+    if out.exists():
+        out.rmdir()
+    building.rename(out)
+    shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
+
+
+def _record(store: Store, stage: Stage) -> dict[str, Any]:
+    rows = store.rows(stage.artifact).to_pylist()
+    measured = {
+        row["metric"]: row["value"] for row in rows if row["trigger"] is None and row["value"] is not None
+    }
+    return {"manifest": store.manifest(stage.artifact), "measured": measured}

@@ -1,0 +1,98 @@
+"""Purifying one model of which nothing is known: choose the settings, say them, run, judge."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.defenses.rule import ALLOWED_LOSS_RISE, choose
+from recipe_ray.models.family import ModelRef
+from recipe_ray.release.card import purified_card
+from recipe_ray.release.export import export
+from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.store import Store
+
+HELD_OUT = 0.05
+HEAD_NOTE = "its missing pre-training head is fitted first, on the same data"
+
+
+@dataclass(frozen=True)
+class Purification:
+    """One model's purification: the last stage, the settings in words, where the data come from."""
+
+    stage: PurifyStage
+    recipe: Recipe
+    reason: str
+    data: str
+
+
+def prepare(
+    model: ModelRef,
+    corpus: Corpus,
+    locations: Locations,
+    seed: int,
+    settings: Callable[[], tuple[Recipe, str]] | None,
+) -> Purification:
+    """Return what is to be done; without `settings` the rule of `defenses.rule` chooses them.
+
+    Loads the model (so a bad one fails here, before any work) and counts the corpus.
+    """
+    source = corpus.resolve(locations)
+    content = source.identity()
+    count = sum(1 for _ in islice(corpus.texts(locations), corpus.size))
+    ptm = model.load()
+    if settings is not None:
+        recipe, reason = settings()
+    else:
+        choice = choose(ptm, round(count * (1 - HELD_OUT)), *ptm.purification_scope)
+        recipe, reason = choice.recipe, choice.reason
+    parent = None
+    if model.needs_pretraining:
+        parent = PretrainStage(
+            model=model, corpus=corpus, trainable="head", seed=seed, content=content
+        )
+        reason = f"{reason}; {HEAD_NOTE}"
+    stage = PurifyStage(
+        model=model,
+        parent=parent,
+        defense=recipe,
+        corpus=corpus,
+        held_out=HELD_OUT,
+        seed=seed,
+        content=content,
+    )
+    data = f"{count} texts of {source.describe()}, {HELD_OUT:.0%} of them held out"
+    return Purification(stage, recipe, reason, data)
+
+
+def measured_values(store: Store, stage: Stage) -> dict[str, float]:
+    """Return a stage's last value of every metric."""
+    return {row["metric"]: row["value"] for row in store.rows(stage.artifact).to_pylist()}
+
+
+def finish(done: Purification, store: Store, out: Path, name: str) -> list[str]:
+    """Write the purified model and its card to `out`; return warnings for the maintainer."""
+    measured = measured_values(store, done.stage)
+    card = purified_card(name, done.recipe, done.data, done.reason, measured)
+    warnings = loss_warnings(measured)
+    if warnings:
+        card += "\n## Warnings\n\n" + "\n".join(f"- {warning}" for warning in warnings) + "\n"
+    export(store, done.stage, out, card)
+    return warnings
+
+
+def loss_warnings(measured: dict[str, float]) -> list[str]:
+    """Return a warning where the held-out loss rose by more than the rule allows."""
+    rise = measured["held_out_loss.after"] - measured["held_out_loss.before"]
+    if rise <= ALLOWED_LOSS_RISE:
+        return []
+    return [
+        f"the held-out pre-training loss rose by {rise:.2f} nats a token, more than the "
+        f"{ALLOWED_LOSS_RISE} the rule allows: the model is probably damaged; try a lower "
+        "--learning-rate or fewer --steps"
+    ]

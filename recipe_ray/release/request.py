@@ -1,0 +1,77 @@
+"""From words on the command line to specs: a model, a corpus, an attack, changed fields."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from recipe_ray.base.errors import SpecError, suggest
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import explain
+from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.models.family import MODELS, ModelRef
+
+# the model whose `source` is a folder or a hub id
+RELEASED = "bert"
+
+
+def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
+    """Return the model of a registered name, a YAML mapping, a local folder or a hub id."""
+    value = _plain(text, "MODEL")
+    if isinstance(value, dict) or text in MODELS:
+        return parse_component(MODELS, value, "MODEL")
+    if not Path(text).expanduser().is_dir() and "/" not in text:
+        near = suggest(text, MODELS)
+        raise SpecError(
+            f"MODEL {text!r}{near}: neither a folder here, nor a hub id (owner/name), nor one of: "
+            + ", ".join(MODELS)
+        )
+    fields = {"name": RELEASED, "source": text, "allow_pickle": allow_pickle, "revision": revision}
+    return parse_component(MODELS, fields, "MODEL")
+
+
+def parse_corpus(text: str, size: int | None) -> Corpus:
+    """Return the corpus of a registered name, a YAML mapping, or a file or folder of texts."""
+    value = _plain(text, "--aux")
+    if not isinstance(value, dict) and text not in CORPORA and Path(text).expanduser().exists():
+        value = {"name": "file", "path": text}
+    if isinstance(value, str):
+        value = {"name": value}
+    if size is not None:
+        value["size"] = size
+    return parse_component(CORPORA, value, "--aux")
+
+
+def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
+    """Return a component; errors name `where` it was given."""
+    try:
+        return registry.parse(value)
+    except ValidationError as error:
+        raise explain(error, where) from None
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def parse_fields(name: str, changes: list[str]) -> dict[str, Any]:
+    """Return a mapping with the name and every change `a.b=value` in it."""
+    fields: dict[str, Any] = {"name": name}
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise SpecError(f"--set {change}: expected field=value, as in fit.steps=400")
+        *parents, last = path.split(".")
+        here = fields
+        for part in parents:
+            here = here.setdefault(part, {})
+        here[last] = yaml.safe_load(text)
+    return fields
+
+
+def _plain(text: str, where: str) -> Any:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not a valid YAML mapping: {error}") from None

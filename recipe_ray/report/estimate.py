@@ -1,0 +1,60 @@
+"""A mean over seeds with its 95 % Student t interval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import cos, pi, sin, sqrt, tan
+from statistics import fmean, stdev
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of `n` values and its interval; `low` and `high` are None where n is 1.
+
+    The interval is not cut at 0 and 1: at the edge it says how little a few seeds tell.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def margin(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.high is None else self.high - self.mean
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return mean and interval of at least one value."""
+    mean, n = fmean(values), len(values)
+    if n == 1:
+        return Estimate(mean, None, None, 1)
+    margin = t_quantile(n - 1) * stdev(values) / sqrt(n)
+    return Estimate(mean, mean - margin, mean + margin, n)
+
+
+@cache
+def t_quantile(degrees: int) -> float:
+    """Return the t that a Student variable stays within, either side, with 95 % probability."""
+    low, high = 0.0, pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        if _probability(middle, degrees) < CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return sqrt(degrees) * tan(low)
+
+
+def _probability(theta: float, degrees: int) -> float:
+    """P(|T| < sqrt(degrees) tan(theta)): Abramowitz and Stegun 26.7.3 (odd), 26.7.4 (even)."""
+    odd = degrees % 2
+    term = cos(theta) if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(2 + odd, degrees - 1, 2):
+        term *= cos(theta) ** 2 * (k - 1) / k
+        total += term
+    return 2 / pi * (theta + sin(theta) * total) if odd else sin(theta) * total

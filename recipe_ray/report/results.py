@@ -1,0 +1,198 @@
+"""Result rows summarised by cell: seeds pooled, the clean PTM's ASR beside as the floor.
+
+It reads fine-tuning rows only. Fractions throughout; percentages are made when rendering.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recipe_ray.base.errors import UserError
+from recipe_ray.report.estimate import Estimate, estimate
+
+CLEAN = "none"
+METRICS = ("acc", "asr", "aasr", "masr")
+SETTINGS = ("aux", "aux_size", "weight_factor", "epoch")
+
+
+class CellName(NamedTuple):
+    """What trials that may be averaged have in common."""
+
+    experiment: str
+    model: str
+    attack: str
+    defense: str
+    aux: str | None
+    aux_size: int | None
+    weight_factor: float | None
+    task: str
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A measured fraction and its counts, None where the rows have none."""
+
+    value: float
+    numerator: float | None = None
+    denominator: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fine-tuning: a cell at one seed; `asr` is by (trigger, label)."""
+
+    stage: str
+    seed: int
+    sample_seed: int | None
+    acc: Share | None
+    aasr: float | None
+    masr: float | None
+    asr: Mapping[tuple[str, int], Share]
+
+    @property
+    def triggers(self) -> frozenset[str]:
+        """The triggers that were tried."""
+        return frozenset(trigger for trigger, _ in self.asr)
+
+    def asr_of(self, triggers: Iterable[str]) -> list[float]:
+        """Return ASR(t) = max over labels, for each trigger."""
+        return [max(s.value for (t, _), s in self.asr.items() if t == name) for name in triggers]
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """One row of a report: everything but the seed alike; None where it was not measured.
+
+    The floors are the clean, undefended PTM's ASR on the same triggers, averaged over seeds.
+    """
+
+    experiment: str
+    model: str
+    attack: str
+    defense: str
+    aux: str | None
+    aux_size: int | None
+    weight_factor: float | None
+    task: str
+    epoch: int | None
+    acc: Estimate | None
+    aasr: Estimate | None
+    masr: Estimate | None
+    floor_aasr: float | None
+    floor_masr: float | None
+    seeds: tuple[int, ...]
+    trials: tuple[Trial, ...]
+
+
+def planned(results: pa.Table, stages: Collection[str]) -> pa.Table:
+    """Return the rows of stages that an experiment's present plan has (those of old ones stay)."""
+    return results.filter(pc.is_in(results["stage"], pa.array(list(stages), pa.string())))
+
+
+def summarise(results: pa.Table) -> list[CellSummary]:
+    """Return one summary a cell and task, seeds pooled, sorted by name with "none" first.
+
+    Raises UserError where two stages claim the same cell and seed.
+    """
+    groups = _trials_by_cell(results)
+    clean: dict[tuple[str, str, str], list[Trial]] = defaultdict(list)
+    for cell, trials in groups.items():
+        _refuse_twins(cell, trials)
+        if cell.attack == CLEAN and cell.defense == CLEAN:
+            clean[cell.experiment, cell.model, cell.task] += trials
+    summaries = [
+        _summary(cell, trials, clean[cell.experiment, cell.model, cell.task])
+        for cell, trials in groups.items()
+    ]
+    return sorted(summaries, key=_order)
+
+
+def _trials_by_cell(results: pa.Table) -> dict[CellName, list[Trial]]:
+    wanted = pc.and_(
+        pc.equal(results["kind"], "finetune"), pc.is_in(results["metric"], pa.array(METRICS))
+    )
+    rows_by_stage: dict[tuple[CellName, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in results.filter(wanted).to_pylist():
+        cell = CellName(*(row[field] for field in CellName._fields))
+        rows_by_stage[cell, row["stage"]].append(row)
+    groups: dict[CellName, list[Trial]] = defaultdict(list)
+    for (cell, stage), rows in rows_by_stage.items():
+        groups[cell].append(_trial(stage, rows))
+    return {cell: sorted(trials, key=_replicate) for cell, trials in groups.items()}
+
+
+def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> Trial:
+    # cells that share a stage repeat its rows: the same value again
+    single = {row["metric"]: _share(row) for row in rows if row["metric"] != "asr"}
+    asr = {(row["trigger"], row["label"]): _share(row) for row in rows if row["metric"] == "asr"}
+    aasr, masr = single.get("aasr"), single.get("masr")
+    return Trial(
+        stage=stage,
+        seed=rows[0]["seed"],
+        sample_seed=rows[0]["sample_seed"],
+        acc=single.get("acc"),
+        aasr=aasr.value if aasr else None,
+        masr=masr.value if masr else None,
+        asr=asr,
+    )
+
+
+def _share(row: dict[str, Any]) -> Share:
+    return Share(row["value"], row["numerator"], row["denominator"])
+
+
+def _replicate(trial: Trial) -> tuple[int, int]:
+    return trial.seed, -1 if trial.sample_seed is None else trial.sample_seed
+
+
+def _refuse_twins(cell: CellName, trials: Sequence[Trial]) -> None:
+    (seeds, count), *_ = Counter(map(_replicate, trials)).most_common(1)
+    if count > 1:
+        stages = ", ".join(trial.stage for trial in trials if _replicate(trial) == seeds)
+        raise UserError(
+            f"{cell.experiment}: stages {stages} all claim {'/'.join(map(str, cell))} at seed "
+            f"{seeds[0]}. They differ in something that has no column in the results, perhaps "
+            "because the experiment was changed; report the stages of its present plan only"
+        )
+
+
+def _summary(cell: CellName, trials: Sequence[Trial], clean: Sequence[Trial]) -> CellSummary:
+    triggers = frozenset[str]().union(*(trial.triggers for trial in trials))
+    # a clean PTM is tried with every attack's triggers: its floor for this cell needs these only
+    covering = [
+        trial.asr_of(triggers) for trial in clean if triggers and triggers <= trial.triggers
+    ]
+    return CellSummary(
+        **cell._asdict(),
+        acc=_pooled(trial.acc.value if trial.acc else None for trial in trials),
+        aasr=_pooled(trial.aasr for trial in trials),
+        masr=_pooled(trial.masr for trial in trials),
+        floor_aasr=fmean(map(fmean, covering)) if covering else None,
+        floor_masr=fmean(map(max, covering)) if covering else None,
+        seeds=tuple(dict.fromkeys(trial.seed for trial in trials)),
+        trials=tuple(trials),
+    )
+
+
+def _pooled(values: Iterable[float | None]) -> Estimate | None:
+    present = [value for value in values if value is not None]
+    return estimate(present) if present else None
+
+
+def _order(summary: CellSummary) -> tuple[Any, ...]:
+    named = (summary.attack, summary.defense)
+    settings = (getattr(summary, setting) for setting in SETTINGS)
+    return (
+        summary.experiment,
+        summary.model,
+        # "none" first: what comes below is compared with it
+        *((name != CLEAN, name) for name in named),
+        *((value is not None, value if value is not None else 0) for value in settings),
+        summary.task,
+    )

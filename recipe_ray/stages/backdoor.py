@@ -1,0 +1,35 @@
+"""Stage `backdoor`: the attacker's work, a backdoored PTM from a clean one."""
+
+from typing import Any
+
+from recipe_ray.attacks.attack import AnyAttack
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Part
+from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
+
+
+@STAGES.register("backdoor")
+class BackdoorStage(Stage):
+    """Poisons the PTM with an attack."""
+
+    attack: AnyAttack
+
+    def run(self, context: Context) -> list[Measurement]:
+        """Return the attack's losses of every epoch."""
+        ptm = self.input_ptm(context)
+        records = self.attack.poison(ptm, context.feed, context.runtime, self.seed)
+        context.save(ptm)
+        return loss_measurements(records)
+
+    def corpora(self) -> list[tuple[Corpus, Part]]:
+        """Return the attacker's corpora."""
+        return [(corpus, Part()) for corpus in self.attack.corpora()]
+
+    def own_columns(self) -> dict[str, Any]:
+        """Return the attack."""
+        return {"attack": self.attack.label()}
+
+    def default_label(self) -> str:
+        """Return model and attack."""
+        return f"{self.model.label()}.{self.attack.label()}"

@@ -1,0 +1,71 @@
+"""What a defender can measure without triggers or tasks, before and after purifying.
+
+On held-out auxiliary samples: the pre-training loss, the norm of every weight group, and how far
+clean representations moved. None of it says that a backdoor is gone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from recipe_ray.data.batches import by_tokens
+from recipe_ray.data.tokens import TokenRows
+from recipe_ray.learn.runtime import Runtime, autocast
+from recipe_ray.models.family import PTM
+from recipe_ray.stages.predict import MAX_TOKENS
+from recipe_ray.stages.rows import Measurement
+
+_MASK_SEED = 1  # the held-out masks are the same before and after, and not those of training
+
+
+@dataclass(frozen=True)
+class Examination:
+    """One look at a PTM: mean held-out loss, norms by weight group, first-token states [N, H]."""
+
+    loss: float
+    norms: dict[str, float]
+    states: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def examine(ptm: PTM, rows: TokenRows, runtime: Runtime) -> Examination:
+    """Look at a PTM through N held-out rows; every worker looks at all of them."""
+    module: Any = ptm.module.to(runtime.device).eval()
+    collate = ptm.pretraining_collate(_MASK_SEED)
+    objective = ptm.pretraining_objective()
+    total, count = 0.0, 0
+    states: dict[int, NDArray[np.float32]] = {}
+    for group in by_tokens(rows.lengths, MAX_TOKENS):
+        batch = collate(rows.take(group), 0).to(runtime.device)
+        with autocast(runtime.device, "bf16"):
+            for term in objective(module, batch).values():
+                total += float(term.total)
+                count += term.count or 0
+            vectors = ptm.representation(module, batch).float().cpu().numpy()
+        states |= {int(row): vectors[i] for i, row in enumerate(group)}
+    norms = {
+        name: sum(float(weight.norm()) for weight in ptm.weight_group(name))
+        for name in ptm.weight_groups
+    }
+    return Examination(total / max(count, 1), norms, np.stack([states[i] for i in sorted(states)]))
+
+
+def compare(before: Examination, after: Examination) -> list[Measurement]:
+    """Return held-out losses, norms before and after, and the drift of the representations.
+
+    Drift is 1 - cosine between a sample's states before and after, its mean over samples.
+    """
+    cosine = F.cosine_similarity(torch.from_numpy(before.states), torch.from_numpy(after.states))
+    measured = [
+        Measurement("held_out_loss.before", before.loss),
+        Measurement("held_out_loss.after", after.loss),
+        Measurement("drift", float(1 - cosine.mean()), denominator=float(len(cosine))),
+    ]
+    for name, norm in before.norms.items():
+        measured.append(Measurement(f"norm.{name}.before", norm))
+        measured.append(Measurement(f"norm.{name}.after", after.norms[name]))
+    return measured

@@ -1,0 +1,212 @@
+"""The few file operations a store needs, on a local (or NFS) folder; paths are relative to it.
+
+What they promise: a file is seen whole or not at all, and so is an artifact's folder. Object
+stores are in `remote.py`.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.stages.manifest import MANIFEST, verify
+
+SCRATCH = "tmp"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
+
+
+class Files(Protocol):
+    """File operations relative to a store's root; every failure is a `StoreError`."""
+
+    def shown(self, path: str) -> str:
+        """Return a path as messages show it, without credentials."""
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's content, None where it does not exist."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace a file; readers see the old or the new one, never a part."""
+
+    def remove(self, path: str) -> None:
+        """Delete a file if it exists."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether a file exists."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names in a folder, none where it does not exist."""
+
+    def holding(self, folder: str, name: str) -> list[str]:
+        """Return the sorted subfolders of a folder that have a file called `name`."""
+
+    def scratch(self) -> Path:
+        """Return a new empty local folder to build an artifact in."""
+
+    def adopt(self, folder: Path) -> Path:
+        """Bring a local folder to where it can be published from; the given one is consumed."""
+
+    def publish(self, folder: Path, target: str, attempt: str) -> bool:
+        """Make an adopted folder visible as `target`, its manifest last; False if one is there."""
+
+    def member(self, target: str, attempt: str, name: str) -> str:
+        """Return the path of one file of a published folder."""
+
+    def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
+        """Return a local folder with a published folder's verified files."""
+
+
+class LocalFiles:
+    """`Files` in a folder of this machine or of a shared mount: write aside, sync, rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._verified: set[str] = set()
+
+    def shown(self, path: str) -> str:
+        return str(self.root / path) if path else str(self.root)
+
+    def read(self, path: str) -> bytes | None:
+        with explained("read", self.shown(path)):
+            try:
+                return (self.root / path).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        aside = self.root / SCRATCH / uuid4().hex
+        with explained("write", str(target)):
+            aside.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with aside.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.replace(target)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def remove(self, path: str) -> None:
+        with explained("delete", self.shown(path)):
+            (self.root / path).unlink(missing_ok=True)
+
+    def exists(self, path: str) -> bool:
+        with explained("read", self.shown(path)):
+            return (self.root / path).is_file()
+
+    def names(self, folder: str) -> list[str]:
+        with explained("list", self.shown(folder)):
+            try:
+                return sorted(path.name for path in (self.root / folder).iterdir())
+            except FileNotFoundError:
+                return []
+
+    def holding(self, folder: str, name: str) -> list[str]:
+        base = self.root / folder
+        return [sub for sub in self.names(folder) if (base / sub / name).is_file()]
+
+    def scratch(self) -> Path:
+        # not tempfile.mkdtemp: its 0700 would stay on the published folder of a shared store
+        folder = self.root / SCRATCH / uuid4().hex
+        with explained("write", str(folder)):
+            folder.mkdir(parents=True)
+        return folder
+
+    def adopt(self, folder: Path) -> Path:
+        if folder.resolve().parent == (self.root / SCRATCH).resolve():
+            return folder
+        inside = self.scratch()
+        try:
+            with explained("write", str(inside)):
+                _copy_tree(folder, inside)
+        except BaseException:
+            shutil.rmtree(inside, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        return inside
+
+    def publish(self, folder: Path, target: str, attempt: str) -> bool:
+        place = self.root / target
+        with explained("write", str(place)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _sync_tree(folder)
+            try:
+                # renaming onto a folder that has files fails: the first one stays
+                folder.rename(place)
+            except OSError as error:
+                if error.errno not in _NOT_EMPTY:
+                    raise
+                if not (place / MANIFEST).is_file():
+                    raise StoreError(f"{place}: in the way, with no manifest; delete it") from error
+                return False
+            _sync(place.parent)
+        return True
+
+    def member(self, target: str, attempt: str, name: str) -> str:
+        return f"{target}/{name}"
+
+    def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
+        folder = self.root / target
+        with explained("read", str(folder)):
+            # checksums once a process and artifact: a gigabyte of weights takes seconds
+            verify(folder, manifest, str(folder), sizes_only=target in self._verified)
+        self._verified.add(target)
+        return folder
+
+
+@contextmanager
+def explained(verb: str, shown: str) -> Iterator[None]:
+    """Turn an operating system error into a `StoreError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot {verb} {shown}: {_advice(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return (
+            f"{reason}. Free some space (or use another store) and start the same command again: "
+            "what is committed is kept, the rest is done anew"
+        )
+    if error.errno in _READ_ONLY:
+        return f"{reason}. The store is read-only for this user; give write access or another store"
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return f"{reason}. A file is in the way where a folder is needed"
+    return reason
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    # not shutil.copytree: it goes on after a full disk and hides the errno in a list
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir() and not path.is_symlink():
+            place.mkdir()
+        else:
+            shutil.copy2(path, place, follow_symlinks=False)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.name != MANIFEST:
+            _sync(path)
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,122 @@
+"""Stage `finetune`: what a user of the PTM does, and what the triggers then do to that user.
+
+It fine-tunes on a downstream task, then measures ACC and, for every trigger and label, the ASR.
+"""
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.batches import MemoryBatches
+from recipe_ray.data.tokens import TokenRows
+from recipe_ray.learn.loop import fit
+from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_success
+from recipe_ray.learn.objective import classification
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.stages.predict import predict
+from recipe_ray.models.family import PTM
+from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
+from recipe_ray.tasks.task import AnyTask, LabelledTexts
+
+
+@STAGES.register("finetune")
+class FinetuneStage(Stage):
+    """Fine-tunes on a task and measures ACC, and ASR with its counts."""
+
+    task: AnyTask
+    triggers: tuple[str, ...] = Field(description="those whose effect is measured; may be empty")
+    fit: FitSpec = FitSpec(epochs=3, learning_rate=2e-5, max_length=128)
+    keep_model: bool = Field(
+        False, description="keep the fine-tuned classifier", json_schema_extra=NOT_HASHED
+    )
+
+    def run(self, context: Context) -> list[Measurement]:
+        """Return ACC, every ASR(t, C) with counts, ASR(t), AASR, MASR and the training loss."""
+        ptm = self.input_ptm(context)
+        ptm.check_triggers(self.triggers)
+        train = self.task.load("train", context.locations)
+        test = self.task.load(self.task.evaluate_on, context.locations)
+        classifier = ptm.classifier(self.task.num_labels, self.seed)
+        classifier.requires_grad_(True)
+        collate = ptm.classifier_collate()
+        batches = MemoryBatches(self._rows(ptm, train), collate, self.fit.batch_size, self.seed)
+        records = fit(
+            classifier,
+            classification,
+            batches,
+            self.fit,
+            context.runtime,
+            seed=self.seed,
+            phase="fine-tune",
+        )
+
+        def predicted(samples: list[str]) -> Labels:
+            rows = ptm.encoder(self.fit.max_length)(samples, np.arange(len(samples)))
+            return predict(classifier, rows, collate, context.runtime, self.fit.precision)
+
+        measured = loss_measurements(records)
+        measured.append(_share("acc", accuracy(predicted(list(test.texts)), test.labels)))
+        if self.triggers:
+            on_poisoned = {t: predicted(ptm.insert_trigger(test.texts, t)) for t in self.triggers}
+            attacked = attack_success(
+                on_poisoned, test.labels, self.task.num_labels, self.task.classes
+            )
+            measured += _attack_measurements(attacked)
+        if self.keep_model and context.runtime.rank == 0:
+            _save_classifier(classifier, context)
+        return measured
+
+    def own_columns(self) -> dict[str, Any]:
+        """Return the task."""
+        return {"task": self.task.label()}
+
+    def default_label(self) -> str:
+        """Return what was fine-tuned and on what."""
+        before = self.parent.label() if self.parent is not None else self.model.label()
+        return f"{before}.{self.task.label()}"
+
+    def _rows(self, ptm: PTM, samples: LabelledTexts) -> TokenRows:
+        encode = ptm.encoder(self.fit.max_length)
+        return encode(samples.texts, np.arange(len(samples.texts))).with_columns(
+            label=samples.labels
+        )
+
+
+def _attack_measurements(attacked: Attacked) -> list[Measurement]:
+    each = [
+        _share("asr", share, trigger=trigger, label=label)
+        for (trigger, label), share in attacked.asr.items()
+    ]
+    by_trigger = [
+        Measurement("asr_trigger", attacked.of_trigger(trigger), trigger=trigger)
+        for trigger in attacked.triggers
+    ]
+    return [
+        *each,
+        *by_trigger,
+        Measurement("aasr", attacked.aasr),
+        Measurement("masr", attacked.masr),
+    ]
+
+
+def _share(
+    metric: str, share: Share, trigger: str | None = None, label: int | None = None
+) -> Measurement:
+    return Measurement(
+        metric,
+        share.value,
+        trigger=trigger,
+        label=label,
+        numerator=share.numerator,
+        denominator=share.denominator,
+    )
+
+
+def _save_classifier(classifier: Any, context: Context) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    save_file(state, context.folder / "classifier.safetensors")

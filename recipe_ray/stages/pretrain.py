@@ -1,0 +1,70 @@
+"""Stage `pretrain`: completes a PTM that cannot be loaded whole (a missing masked-LM head)."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.feed import Part
+from recipe_ray.learn.loop import fit
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.models.family import PTM
+from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
+
+
+@STAGES.register("pretrain")
+class PretrainStage(Stage):
+    """Pre-trains the head alone, or head and encoder together, with masks drawn anew each epoch."""
+
+    corpus: AnyCorpus = BookCorpus()
+    trainable: Literal["head", "all"] = Field("head", description="all: the encoder continues too")
+    fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
+
+    def run(self, context: Context) -> list[Measurement]:
+        """Return the loss of every epoch."""
+        ptm = self.input_ptm(context)
+        ptm.train_only(_SCOPES[self.trainable](ptm), pooled=False)
+        batches = context.feed.batches(
+            self.corpus,
+            ptm.encoder(self.fit.max_length),
+            ptm.pretraining_collate(self.seed, static_masks=False),
+            self.fit.batch_size,
+            self.seed,
+            Part(),
+        )
+        records = fit(
+            ptm.module,
+            ptm.pretraining_objective(),
+            batches,
+            self.fit,
+            context.runtime,
+            seed=self.seed,
+            phase="pretrain",
+        )
+        context.save(ptm)
+        return loss_measurements(records)
+
+    def corpora(self) -> list[tuple[Corpus, Part]]:
+        """Return the corpus."""
+        return [(self.corpus, Part())]
+
+    def own_columns(self) -> dict[str, Any]:
+        """Return nothing: pre-training is part of the model."""
+        return {}
+
+    def default_label(self) -> str:
+        """Return the model's name."""
+        return self.model.label()
+
+
+def _head(ptm: PTM) -> Any:
+    return ptm.head_parameters()
+
+
+def _everything(ptm: PTM) -> None:
+    return None
+
+
+_SCOPES: dict[str, Any] = {"head": _head, "all": _everything}

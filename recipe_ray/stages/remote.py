@@ -1,0 +1,200 @@
+"""The same file operations on any pyarrow file system: S3, GCS, HDFS and the like.
+
+Object stores cannot rename, so an artifact's files go under a name of their own attempt and its
+manifest, written last, says which attempt counts: whoever reads sees one whole attempt or none.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import pyarrow.fs as pafs
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.stages.filesystem import explained
+from recipe_ray.stages.manifest import MANIFEST, parse_manifest, verify
+
+T = TypeVar("T")
+
+PAUSES_S = (0.2, 1.0)  # before the second and the third try
+PIECE = 8 * 1024 * 1024  # bytes
+_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+_FINAL_WORDS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
+
+
+class RemoteFiles:
+    """`Files` below `root` of a pyarrow file system; transient failures are tried three times."""
+
+    def __init__(self, filesystem: Any, root: str, shown_root: str) -> None:
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+        self._shown_root = shown_root.rstrip("/")
+        self._verified: set[str] = set()
+
+    def shown(self, path: str) -> str:
+        return f"{self._shown_root}/{path}" if path else self._shown_root
+
+    def read(self, path: str) -> bytes | None:
+        def action() -> bytes | None:
+            try:
+                with self._fs.open_input_stream(self._at(path)) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+        return self._tried(action, "read", path)
+
+    def write(self, path: str, data: bytes) -> None:
+        def action() -> None:
+            with self._output(self._at(path)) as stream:
+                stream.write(data)
+
+        self._tried(action, "write", path)
+
+    def remove(self, path: str) -> None:
+        def action() -> None:
+            try:
+                self._fs.delete_file(self._at(path))
+            except FileNotFoundError:
+                return
+
+        self._tried(action, "delete", path)
+
+    def exists(self, path: str) -> bool:
+        info = self._tried(partial(self._fs.get_file_info, self._at(path)), "read", path)
+        return bool(info.type == pafs.FileType.File)
+
+    def names(self, folder: str) -> list[str]:
+        return sorted({info.base_name for info in self._listed(folder, recursive=False)})
+
+    def holding(self, folder: str, name: str) -> list[str]:
+        found = set()
+        for info in self._listed(folder, recursive=True):
+            parts = info.path.split("/")
+            # <folder>/<sub>/<name>, not deeper
+            if parts[-1] == name and "/".join(parts[:-2]) == self._at(folder):
+                found.add(parts[-2])
+        return sorted(found)
+
+    def scratch(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="recipe-ray-"))
+
+    def adopt(self, folder: Path) -> Path:
+        return folder
+
+    def publish(self, folder: Path, target: str, attempt: str) -> bool:
+        names = sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        )
+        try:
+            for name in names:
+                if name != MANIFEST:
+                    self._upload(folder / name, self.member(target, attempt, name))
+            if self.exists(f"{target}/{MANIFEST}"):
+                self._forget(f"{target}/{attempt}")
+                return False
+            self.write(f"{target}/{MANIFEST}", (folder / MANIFEST).read_bytes())
+        except StoreError:
+            self._forget(f"{target}/{attempt}")
+            raise
+        # two writers within one round trip: the manifest that stayed decides, both are whole
+        return self._attempt(target) == attempt
+
+    def member(self, target: str, attempt: str, name: str) -> str:
+        return f"{target}/{name}" if name == MANIFEST else f"{target}/{attempt}/{name}"
+
+    def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
+        attempt = str(manifest["attempt"])
+        # the attempt in the path: a store emptied and filled again cannot be mistaken for itself
+        place = cache / target / attempt
+        if place.is_dir():
+            try:
+                verify(place, manifest, str(place), sizes_only=attempt in self._verified)
+                self._verified.add(attempt)
+                return place
+            except StoreError:
+                shutil.rmtree(place)
+        aside = cache / "tmp" / uuid4().hex
+        with explained("write", str(place)):
+            try:
+                for name in [*manifest["files"], MANIFEST]:
+                    self._download(self.member(target, attempt, name), aside / name)
+                verify(aside, manifest, self.shown(f"{target}/{attempt}"))
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if not place.is_dir():
+                    aside.rename(place)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        self._verified.add(attempt)
+        return place
+
+    def check_root(self) -> None:
+        """Raise StoreError where the bucket or folder cannot be reached or is not one."""
+        bucket = self._root.split("/")[0]
+        for path in dict.fromkeys((bucket, self._root)):
+            with explained("reach", self._shown_root):  # the client library tries several times
+                info = self._fs.get_file_info(path)
+            if info.type == pafs.FileType.File:
+                raise StoreError(f"{self._shown_root}: not a folder but a file")
+            if path == bucket and info.type == pafs.FileType.NotFound:
+                raise StoreError(f"{self._shown_root}: there is no {bucket!r}; create it first")
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _output(self, path: str) -> Any:
+        try:
+            return self._fs.open_output_stream(path)
+        except FileNotFoundError:
+            # object stores need no folders, HDFS does
+            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+            return self._fs.open_output_stream(path)
+
+    def _listed(self, folder: str, *, recursive: bool) -> list[Any]:
+        selector = pafs.FileSelector(self._at(folder), allow_not_found=True, recursive=recursive)
+        return list(self._tried(partial(self._fs.get_file_info, selector), "list", folder))
+
+    def _upload(self, source: Path, path: str) -> None:
+        def action() -> None:
+            with source.open("rb") as file, self._output(self._at(path)) as stream:
+                shutil.copyfileobj(file, stream, PIECE)
+
+        self._tried(action, "write", path)
+
+    def _download(self, path: str, place: Path) -> None:
+        def action() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with self._fs.open_input_stream(self._at(path)) as stream, place.open("wb") as file:
+                shutil.copyfileobj(stream, file, PIECE)
+
+        self._tried(action, "read", path)
+
+    def _forget(self, folder: str) -> None:
+        for info in self._listed(folder, recursive=True):
+            if info.type == pafs.FileType.File:
+                self._tried(partial(self._fs.delete_file, info.path), "delete", folder)
+
+    def _attempt(self, target: str) -> str | None:
+        path = f"{target}/{MANIFEST}"
+        data = self.read(path)
+        return None if data is None else parse_manifest(data, self.shown(path)).get("attempt")
+
+    def _tried(self, action: Callable[[], T], verb: str, path: str) -> T:
+        with explained(verb, self.shown(path)):
+            for pause_s in PAUSES_S:
+                try:
+                    return action()
+                except OSError as error:
+                    if not _transient(error):
+                        raise
+                    time.sleep(pause_s)
+            return action()
+
+
+def _transient(error: OSError) -> bool:
+    return not isinstance(error, _FINAL) and not any(word in str(error) for word in _FINAL_WORDS)

@@ -1,0 +1,121 @@
+"""Result rows: one row a measured value, Parquet, one schema with a version.
+
+A stage measures `Measurement`s and knows nothing of experiments or cells; `result_rows` adds those
+columns when an experiment collects its results.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipe_ray.base.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+_VERSION_FIELD = b"recipe_ray_schema_version"
+_STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+MEASUREMENT_FIELDS = [
+    pa.field("stage", _STRING),  # key of the stage that measured it
+    pa.field("kind", _STRING),
+    pa.field("model", _STRING),
+    pa.field("attack", _STRING),  # "none" for a clean PTM
+    pa.field("defense", _STRING),  # "none" for no defense
+    pa.field("aux", _STRING),
+    pa.field("aux_size", _INT),
+    pa.field("weight_factor", _FLOAT),
+    pa.field("seed", _INT),  # the seed of this stage
+    pa.field("sample_seed", _INT),  # of the auxiliary sample
+    pa.field("task", _STRING),
+    pa.field("epoch", _INT),  # epochs of purification (snapshots) or of this stage's training
+    pa.field("metric", _STRING),  # acc, asr, aasr, masr, loss.<term>, ...
+    pa.field("trigger", _STRING),
+    pa.field("label", _INT),
+    pa.field("value", _FLOAT),
+    pa.field("numerator", _FLOAT),
+    pa.field("denominator", _FLOAT),
+    pa.field("wall_s", _FLOAT),  # of the whole stage
+    pa.field("world_size", _INT),
+    pa.field("versions", _STRING),  # JSON: library versions
+    pa.field("git_commit", _STRING),
+    pa.field("time", pa.timestamp("us", tz="UTC")),
+]
+MEASUREMENT_SCHEMA = pa.schema(
+    MEASUREMENT_FIELDS, metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()}
+)
+RESULT_SCHEMA = pa.schema(
+    [pa.field("experiment", _STRING), pa.field("cell", _STRING), *MEASUREMENT_FIELDS],
+    metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()},
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value; None where a column does not apply."""
+
+    metric: str
+    value: float
+    epoch: int | None = None
+    trigger: str | None = None
+    label: int | None = None
+    numerator: float | None = None
+    denominator: float | None = None
+
+
+def measurement_table(measured: Iterable[Measurement], common: dict[str, Any]) -> pa.Table:
+    """Return the rows of one stage; `common` holds the columns that all its rows share.
+
+    What a measurement gives itself (not None) comes before `common`.
+
+    Raises ValueError for a column that the schema does not have.
+    """
+    strange = set(common) - set(MEASUREMENT_SCHEMA.names)
+    if strange:
+        raise ValueError(f"no such result columns: {sorted(strange)}")
+    rows = [{**common, **_given(measurement)} for measurement in measured]
+    return pa.Table.from_pylist(rows, schema=MEASUREMENT_SCHEMA)
+
+
+def _given(measurement: Measurement) -> dict[str, Any]:
+    return {name: value for name, value in asdict(measurement).items() if value is not None}
+
+
+def result_rows(stage_rows: pa.Table, experiment: str, cells: list[str | None]) -> pa.Table:
+    """Return a stage's rows once for each cell, None standing for a stage that cells share."""
+    tables = []
+    for cell in cells:
+        count = stage_rows.num_rows
+        tables.append(
+            stage_rows.add_column(0, "cell", pa.array([cell] * count, _STRING)).add_column(
+                0, "experiment", pa.array([experiment] * count, _STRING)
+            )
+        )
+    return pa.concat_tables(tables).cast(RESULT_SCHEMA)
+
+
+def encode_rows(table: pa.Table) -> bytes:
+    """Return rows as the bytes of a Parquet file that carries the schema version."""
+    metadata = {**(table.schema.metadata or {}), _VERSION_FIELD: str(SCHEMA_VERSION).encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink)
+    return bytes(sink.getvalue())
+
+
+def decode_rows(data: bytes, shown: str) -> pa.Table:
+    """Return the rows in a Parquet file's bytes, `shown` naming the file in errors.
+
+    Raises StoreError where the file is damaged or of another schema version.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{shown}: damaged, not a readable Parquet file ({error})") from error
+    found = (table.schema.metadata or {}).get(_VERSION_FIELD, b"none").decode(errors="replace")
+    if found != str(SCHEMA_VERSION):
+        raise StoreError(
+            f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION}. "
+            "Use the recipe-ray version that wrote it, or another store"
+        )
+    return table

@@ -1,0 +1,139 @@
+"""Running one stage to its end: skip what is committed, work in a scratch folder, commit once.
+
+The same function serves `recipe-ray debug` (no Ray), a Tune trial's actor and every DDP worker;
+under DDP all ranks run the stage and rank 0 writes.
+"""
+
+import io
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipe_ray.stages.rows import measurement_table
+from recipe_ray.stages.stage import Context, Stage
+from recipe_ray.stages.store import Store
+
+LIBRARIES = ("recipe-ray", "torch", "transformers", "datasets", "ray", "numpy", "tokenizers")
+LOG_FILE = "log.txt"
+logger = logging.getLogger("recipe_ray")
+
+
+@dataclass(frozen=True)
+class StoreCheckpoints:
+    """The checkpoint slot of one stage, in the store, so that any node can resume."""
+
+    store: Store
+    key: str
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the latest state; our own file, still read without unpickling code."""
+        data = self.store.read_checkpoint(self.key)
+        if data is None:
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the state."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.store.write_checkpoint(self.key, buffer.getvalue())
+
+
+def run_stage(stage: Stage, context: Context) -> None:
+    """Run `stage` and commit its artifact, unless the store has it already.
+
+    `context.folder` is the scratch folder to work in (`scratch` makes one).
+    """
+    if context.store.has(stage.artifact):
+        return
+    started = time.monotonic()
+    with _logging_to(context.folder / LOG_FILE, active=context.runtime.rank == 0):
+        logger.info("%s %s on %s", stage.name, stage.artifact.folder, platform.node())
+        measured = stage.run(context)
+        wall_s = time.monotonic() - started
+        logger.info("done in %.1f s", wall_s)
+    if context.runtime.rank != 0:
+        return
+    facts = {"wall_s": wall_s, "world_size": context.runtime.world_size, **_provenance()}
+    columns = {**stage.columns(), **facts, "versions": json.dumps(facts["versions"])}
+    manifest = {
+        "key": stage.key,
+        "kind": stage.name,
+        "label": stage.label(),
+        "parent": stage.parent.key if stage.parent is not None else None,
+        "spec": stage.model_dump(mode="json"),
+        "identity": stage.identity(),
+        "columns": stage.columns(),
+        **{**facts, "time": facts["time"].isoformat()},
+        "device": str(context.runtime.device),
+        "threads": torch.get_num_threads(),
+    }
+    rows = measurement_table(measured, columns)
+    context.store.commit(stage.artifact, context.folder, manifest, rows)
+    context.store.drop_checkpoint(stage.key)
+
+
+@contextmanager
+def scratch(store: Store) -> Iterator[Path]:
+    """Yield a folder to build an artifact in, removed afterwards if it is still there."""
+    folder = store.local_scratch()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _logging_to(path: Path, *, active: bool) -> Iterator[None]:
+    if not active:
+        yield
+        return
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _provenance() -> dict[str, Any]:
+    return {"versions": _versions(), "git_commit": _git_commit(), "time": datetime.now(UTC)}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+@cache
+def _git_commit() -> str | None:
+    # the commit of this source tree, where it is one (an installed package has none)
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    return outcome.stdout.strip() or None

@@ -1,0 +1,118 @@
+"""What a stage is: one step of a cell, with an exact identity and at most one parent.
+
+A stage is a spec (picklable, hashable, location-free); `run` turns it into files and measurements.
+It decides nothing about where it runs: workers, devices and Ray belong to the launcher.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import Component
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Feed, Part
+from recipe_ray.data.sources import Locations
+from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import PTM, Model
+from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.store import ArtifactId, Store
+
+STAGES: "Registry[Stage]" = Registry("stage", "recipe_ray.stages")
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a stage runs and what it may use."""
+
+    store: Store
+    feed: Feed
+    locations: Locations
+    runtime: Runtime
+    folder: Path  # the artifact's files are written here, by rank 0
+
+    def save(self, ptm: PTM) -> None:
+        """Write the PTM into the artifact (rank 0 only; all workers hold the same weights)."""
+        if self.runtime.rank == 0:
+            ptm.save(self.folder / MODEL_FOLDER)
+
+
+def _parse_parent(value: Any) -> Any:
+    return None if value is None else STAGES.parse(value)
+
+
+class Stage(Component):
+    """One step; `content` is the identity of the data it reads, resolved when it was planned."""
+
+    model: Model
+    parent: Annotated[SerializeAsAny["Stage"] | None, BeforeValidator(_parse_parent)] = None
+    seed: int = Field(ge=0)
+    content: dict[str, Any] = Field(default_factory=dict)
+
+    @abstractmethod
+    def run(self, context: Context) -> list[Measurement]:
+        """Do the work: write files into the context's folder, return what was measured."""
+
+    @abstractmethod
+    def own_columns(self) -> dict[str, Any]:
+        """Return the result columns that this stage decides (attack, defense, task ...)."""
+
+    def corpora(self) -> list[tuple[Corpus, Part]]:
+        """Return what `run` will ask the feed for, so that a launcher can bring it to workers."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that can change a number, the parent by its key."""
+        own = super().identity()
+        own["parent"] = self.parent.key if self.parent is not None else None
+        own["model"] = self.model.identity() if self.parent is None else None
+        return own
+
+    @cached_property
+    def key(self) -> str:
+        """The 16-digit hash of the identity."""
+        return fingerprint(self.identity())
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def artifact(self) -> ArtifactId:
+        """Where the store keeps what this stage makes."""
+        return ArtifactId(self.name, self.label(), self.key)
+
+    def columns(self) -> dict[str, Any]:
+        """Return the result columns of this stage and its ancestors."""
+        above = self.parent.columns() if self.parent is not None else _ORIGIN_COLUMNS
+        here = {"stage": self.key, "kind": self.name, "model": self.model.label()}
+        return {**above, **here, "seed": self.seed, **self.own_columns()}
+
+    def lineage(self) -> list["Stage"]:
+        """Return this stage and its ancestors, the oldest first."""
+        return [*(self.parent.lineage() if self.parent is not None else []), self]
+
+    def input_ptm(self, context: Context) -> PTM:
+        """Return the PTM that this stage starts from."""
+        if self.parent is None:
+            return self.model.load()
+        return self.model.reload(context.store.fetch(self.parent.artifact) / MODEL_FOLDER)
+
+
+_ORIGIN_COLUMNS = {"attack": "none", "defense": "none"}
+
+
+def loss_measurements(records: Iterable[EpochRecord], prefix: str = "loss") -> list[Measurement]:
+    """Return one measurement a loss term and epoch."""
+    return [
+        Measurement(f"{prefix}.{name}", value, epoch=record.epoch)
+        for record in records
+        for name, value in record.terms.items()
+    ]

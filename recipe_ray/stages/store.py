@@ -1,0 +1,290 @@
+"""The store: every finished stage's artifact, what failed or is running, and result rows.
+
+It is the ledger of a sweep: what is committed here is never done again, and nothing else needs to
+survive a crash. It knows nothing of what stages do.
+
+    <kind>/<label>-<key>/    an artifact: its files, rows.parquet, manifest.json
+    failures/  progress/     JSON, one file a stage
+    checkpoints/             one resume point a stage
+    results/<experiment>/    Parquet, one file a stage
+    plans/                   JSON, one file an experiment
+    tmp/                     unfinished writes
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.stages.filesystem import SCRATCH, explained
+from recipe_ray.stages.location import open_files
+from recipe_ray.stages.manifest import (
+    MANIFEST,
+    ROWS,
+    ArtifactId,
+    parse_json,
+    parse_manifest,
+    write_manifest,
+)
+from recipe_ray.stages.rows import MEASUREMENT_SCHEMA, RESULT_SCHEMA, decode_rows, encode_rows
+
+__all__ = ["ArtifactId", "Store"]
+
+_FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
+_RESULTS, _PLANS = "results", "plans"
+_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH}
+_EXPERIMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_READERS = 16  # requests at a time; an object store answers each in tens of milliseconds
+
+
+class Store:
+    """A store at one location; every failure of the location is a `StoreError`.
+
+    Picklable: it is reopened from its `uri` wherever it arrives, so that must mean the same there.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self._files, self.uri = open_files(location)
+
+    @classmethod
+    def open(cls, location: str | Path) -> "Store":
+        """Open a local folder (made if missing) or a pyarrow file system URI.
+
+        A folder that can only be read opens, so that reports work; the first write fails.
+        """
+        return cls(location)
+
+    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str]]:
+        return Store, (self.uri,)
+
+    def __str__(self) -> str:
+        return self._files.shown("")
+
+    # --- artifacts
+
+    def has(self, artifact: ArtifactId) -> bool:
+        """Tell whether this kind and key is committed, whatever its label."""
+        return self._located(artifact) is not None
+
+    def find(self, kind: str, key: str) -> ArtifactId | None:
+        """Return the committed artifact of this kind and key, None where there is none."""
+        for name in self._files.names(kind):
+            found = ArtifactId.from_folder(kind, name) if name.endswith(f"-{key}") else None
+            if found and found.key == key and self._files.exists(f"{found.folder}/{MANIFEST}"):
+                return found
+        return None
+
+    def committed(self) -> dict[str, ArtifactId]:
+        """Return every committed artifact by key, from one listing a kind."""
+        found: dict[str, ArtifactId] = {}
+        for kind in self._files.names(""):
+            # whoever keeps notes beside the artifacts may do so
+            if kind in _NOT_KINDS or not re.fullmatch(r"[A-Za-z0-9_]+", kind):
+                continue
+            for name in self._files.holding(kind, MANIFEST):
+                artifact = ArtifactId.from_folder(kind, name)
+                if artifact is not None:
+                    found.setdefault(artifact.key, artifact)
+        return found
+
+    def commit(
+        self,
+        artifact: ArtifactId,
+        folder: Path,
+        manifest: dict[str, Any],
+        rows: pa.Table | None = None,
+    ) -> bool:
+        """Publish a folder's files, the rows and the manifest as one immutable artifact.
+
+        `folder` (see `local_scratch`) is consumed, whatever happens. Returns False, discarding it,
+        where the artifact is already there. The store adds to the manifest: kind, label, key,
+        attempt, manifest_version, and `files` with size and SHA-256 of each.
+        """
+        if artifact.kind in _NOT_KINDS:
+            raise ValueError(f"{artifact.kind!r} is a folder of the store, not a kind of artifact")
+        try:
+            landed = not self.has(artifact) and self._publish(artifact, folder, manifest, rows)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._files.remove(_json_path(_FAILURES, artifact.key))
+        self.clear_progress(artifact)
+        return landed
+
+    def fetch(self, artifact: ArtifactId) -> Path:
+        """Return a local folder with the artifact's verified files, to be read only.
+
+        A remote artifact is downloaded once, into RECIPE_RAY_CACHE (~/.cache/recipe-ray).
+        Raises StoreError where it is not committed or a file is missing or altered.
+        """
+        found = self._committed(artifact)
+        cache = Path(os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray").expanduser()
+        return self._files.fetch(found.folder, self.manifest(found), cache / "artifacts")
+
+    def manifest(self, artifact: ArtifactId) -> dict[str, Any]:
+        """Return a committed artifact's manifest; raise StoreError where missing or damaged."""
+        path = f"{self._committed(artifact).folder}/{MANIFEST}"
+        data = self._files.read(path)
+        if data is None:
+            raise StoreError(f"{self._files.shown(path)}: deleted while it was being read")
+        return parse_manifest(data, self._files.shown(path))
+
+    def rows(self, artifact: ArtifactId) -> pa.Table:
+        """Return what the stage measured (MEASUREMENT_SCHEMA), no rows where it measured nothing.
+
+        Raises StoreError for a damaged file or another schema version.
+        """
+        found = self._committed(artifact)
+        manifest = self.manifest(found)
+        expected = manifest["files"].get(ROWS)
+        if expected is None:
+            return MEASUREMENT_SCHEMA.empty_table()
+        path = self._files.member(found.folder, str(manifest.get("attempt")), ROWS)
+        data, shown = self._files.read(path), self._files.shown(path)
+        if data is None:
+            raise StoreError(f"{shown}: missing, although it was committed")
+        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+            raise StoreError(f"{shown}: checksum mismatch: the file was altered or cut short")
+        return decode_rows(data, shown)
+
+    def local_scratch(self) -> Path:
+        """Return a new empty folder to build an artifact in, on the store's disk where local."""
+        return self._files.scratch()
+
+    # --- failures, progress, checkpoints: one a stage, each replacing the one before
+
+    def record_failure(self, artifact: ArtifactId, failure: dict[str, Any]) -> None:
+        """Keep why a stage failed, until its next failure or its commit."""
+        self._write_note(_FAILURES, artifact, failure)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return the last failure of every failed stage by key, with its kind, label and time."""
+        return self._notes(_FAILURES)
+
+    def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
+        """Say how far a running stage is, for `status` in another terminal."""
+        self._write_note(_PROGRESS, artifact, progress)
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Return the progress of stages by key, with kind, label and time of writing.
+
+        A killed stage leaves its last note: judge by `time`.
+        """
+        return self._notes(_PROGRESS)
+
+    def clear_progress(self, artifact: ArtifactId) -> None:
+        """Forget a stage's progress."""
+        self._files.remove(_json_path(_PROGRESS, artifact.key))
+
+    def write_checkpoint(self, key: str, data: bytes) -> None:
+        """Replace a stage's resume point."""
+        self._files.write(f"{_CHECKPOINTS}/{key}", data)
+
+    def read_checkpoint(self, key: str) -> bytes | None:
+        """Return a stage's resume point, None where it has none."""
+        return self._files.read(f"{_CHECKPOINTS}/{key}")
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Delete a stage's resume point."""
+        self._files.remove(f"{_CHECKPOINTS}/{key}")
+
+    # --- experiments
+
+    def write_results(self, experiment: str, key: str, table: pa.Table) -> None:
+        """Write or replace one stage's rows (RESULT_SCHEMA) in an experiment's results."""
+        path = f"{_RESULTS}/{_checked(experiment)}/{key}.parquet"
+        self._files.write(path, encode_rows(table.cast(RESULT_SCHEMA)))
+
+    def results(self, experiment: str | None = None) -> pa.Table:
+        """Return the result rows of one experiment, or of all, in the order of their keys."""
+        names = self._files.names(_RESULTS) if experiment is None else [_checked(experiment)]
+        paths = [
+            f"{_RESULTS}/{name}/{file}"
+            for name in names
+            for file in self._files.names(f"{_RESULTS}/{name}")
+            if file.endswith(".parquet")
+        ]
+        tables = [decode_rows(data, self._files.shown(path)) for path, data in self._read(paths)]
+        return pa.concat_tables([RESULT_SCHEMA.empty_table(), *tables])
+
+    def experiments(self) -> list[str]:
+        """Return the names of the experiments that have a plan or results."""
+        planned = {name.removesuffix(".json") for name in self._files.names(_PLANS)}
+        return sorted(planned | set(self._files.names(_RESULTS)))
+
+    def write_plan(self, experiment: str, plan: dict[str, Any]) -> None:
+        """Keep what an experiment wanted when it was last launched."""
+        data = json.dumps(plan, indent=1).encode()
+        self._files.write(_json_path(_PLANS, _checked(experiment)), data)
+
+    def plan(self, experiment: str) -> dict[str, Any] | None:
+        """Return an experiment's plan as last launched, None where it never was."""
+        path = _json_path(_PLANS, _checked(experiment))
+        data = self._files.read(path)
+        return None if data is None else parse_json(data, self._files.shown(path))
+
+    # --- below
+
+    def _located(self, artifact: ArtifactId) -> ArtifactId | None:
+        if self._files.exists(f"{artifact.folder}/{MANIFEST}"):
+            return artifact
+        return self.find(artifact.kind, artifact.key)
+
+    def _committed(self, artifact: ArtifactId) -> ArtifactId:
+        found = self._located(artifact)
+        if found is None:
+            raise StoreError(f"{self}: {artifact.folder} is not there")
+        return found
+
+    def _publish(
+        self, artifact: ArtifactId, folder: Path, manifest: dict[str, Any], rows: pa.Table | None
+    ) -> bool:
+        inside = self._files.adopt(folder)
+        attempt = uuid4().hex
+        try:
+            with explained("write", str(inside)):
+                if rows is not None:
+                    (inside / ROWS).write_bytes(encode_rows(rows))
+                write_manifest(inside, artifact, attempt, manifest)
+            return self._files.publish(inside, artifact.folder, attempt)
+        finally:
+            shutil.rmtree(inside, ignore_errors=True)
+
+    def _write_note(self, folder: str, artifact: ArtifactId, note: dict[str, Any]) -> None:
+        added = {"kind": artifact.kind, "label": artifact.label}
+        whole = {"time": datetime.now(UTC).isoformat(), **note, **added}
+        self._files.write(_json_path(folder, artifact.key), json.dumps(whole).encode())
+
+    def _notes(self, folder: str) -> dict[str, dict[str, Any]]:
+        names = [name for name in self._files.names(folder) if name.endswith(".json")]
+        read = self._read(f"{folder}/{name}" for name in names)
+        return {
+            path.rpartition("/")[2].removesuffix(".json"): parse_json(data, self._files.shown(path))
+            for path, data in read
+        }
+
+    def _read(self, paths: Iterable[str]) -> list[tuple[str, bytes]]:
+        listed = list(paths)
+        with ThreadPoolExecutor(_READERS) as pool:
+            read = list(pool.map(self._files.read, listed))
+        # what another process deleted since the listing is no longer there to report
+        return [(path, data) for path, data in zip(listed, read, strict=True) if data is not None]
+
+
+def _json_path(folder: str, name: str) -> str:
+    return f"{folder}/{name}.json"
+
+
+def _checked(experiment: str) -> str:
+    if not _EXPERIMENT.fullmatch(experiment):
+        raise StoreError(f"experiment name {experiment!r}: use letters, digits and . _ -")
+    return experiment

@@ -1,0 +1,213 @@
+"""Downstream tasks: labelled text that users of a purified model fine-tune on.
+
+The defender never sees any of it. A task says which data and labels; `Locations` settles where
+they are read from: files given, else the data folder, else the task's own origin (the hub).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from recipe_ray.base.errors import DataError
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import NOT_HASHED, Component
+from recipe_ray.data.hub import HubSource
+from recipe_ray.data.sources import (
+    FileSource,
+    Locations,
+    Source,
+    batch_texts,
+    column_of,
+    open_path,
+)
+
+TASKS: Registry["Task"] = Registry("task", "recipe_ray.tasks")
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+HELD_OUT = 0.1  # of train, where a task has no dev data
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTexts:
+    """Texts and their labels, in one order."""
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int64]  # [N]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: NDArray[np.int64]) -> "LabelledTexts":
+        """Return the rows with these indices."""
+        return LabelledTexts(tuple(self.texts[row] for row in rows), self.labels[rows])
+
+
+class Task(Component):
+    """A text classification task; subclasses name the labels and where the data come from.
+
+    Where there is no dev data, dev is the last tenth of a seeded permutation of train; train then
+    leaves those rows out only with `evaluate_on: dev`, so that `evaluate_on: test` uses it whole.
+    """
+
+    label_names: ClassVar[tuple[str, ...]] = ()  # index = label
+    hub: ClassVar[Mapping[Split, HubSource]] = {}
+
+    train_size: int | None = Field(default=None, ge=1, description="training texts; None for all")
+    test_size: int | None = Field(default=None, ge=1, description="the same for test and dev")
+    sample_seed: int = Field(default=0, ge=0, description="which texts, under a cap or held out")
+    path_train: str | None = Field(
+        default=None, description="own data: .parquet, .csv or .jsonl", json_schema_extra=NOT_HASHED
+    )
+    path_dev: str | None = Field(
+        default=None, description="own dev data; None to hold some out", json_schema_extra=NOT_HASHED
+    )
+    path_test: str | None = Field(
+        default=None, description="own test data", json_schema_extra=NOT_HASHED
+    )
+    text_column: str = "text"
+    label_column: str = "label"
+    revision: str | None = Field(
+        default=None,
+        description="hub commit or branch; None for the one pinned in the code",
+        json_schema_extra=NOT_HASHED,
+    )
+    evaluate_on: Literal["test", "dev"] = Field(
+        default="test", description="dev for choosing hyper-parameters"
+    )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the label names; the index is the label."""
+        return self.label_names
+
+    @property
+    def num_labels(self) -> int:
+        """Return the number of classes."""
+        return len(self.classes)
+
+    def sources(self, locations: Locations) -> Mapping[Split, Source]:
+        """Return the source of train, test and, where there is one, dev; nothing is read yet.
+
+        All come from one place. Raises DataError for a path or data folder that does not exist.
+        """
+        return self.given() or self.data_folder(locations) or self.origin(locations)
+
+    def given(self) -> Mapping[Split, Source]:
+        """Return the sources of the user's own files, or nothing where no path is given."""
+        paths = {"train": self.path_train, "dev": self.path_dev, "test": self.path_test}
+        if not any(paths.values()):
+            return {}
+        missing = [f"path_{split}" for split in ("train", "test") if not paths[split]]
+        if missing:
+            raise DataError(
+                f"task {self.name!r}: {' and '.join(missing)} is missing; own data need both "
+                "path_train and path_test"
+            )
+        owner = f"task {self.name!r}"
+        return {split: open_path(path, owner) for split in SPLITS if (path := paths[split])}
+
+    def data_folder(self, locations: Locations) -> Mapping[Split, Source]:
+        """Return the files of the data folder, or nothing unless it has both train and test."""
+        files = {split: locations.data_file(f"{self.name}_{split}") for split in SPLITS}
+        if files["train"] is None or files["test"] is None:
+            return {}
+        owner = f"task {self.name!r}"
+        return {split: FileSource((file,), owner) for split, file in files.items() if file}
+
+    def origin(self, locations: Locations) -> Mapping[Split, Source]:
+        """Return the sources on the hub."""
+        if not self.hub:
+            raise DataError(f"task {self.name!r}: give path_train and path_test")
+        lacking = f"{self.name}_train.parquet or {self.name}_test.parquet"
+        note = f"the data folder has no {lacking}" if locations.data_dir else ""
+        return {
+            split: replace(source, revision=self.revision or source.revision, note=note)
+            for split, source in self.hub.items()
+        }
+
+    def identity_at(self, locations: Locations) -> dict[str, Any]:
+        """Return the component's identity with the content of train and of the evaluated split."""
+        sources = self.sources(locations)
+        unused = "dev" if self.evaluate_on == "test" else "test"
+        used: dict[str, Any] = {
+            split: source.identity() for split, source in sources.items() if split != unused
+        }
+        return {**self.identity(), "sources": used}
+
+    def describe(self, locations: Locations) -> str:
+        """Return where train and the evaluated split come from, for people."""
+        sources = self.sources(locations)
+        held_out = f"{HELD_OUT:.0%} of train, seed {self.sample_seed}"
+        evaluated = sources.get(self.evaluate_on)
+        return (
+            f"train: {sources['train'].describe()}; {self.evaluate_on}: "
+            f"{evaluated.describe() if evaluated else held_out}"
+        )
+
+    def load(self, split: Split, locations: Locations) -> LabelledTexts:
+        """Return one split in the order of its source, capped by a seeded sample.
+
+        Raises DataError for data that cannot be read, a label out of range, an empty split, and a
+        class without a sample in test or dev. No message shows a text.
+        """
+        rows = self._rows(split, self.sources(locations))
+        cap = self.train_size if split == "train" else self.test_size
+        if cap is not None and len(rows) > cap:
+            generator = np.random.default_rng(self.sample_seed)
+            rows = rows.take(np.sort(generator.choice(len(rows), cap, replace=False)))
+        self._check(rows, split)
+        return rows
+
+    def _rows(self, split: Split, sources: Mapping[Split, Source]) -> LabelledTexts:
+        holds_out = "dev" not in sources
+        if split == "test" or not holds_out or (split == "train" and self.evaluate_on == "test"):
+            return self._read(sources[split], split)
+        whole = self._read(sources["train"], "train")
+        order = np.random.default_rng(self.sample_seed).permutation(len(whole))
+        kept = len(whole) - round(len(whole) * HELD_OUT)
+        return whole.take(np.sort(order[:kept] if split == "train" else order[kept:]))
+
+    def _read(self, source: Source, split: Split) -> LabelledTexts:
+        owner = f"task {self.name!r} ({split})"
+        if self.text_column == self.label_column:
+            raise DataError(f"{owner}: text_column and label_column are both {self.text_column!r}")
+        texts: list[str] = []
+        labels: list[int] = []
+        for batch in source.batches():
+            before = len(texts)
+            texts += batch_texts(batch, self.text_column, owner, before)
+            values = column_of(batch, self.label_column, owner).to_pylist()
+            labels += [
+                self._label(value, f"{owner}: row {row}")
+                for row, value in enumerate(values, before + 1)
+            ]
+        if "" in texts:
+            raise DataError(f"{owner}: row {texts.index('') + 1} has no text")
+        return LabelledTexts(tuple(texts), np.array(labels, dtype=np.int64))
+
+    def _label(self, value: Any, where: str) -> int:
+        # labels are integers, or their names, or (CSV knows no types) integers in writing
+        for label, name in enumerate(self.classes):
+            if value in (label, name, str(label)):
+                return label
+        allowed = ", ".join(f"{label} {name}" for label, name in enumerate(self.classes))
+        raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
+
+    def _check(self, rows: LabelledTexts, split: Split) -> None:
+        if not len(rows):
+            raise DataError(f"task {self.name!r}: the {split} split is empty")
+        counts = np.bincount(rows.labels, minlength=self.num_labels)
+        lacking = [self.classes[label] for label in np.flatnonzero(counts == 0)]
+        if lacking and split != "train":
+            raise DataError(
+                f"task {self.name!r}: no sample of {', '.join(map(repr, lacking))} among the "
+                f"{len(rows)} of the {split} split; every class needs one to measure an ASR"
+            )
+
+
+AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(TASKS.parse)]

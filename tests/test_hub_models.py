@@ -1,0 +1,139 @@
+"""Models of the hub: only data is fetched, and every refusal says what to do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_client import CLOSED, Client
+from hub_stand_in import HubStandIn, Repo
+
+from recipe_ray.base.errors import ModelError, UnsafeModelError
+from recipe_ray.data.hub import HubSnapshot, fetch_model
+
+TINY = "someone/tiny-bert"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hf_home")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubStandIn]:
+    with HubStandIn({}) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="module")
+def client(
+    hub: HubStandIn, home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    process = Client(hub.endpoint, home)
+    folder = tmp_path_factory.mktemp("tiny")
+    process(save_tiny_model, folder)
+    hub.repos |= model_repos({file.name: file.read_bytes() for file in folder.iterdir()})
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def offline(home: Path) -> Iterator[Client]:
+    process = Client(CLOSED, home)
+    yield process
+    process.close()
+
+
+def model_repos(files: dict[str, bytes]) -> dict[str, Repo]:
+    """Return repositories of the model, whole and with something wrong."""
+    plain = {name: content for name, content in files.items() if name != "model.safetensors"}
+    pickled = {**plain, "pytorch_model.bin": b"a pickle, never opened here"}
+    whole = {**files, "modeling_tiny.py": b"raise SystemExit"}
+    return {
+        TINY: Repo({**whole, "pytorch_model.bin": b"no"}, kind="models"),
+        "someone/tiny-flaky": Repo(whole, kind="models", breaks={"model.safetensors": 2}),
+        "someone/tiny-gated": Repo(whole, kind="models", gated=True),
+        "someone/tiny-pickled": Repo(pickled, kind="models"),
+        "someone/tiny-empty": Repo(plain, kind="models"),
+    }
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Write a BERT of 2 layers with a 32-wide hidden state and its tokenizer."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+
+
+def embed(snapshot: HubSnapshot) -> tuple[int, ...]:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(snapshot.path)(["a fine film"], return_tensors="pt")
+    return tuple(AutoModel.from_pretrained(snapshot.path)(**tokens).last_hidden_state.shape)
+
+
+def test_a_model_loads_and_its_commit_is_known(client: Client, hub: HubStandIn) -> None:
+    snapshot = client(fetch_model, TINY, None)
+    assert snapshot.commit == hub.repos[TINY].commit
+    assert (snapshot.repo, snapshot.revision) == (TINY, None)
+    assert client(embed, snapshot) == (1, 5, 32)
+
+
+def test_neither_code_nor_pickles_are_fetched(client: Client, hub: HubStandIn) -> None:
+    client(fetch_model, TINY, hub.repos[TINY].commit, True)
+    fetched = hub.downloads(TINY)
+    assert "model.safetensors" in fetched
+    assert not [file for file in fetched if file.endswith((".py", ".bin"))]
+
+
+def test_a_download_cut_off_is_resumed(client: Client, hub: HubStandIn) -> None:
+    snapshot = client(fetch_model, "someone/tiny-flaky", "main")
+    assert client(embed, snapshot) == (1, 5, 32)
+    assert hub.downloads("someone/tiny-flaky").count("model.safetensors") == 3
+
+
+def test_pickled_weights_need_the_flag(client: Client, hub: HubStandIn) -> None:
+    repo = "someone/tiny-pickled"
+    with pytest.raises(UnsafeModelError, match=r"pytorch_model\.bin.*--allow-pickle"):
+        client(fetch_model, repo, None)
+    assert hub.downloads(repo) == []
+    assert (client(fetch_model, repo, None, True).path / "pytorch_model.bin").exists()
+
+
+def test_a_model_without_weights_is_refused(client: Client) -> None:
+    with pytest.raises(ModelError, match="no weights"):
+        client(fetch_model, "someone/tiny-empty", None)
+
+
+def test_a_missing_model_names_the_nearest(client: Client) -> None:
+    with pytest.raises(ModelError, match=r"'someone/tiny-brt'.*mean 'someone/tiny-bert'\?"):
+        client(fetch_model, "someone/tiny-brt", None)
+
+
+def test_a_missing_revision_is_named(client: Client) -> None:
+    with pytest.raises(ModelError, match="no revision 'v2'"):
+        client(fetch_model, TINY, "v2")
+
+
+def test_a_gated_model_says_how_to_log_in(client: Client) -> None:
+    with pytest.raises(ModelError, match=r"gated.*/someone/tiny-gated.*hf auth login"):
+        client(fetch_model, "someone/tiny-gated", None)
+
+
+def test_without_a_network_the_cached_copy_serves(client: Client, offline: Client) -> None:
+    online = client(fetch_model, TINY, None)
+    assert offline(fetch_model, TINY, None) == online
+
+
+def test_without_a_network_nor_copy_it_says_both(offline: Client) -> None:
+    with pytest.raises(ModelError, match=r"cannot be reached.*nor is it in the local cache"):
+        offline(fetch_model, "someone/tiny-other", None)
