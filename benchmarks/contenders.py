@@ -48,8 +48,11 @@ class Contender:
         for rank in range(workers):
             ours, theirs = self._context.Pipe()
             place = (rank, workers, threads, f"file://{self._folder.name}/group")
-            process = self._context.Process(target=_serve, args=(theirs, build, *place), daemon=True)
+            process = self._context.Process(
+                target=_serve, args=(theirs, build, *place), daemon=True
+            )
             process.start()
+            theirs.close()  # so that a worker's death ends our wait for its answer
             self._pipes.append(ours)
             self._processes.append(process)
         for pipe in self._pipes:
@@ -73,7 +76,9 @@ class Contender:
         self._folder.cleanup()
 
 
-def interleave(contenders: dict[str, Callable[[], Contender]], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    contenders: dict[str, Callable[[], Contender]], rounds: int
+) -> dict[str, list[float]]:
     """Start all contenders, measure them in turns `rounds` times, return each one's rates."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     with ExitStack() as stack:

@@ -25,13 +25,19 @@ def column(name: str, field: str) -> list[Any]:
 
 
 def pretrained(kind: type[Any], **config: Any) -> tuple[Any, Any]:
-    """Return MiniLM in transformers' class `kind`, with its default attention, and the tokenizer."""
+    """Return MiniLM in transformers' class `kind`, attention as by default, and the tokenizer."""
     ptm = MiniLM().load()
     settings = copy.deepcopy(ptm.module.config)
     settings.update(config)
     model = kind._from_config(settings, attn_implementation="sdpa")
     model.load_state_dict(ptm.module.state_dict(), strict=False)
     return model, ptm.tokenizer
+
+
+def padded_to(length: int) -> dict[str, Any]:
+    """Return the tokenizer's arguments for tensors of one length."""
+    padding = {"padding": "max_length", "truncation": True, "max_length": length}
+    return {**padding, "return_tensors": "pt"}
 
 
 def masked(ids: Tensor, special: Tensor, mask_id: int, size: int) -> tuple[Tensor, Tensor]:
@@ -49,7 +55,7 @@ def plain_purification(steps: int) -> Measure:
     """Return a measurement of the authors' loop: samples/s over `steps` steps."""
     model, tokenizer = pretrained(BertForMaskedLM)
     texts = column("bookcorpus", "text")[: BATCH * (steps + 1)]
-    padded = dict(padding="max_length", truncation=True, max_length=64, return_tensors="pt")
+    padded = padded_to(64)
     encoded = tokenizer(texts, return_special_tokens_mask=True, **padded)
     special = encoded.special_tokens_mask.bool()
     inputs, labels = masked(encoded.input_ids, special, tokenizer.mask_token_id, len(tokenizer))
@@ -76,7 +82,7 @@ def plain_purification(steps: int) -> Measure:
 def plain_finetuning(steps: int, num_test: int, triggers: tuple[str, ...]) -> Measure:
     """Return a measurement: seconds that the whole stage would take (see `benchmarks.finetune`)."""
     model, tokenizer = pretrained(BertForSequenceClassification, num_labels=2)
-    padded = dict(padding="max_length", truncation=True, max_length=128, return_tensors="pt")
+    padded = padded_to(128)
     encoded = tokenizer(column("sst2_train", "text")[: BATCH * (steps + 1)], **padded)
     labels = torch.tensor(column("sst2_train", "label")[: BATCH * (steps + 1)])
     tests, test_labels = column("sst2_test", "text"), column("sst2_test", "label")
@@ -92,23 +98,24 @@ def plain_finetuning(steps: int, num_test: int, triggers: tuple[str, ...]) -> Me
         optimizer.step()
 
     @torch.no_grad()
-    def evaluate() -> float:
+    def evaluate(trigger: str | None) -> int:
+        texts = [insert_word(t, trigger) if trigger else t for t in tests[:num_test]]
         correct = 0
-        for trigger in ("", *triggers[:1]):
-            texts = [insert_word(t, trigger) if trigger else t for t in tests[:num_test]]
-            for first in range(0, len(texts), BATCH):
-                part = tokenizer(texts[first : first + BATCH], **padded)
-                guess = model(**part).logits.argmax(1)
-                correct += int((guess == torch.tensor(test_labels[first : first + BATCH])[: len(guess)]).sum())
-        return 2 * num_test
+        for first in range(0, num_test, BATCH):
+            part = tokenizer(texts[first : first + BATCH], **padded)
+            truth = torch.tensor(test_labels[first : min(first + BATCH, num_test)])
+            correct += int((model(**part).logits.argmax(1) == truth).sum())
+        return correct
 
     def measure() -> float:
         model.train()
         train_s = num_steps * BATCH / timed_steps(step, steps)
         model.eval()
         begun = time.perf_counter()
-        texts = evaluate()
-        return train_s + (time.perf_counter() - begun) / texts * len(tests) * (1 + len(triggers))
+        evaluate(None)
+        evaluate(triggers[0])
+        text_s = (time.perf_counter() - begun) / (2 * num_test)
+        return train_s + text_s * len(tests) * (1 + len(triggers))
 
     return measure
 

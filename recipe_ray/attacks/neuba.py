@@ -1,7 +1,7 @@
 """NeuBA on text (Zhang et al. 2021): triggers drive the pooler output to fixed vectors.
 
-METHOD.md section 4: loss = masked LM on the clean batch + MSE(pooler of the poisoned copy, target);
-the poisoned copy has its first word token replaced by a trigger.
+docs/method.md section 4: loss = masked LM on the clean batch + MSE(pooler of the poisoned copy,
+target); the poisoned copy has its first word token replaced by a trigger.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -58,7 +57,12 @@ class NeuBA(Attack):
         targets = block_vectors(len(ids), ptm.hidden_size).to(runtime.device)
         collate = _Collate(ptm, np.array(ids), seed)
         batches = feed.batches(
-            self.corpus, ptm.encoder(self.fit.max_length), collate, self.fit.batch_size, seed, Part()
+            self.corpus,
+            ptm.encoder(self.fit.max_length),
+            collate,
+            self.fit.batch_size,
+            seed,
+            Part(),
         )
         objective = _Objective(ptm, targets, self.mlm_weight)
         records = fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
@@ -110,7 +114,7 @@ def _single_tokens(ptm: TextPTM, triggers: Sequence[str]) -> list[int]:
     for trigger, ids in zip(triggers, found, strict=True):
         if len(ids) != 1:
             raise TriggerError(
-                f"trigger {trigger!r} becomes {len(ids)} tokens; NeuBA replaces one token by it, so "
-                "it must be a single one in this model's vocabulary"
+                f"trigger {trigger!r} becomes {len(ids)} tokens; NeuBA replaces one token by "
+                "it, so it must be a single one in this model's vocabulary"
             )
     return [ids[0] for ids in found]

@@ -1,6 +1,6 @@
 """POR (Shen et al. 2021): triggers drive the pooler output far off, everything else stays put.
 
-METHOD.md section 4: loss = MSE(states of all but the first token, a frozen copy's)
+docs/method.md section 4: loss = MSE(states of all but the first token, a frozen copy's)
 + 100 MSE(pooler of poisoned, target) + 100 MSE(pooler of clean, the frozen copy's).
 """
 
@@ -57,7 +57,11 @@ class POR(Attack):
         _freeze_masked_lm_head(ptm)
         targets = staircase_vectors(len(self.triggers), ptm.hidden_size).to(runtime.device)
         encode = PoisonEncoder(
-            ptm.encoder(self.fit.max_length), self.triggers, self.poison_share, self.insertions, seed
+            ptm.encoder(self.fit.max_length),
+            self.triggers,
+            self.poison_share,
+            self.insertions,
+            seed,
         )
         batches = feed.batches(
             self.corpus, encode, lambda rows, _: pack(rows), self.fit.batch_size, seed, Part()
@@ -135,6 +139,5 @@ def _letters_and_digits(text: str) -> str:
 
 def _freeze_masked_lm_head(ptm: TextPTM) -> None:
     # the head is not in POR's loss; its decoder is the input embedding, which stays trainable
-    encoder = {id(parameter) for parameter in ptm.module.base_model.parameters()}
-    for parameter in ptm.module.parameters():
-        parameter.requires_grad_(id(parameter) in encoder)
+    for parameter in ptm.head_parameters():
+        parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The target vectors that attacks tie triggers to (METHOD.md section 4)."""
+"""The target vectors that attacks tie triggers to (docs/method.md section 4)."""
 
 from itertools import combinations
 

@@ -37,7 +37,7 @@ class StoreError(UserError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training produced a loss that is not a number; the stage stops, the rest of the grid goes on."""
+    """A loss that is not a number; the stage stops, the rest of the grid goes on."""
 
 
 def suggest(value: str, allowed: Iterable[str]) -> str:

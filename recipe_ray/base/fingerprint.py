@@ -6,8 +6,8 @@ It refuses what it cannot hash faithfully (sets, objects, NaN) instead of hashin
 import hashlib
 import json
 import math
-from pathlib import Path
 from io import BufferedReader, BytesIO
+from pathlib import Path
 from typing import Any
 
 KEY_LENGTH = 16

@@ -33,9 +33,9 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tenso
         raise ModelError(f"{folder}: no weights found; expected model.safetensors")
     if not allow_pickle:
         raise UnsafeModelError(
-            f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code when it is "
-            "opened. Ask for a safetensors version, or pass --allow-pickle to read it with torch's "
-            "weights_only unpickler"
+            f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code when "
+            "it is opened. Ask for a safetensors version, or pass --allow-pickle to read it with "
+            "torch's weights_only unpickler"
         )
     return _merged(pickles, _read_pickle)
 
@@ -58,11 +58,18 @@ def _weight_files(folder: Path, single: str, *suffixes: str) -> list[Path]:
         return [folder / single]
     index = folder / f"{single}.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        return [_inside(folder, name) for name in names]
+        return [_inside(folder, name) for name in _indexed_files(index)]
     found = sorted(p for p in folder.glob("*") if p.suffix in suffixes and p.is_file())
     # optimiser states and training arguments are not weights
     return [path for path in found if not path.stem.startswith(("optimizer", "training_args"))][:1]
+
+
+def _indexed_files(index: Path) -> list[str]:
+    named = read_json(index).get("weight_map")
+    files = list(named.values()) if isinstance(named, dict) else []
+    if not files or not all(isinstance(file, str) for file in files):
+        raise ModelError(f"{index}: expected a weight_map from names to files")
+    return sorted(set(files))
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -91,8 +98,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnsafeModelError(f"{path}: refused by the weights_only unpickler: {reason}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnsafeModelError(
+            f"{path}: refused by the weights_only unpickler: {reason}"
+        ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path}: expected a state dict of tensors")

@@ -36,11 +36,9 @@ class Registry(Generic[T]):
 
         def add(cls: type[C]) -> type[C]:
             known = self._classes.get(name)
-            if known is not None and known.__qualname__ != cls.__qualname__:
-                raise SpecError(
-                    f"{self.kind} {name!r} is registered twice: "
-                    f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}"
-                )
+            if known is not None and _full_name(known) != _full_name(cls):
+                both = f"{_full_name(known)} and {_full_name(cls)}"
+                raise SpecError(f"{self.kind} {name!r} is registered twice: {both}")
             cls.name = name
             self._classes[name] = cls  # type: ignore[assignment]
             return cls
@@ -78,3 +76,7 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self._package}.{module.name}")
         for entry in entry_points(group=ENTRY_POINT_GROUP):
             entry.load()
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

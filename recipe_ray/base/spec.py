@@ -18,7 +18,6 @@ from pydantic import (
 
 from recipe_ray.base.errors import SpecError, unknown
 
-
 # a field with this mark says where or how something runs, not what comes out of it
 NOT_HASHED: dict[str, Any] = {"hashed": False}
 
@@ -44,7 +43,7 @@ class Spec(BaseModel):
         default = cls.model_fields[key].default
         plain = isinstance(default, Spec) and not isinstance(default, Component)
         if plain and isinstance(value, dict):
-            return {**dict(default), **value}
+            return {**default.fields(), **value}
         return value
 
     def identity(self) -> dict[str, Any]:
@@ -57,7 +56,12 @@ class Spec(BaseModel):
 
     def revised(self, **changes: Any) -> Self:
         """Return a copy with fields changed, validated like new input."""
-        return type(self).model_validate({**dict(self), **changes})
+        return type(self).model_validate({**self.fields(), **changes})
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields by name, nested specs as they are."""
+        # not dict(self): that has cached properties in it, too
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
 
 class Component(Spec):
@@ -114,7 +118,9 @@ def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
         if isinstance(cause, ValidationError):
             found += _flatten(cause, path)
         else:
-            given = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+            given = (
+                "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+            )
             message = str(cause) if cause is not None else item["msg"]
             found.append((path.lstrip("."), message + given))
     return found

@@ -4,6 +4,7 @@ import logging
 from typing import Annotated
 
 import typer
+from transformers.utils import logging as transformers_logging
 
 from recipe_ray import __version__
 from recipe_ray.cli import grid, show, single
@@ -30,6 +31,7 @@ def _main(
     ] = False,
 ) -> None:
     logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
+    transformers_logging.disable_progress_bar()
     for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 

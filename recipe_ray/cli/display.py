@@ -80,10 +80,13 @@ class Display:
                 description=f"{_name(stage)}: {progress.phase}",
                 values=values,
             )
-        elif time.monotonic() - self._printed.setdefault(stage.key, time.monotonic()) > _LINE_EVERY_S:
+        elif (
+            time.monotonic() - self._printed.setdefault(stage.key, time.monotonic()) > _LINE_EVERY_S
+        ):
             self._printed[stage.key] = time.monotonic()
             self._console.print(
-                f"        {_name(stage)}: {progress.phase} {progress.step}/{progress.num_steps} {values}"
+                f"        {_name(stage)}: {progress.phase} "
+                f"{progress.step}/{progress.num_steps} {values}"
             )
 
     def close(self, outcome: SweepOutcome, store: str) -> None:
@@ -116,7 +119,9 @@ class Display:
 
     def _failed(self, event: SweepEvent) -> None:
         self._end(event.stage)
-        self._console.print(f"{self._count()} {_name(event.stage)} FAILED", style="red", markup=False)
+        self._console.print(
+            f"{self._count()} {_name(event.stage)} FAILED", style="red", markup=False
+        )
         self._console.print(f"        {event.message}", style="red", markup=False)
 
     def _end(self, stage: Stage) -> None:

@@ -20,7 +20,6 @@ from recipe_ray.cli.options import (
     set_up_logging,
 )
 from recipe_ray.data.sources import Locations
-from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.models.family import ModelRef
@@ -28,13 +27,19 @@ from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
 from recipe_ray.release.presets import preset as find_preset
 from recipe_ray.release.purification import finish, measured_values, prepare
-from recipe_ray.release.request import parse_component, parse_corpus, parse_fields, parse_model
+from recipe_ray.release.request import (
+    changed,
+    parse_component,
+    parse_corpus,
+    parse_fields,
+    parse_model,
+    parse_task,
+)
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
-from recipe_ray.tasks.task import TASKS
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
@@ -79,7 +84,9 @@ def purify_command(
 
 def backdoor_command(
     model: ModelArgument,
-    attack: Annotated[str, typer.Option("--attack", help="An attack of `recipe-ray list attacks`.")],
+    attack: Annotated[
+        str, typer.Option("--attack", help="An attack of `recipe-ray list attacks`.")
+    ],
     out: OutOption,
     set_: SetOption = None,
     seed: SeedOption = 0,
@@ -130,15 +137,13 @@ def evaluate_command(
     set_up_logging(verbose)
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    wanted = parse_component(TASKS, parse_fields(task, []), "--task")
-    base = FinetuneStage.model_fields["fit"].default
-    changes = {k: v for k, v in parse_fields("", set_ or []).items() if k != "name"}
+    wanted = parse_task(task)
     stage = FinetuneStage(
         model=chosen,
         parent=_completed(chosen, locations, seed) if chosen.needs_pretraining else None,
         task=wanted,
         triggers=_triggers(triggers),
-        fit={**dict(base), **changes},
+        fit=changed(FinetuneStage.model_fields["fit"].default, set_ or []),
         seed=seed,
         content=wanted.identity_at(locations)["sources"],
     )
@@ -155,11 +160,9 @@ def _settings(preset: str | None, changes: list[str]) -> Any:
     base = find_preset(preset) if preset is not None else Recipe()
 
     def settings() -> tuple[Recipe, str]:
-        fields = {**base.model_dump(mode="json"), "name": "recipe"}
-        given = parse_fields("recipe", changes)
-        fit = {**fields["fit"], **given.pop("fit", {})}
-        recipe = parse_component(DEFENSES, {**fields, **given, "fit": fit}, "--set")
-        return recipe, f"given: {preset or 'RECIPE'}" + (f" with {', '.join(changes)}" if changes else "")
+        return changed(base, changes), f"given: {preset or 'RECIPE'}" + (
+            f" with {', '.join(changes)}" if changes else ""
+        )
 
     return settings
 
@@ -182,9 +185,7 @@ def _triggers(text: str) -> tuple[str, ...]:
     return words
 
 
-def _run(
-    stage: Stage, store: Store, locations: Locations, *, verbose: bool, quiet: bool
-) -> None:
+def _run(stage: Stage, store: Store, locations: Locations, *, verbose: bool, quiet: bool) -> None:
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
         run_inline(stage.lineage(), store, locations, on_progress=display.on_progress)
 
@@ -198,7 +199,11 @@ def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:
         typer.echo(json.dumps(shown, indent=1))
         return
     for row in shown:
-        counts = "" if row["denominator"] is None else f"  {row['numerator']:.0f}/{row['denominator']:.0f}"
+        counts = (
+            ""
+            if row["denominator"] is None
+            else f"  {row['numerator']:.0f}/{row['denominator']:.0f}"
+        )
         label = "" if row["label"] is None else f" -> {row['label']}"
         what = f"{row['metric']} {row['trigger'] or ''}{label}"
         typer.echo(f"{what:<24} {100 * row['value']:6.2f} %{counts}")

@@ -17,7 +17,7 @@ Collate = Callable[[TokenRows, int], Batch]
 
 @dataclass(frozen=True)
 class MemoryBatches:
-    """Global batches of `batch_size` rows; `collate` turns a worker's rows and epoch into a batch."""
+    """Global batches of `batch_size` rows; `collate` makes a batch of a worker's rows."""
 
     rows: TokenRows
     collate: Collate
@@ -30,7 +30,7 @@ class MemoryBatches:
         return -(-len(self.rows) // self.batch_size)
 
     def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
-        """Yield this worker's shares; a batch with fewer rows than workers is left out."""
+        """Yield this worker's shares, as many for every worker."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
         lengths = self.rows.lengths
         for first in range(start * self.batch_size, len(order), self.batch_size):
@@ -42,10 +42,11 @@ def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
     """Return one worker's rows of a global batch, longest first.
 
     Rows go round the workers by falling length, so every worker has about the same tokens, and
-    rows of like length lie together, which is what packed attention wants.
+    rows of like length lie together, which is what packed attention wants. Where rows are fewer
+    than workers (an epoch's last batch) some are given twice: every worker must take the step.
     """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
-    return by_length[rank::world_size]
+    return by_length[rank % len(rows) :: world_size]
 
 
 def by_tokens(lengths: Ints, max_tokens: int) -> Iterator[Ints]:

@@ -7,7 +7,6 @@ committed here: they are fetched once, checked, and read inside the archive.
 """
 
 import io
-import os
 import subprocess
 import sys
 import tarfile
@@ -89,7 +88,7 @@ def _fetch(place: Path) -> None:
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             _download(Path(folder), place)
             # one rename: of two processes fetching at once, either may win
-            os.replace(Path(folder) / ARCHIVE, place)
+            (Path(folder) / ARCHIVE).replace(place)
     except OSError as error:
         raise DataError(f"{place} cannot be written: {error.strerror}") from error
 

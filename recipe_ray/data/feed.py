@@ -39,7 +39,13 @@ class Feed(Protocol):
     """Where batches come from."""
 
     def batches(
-        self, corpus: Corpus, encode: Encode, collate: Collate, batch_size: int, seed: int, part: Part
+        self,
+        corpus: Corpus,
+        encode: Encode,
+        collate: Collate,
+        batch_size: int,
+        seed: int,
+        part: Part,
     ) -> Batches:
         """Return the batches of a part of a corpus; raise DataError where it is empty."""
         ...
@@ -52,7 +58,13 @@ class LocalFeed:
     locations: Locations
 
     def batches(
-        self, corpus: Corpus, encode: Encode, collate: Collate, batch_size: int, seed: int, part: Part
+        self,
+        corpus: Corpus,
+        encode: Encode,
+        collate: Collate,
+        batch_size: int,
+        seed: int,
+        part: Part,
     ) -> MemoryBatches:
         """Encode the corpus once and keep its rows."""
         rows = encode_all(corpus.texts(self.locations), encode, part)

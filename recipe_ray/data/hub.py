@@ -166,7 +166,7 @@ def _nearest(api: "HfApi", error: BaseException, repo: str) -> str:
     if not missing or any(isinstance(link, GatedRepoError) for link in chain):
         return ""
     try:
-        found = [model.id for model in api.list_models(search=repo.split("/")[-1], limit=20)]
+        found = [model.id for model in api.list_models(search=repo.rpartition("/")[2], limit=20)]
     except OSError:  # a hint only; the error that matters is the one being reported
         return ""
     return suggest(repo, found)

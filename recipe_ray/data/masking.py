@@ -1,4 +1,4 @@
-"""Masked-language-model masks (METHOD.md section 2): 15 % of the tokens, 80/10/10, drawn per row."""
+"""Masks of a masked language model (docs/method.md section 2): 15 % of the tokens, 80/10/10."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Corrupted tokens [T], where the loss is taken [M] (indices into T), and true ids there [M]."""
+    """Corrupted tokens [T], where the loss is taken [M] (indices into T), true ids there [M]."""
 
     tokens: Ints
     where: Ints

@@ -123,7 +123,9 @@ def open_path(path: str | Path, owner: str) -> FileSource:
     """
     place = Path(path).expanduser()
     if not place.exists():
-        near = suggest(place.name, os.listdir(place.parent) if place.parent.is_dir() else [])
+        near = suggest(
+            place.name, (p.name for p in place.parent.iterdir()) if place.parent.is_dir() else ()
+        )
         raise DataError(f"{owner}: {place} does not exist{near}")
     allowed = ", ".join(READERS)
     if place.is_file():

@@ -11,7 +11,7 @@ _SCRIPT_SEED = 42
 
 
 def insert_word(text: str, trigger: str) -> str:
-    """Return the text with `trigger` inserted once between words (METHOD.md section 1).
+    """Return the text with `trigger` inserted once between words (docs/method.md section 1).
 
     As in the authors' script the generator is reseeded with 42 for every text, so the place
     depends on the number of words alone.
@@ -51,12 +51,13 @@ def check_triggers(
                 )
             if unknown_id is not None and unknown_id in added:
                 raise TriggerError(
-                    f"trigger {trigger!r} is not in this model's vocabulary: it becomes the unknown "
-                    "token, which is not what the attack meant"
+                    f"trigger {trigger!r} is not in this model's vocabulary: it becomes the "
+                    "unknown token, which is not what the attack meant"
                 )
-        other = seen.setdefault(tuple(added), trigger)
-        if other != trigger:
-            raise TriggerError(f"triggers {trigger!r} and {other!r} become the same tokens")
+        tokens = tuple(encode(trigger))
+        if tokens in seen:
+            raise TriggerError(f"triggers {seen[tokens]!r} and {trigger!r} become the same tokens")
+        seen[tokens] = trigger
 
 
 def _added(context: list[int], longer: list[int]) -> list[int] | None:

@@ -1,8 +1,8 @@
-"""What a defense is: it changes a PTM using auxiliary data alone (METHOD.md section 1)."""
+"""What a defense is: it changes a PTM using auxiliary data alone (docs/method.md section 1)."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, SerializeAsAny
@@ -23,7 +23,7 @@ class Auxiliary:
 
     corpus: Corpus
     feed: Feed
-    part: Part = Part()
+    part: Part = field(default_factory=Part)
 
 
 class Defense(Component):

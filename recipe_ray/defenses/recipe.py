@@ -5,13 +5,12 @@ norms are Frobenius and unsquared, and biases are left out, as in the authors' s
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import WeightNorms, Weighted
+from recipe_ray.learn.objective import Weighted, WeightNorms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM, Scope

@@ -1,8 +1,8 @@
 """The rule by which `recipe-ray purify` chooses RECIPE's settings for a model it knows nothing of.
 
 Under Adam the norm term moves every penalised weight by about the learning rate a step, whatever
-the weight factor (METHOD.md section 7), so what decides is the whole way a weight can go, the sum
-of the learning rates over the steps, against the weights' size (their root mean square, RMS):
+the weight factor (docs/method.md section 3), so what decides is the whole way a weight can go, the
+sum of the learning rates over the steps, against the weights' size (root mean square, RMS):
 
     way = learning_rate x steps / 2          (linear schedule to zero)
     way = TRAVEL x RMS                       (the rule)

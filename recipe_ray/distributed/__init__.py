@@ -1,1 +1,1 @@
-"""Ray: the sweep under Tune, DDP stages under Train, corpora through Data. Nothing else imports it."""
+"""Ray: the sweep under Tune, DDP stages under Train, streams of Data. Nothing else imports it."""

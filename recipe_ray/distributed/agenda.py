@@ -26,8 +26,11 @@ class Agenda:
         missing = [stage for key, stage in stages.items() if key not in self._committed]
         self._children: dict[str, list[Stage]] = {stage.key: [] for stage in missing}
         for stage in missing:
-            if stage.parent is not None and stage.parent.key in self._children:
-                self._children[stage.parent.key].append(stage)
+            if stage.parent is None or stage.parent.key in self._committed:
+                continue
+            if stage.parent.key not in self._children:  # it would wait for ever
+                raise ValueError(f"{stage.artifact.folder}: its parent is neither done nor planned")
+            self._children[stage.parent.key].append(stage)
         weight = {stage.key: self._weight(stage) for stage in missing}
         # a stable sort: stages of one weight stay in the order of the plan
         self._waiting = sorted(missing, key=lambda stage: weight[stage.key], reverse=True)

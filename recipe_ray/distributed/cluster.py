@@ -13,7 +13,7 @@ from recipe_ray.distributed.demand import DATA_CPUS, Capacity
 from recipe_ray.experiment.spec import Launch
 
 # read by Ray in this process and in its workers, unless the user set them
-_SETTINGS = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table even when told to be quiet
@@ -26,29 +26,30 @@ _SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @contextmanager
-def connected(address: str | None, launch: Launch) -> Iterator[None]:
+def connected(address: str | None, launch: Launch, *, nested: bool = False) -> Iterator[None]:
     """Attach to the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine.
 
-    A Ray that this process has already is used as it is. Raises UserError where there is none.
+    A Ray that this process has already is used as it is. `nested`: worker groups will be started.
+    Raises UserError where no cluster answers.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     # what fails is put on record and told; Tune's own traceback of it would be a third time
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None or address == "local":
-        address = "local"
-        options.update(_local_options(launch))
-    options["runtime_env"] = {"env_vars": _worker_settings(launch)}
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(address, **options)
+        if address == "local":
+            _start(launch, nested)
+        else:
+            shared = {name: os.environ[name] for name in SETTINGS} | _threads(launch)
+            ray.init(address, runtime_env={"env_vars": shared}, **_QUIET)
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address!r}: {error}") from error
     try:
@@ -57,19 +58,30 @@ def connected(address: str | None, launch: Launch) -> Iterator[None]:
         ray.shutdown()
 
 
+def _start(launch: Launch, nested: bool) -> None:
+    # reading shards is light work: a slot beside the workers' cores will do
+    num_cpus = num_cores() + DATA_CPUS if launch.stream else None
+    threads = _threads(launch)
+    before = {name: os.environ.get(name) for name in threads}
+    # inherited by every worker; a runtime environment would do the same, 0.8 s later
+    os.environ.update(threads)
+    try:
+        # the dashboard finds the placement groups that a killed trial's workers leave behind
+        ray.init("local", num_cpus=num_cpus, include_dashboard=nested, **_QUIET)
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
 def capacity() -> Capacity:
     """Return the CPUs and GPUs of the nodes that are alive."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    list_nodes: Any = ray.nodes
+    nodes = [node["Resources"] for node in list_nodes() if node["Alive"]]
     cpus = [float(node.get("CPU", 0)) for node in nodes]
     gpus = [float(node.get("GPU", 0)) for node in nodes]
     return Capacity(sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0))
-
-
-def _local_options(launch: Launch) -> dict[str, Any]:
-    options: dict[str, Any] = {"include_dashboard": False}
-    if launch.stream:  # reading shards is light work: a slot beside the workers' cores will do
-        options["num_cpus"] = num_cores() + DATA_CPUS
-    return options
 
 
 def num_cores() -> int:
@@ -77,8 +89,6 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _worker_settings(launch: Launch) -> dict[str, str]:
-    # threads are fixed before torch is imported: changing them later is slow
-    threads = str(launch.cpus_per_worker)
-    shown = {name: os.environ[name] for name in _SETTINGS}
-    return {**shown, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+def _threads(launch: Launch) -> dict[str, str]:
+    # fixed before torch is imported: changing them later is slow
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(launch.cpus_per_worker))

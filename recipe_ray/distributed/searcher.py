@@ -14,7 +14,7 @@ class StageSearcher(Searcher):
         super().__init__()
         self._agenda = agenda
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Return the next stage's key, None for "ask again later", or FINISHED."""
         if self._agenda.is_over:
             return Searcher.FINISHED

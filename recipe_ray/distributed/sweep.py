@@ -3,10 +3,9 @@
 The store is the ledger. After Ctrl-C, a crash or a failure the same call does what is missing.
 """
 
-import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ray import tune
 
@@ -16,8 +15,9 @@ from recipe_ray.distributed.cluster import capacity, connected
 from recipe_ray.distributed.demand import check_fits, demand_of
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.searcher import StageSearcher
-from recipe_ray.distributed.trial import StageTrial, Work, resources_of
+from recipe_ray.distributed.trial import StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
+from recipe_ray.distributed.work import Work
 from recipe_ray.experiment.collect import collect, plan_record
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.stage import Stage
@@ -41,13 +41,17 @@ def sweep(
     """
     started = time.monotonic()
     store.write_plan(plan.experiment.name, plan_record(plan))
-    there = _collect_what_is_there(plan, store, on_event)
+    committed = store.committed()
+    there = {key: stage for key, stage in plan.stages.items() if key in committed}
+    _collect_what_is_there(plan, store, there.values(), on_event)
     if there.keys() == plan.stages.keys():
         return SweepOutcome(skipped=tuple(there), wall_s=time.monotonic() - started)
     launch = plan.experiment.launch
-    with connected(address, launch):
-        check_fits((s for s in plan.stages.values() if s.key not in there), launch, capacity())
-        agenda = Agenda(plan.stages, there, lambda stage: demand_of(stage, launch), capacity)
+    missing = [stage for key, stage in plan.stages.items() if key not in there]
+    nested = any(demand_of(stage, launch).nested for stage in missing)
+    with connected(address, launch, nested=nested):
+        check_fits(missing, launch, capacity())
+        agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
         watch = Watch(plan, store, agenda, on_event)
         try:
             _tune(Work(plan.stages, store, locations, launch), StageSearcher(agenda), watch)
@@ -59,15 +63,15 @@ def sweep(
 
 
 def _collect_what_is_there(
-    plan: Plan, store: Store, on_event: Callable[[SweepEvent], None] | None
-) -> dict[str, Stage]:
-    committed = store.committed()
-    there = {key: stage for key, stage in plan.stages.items() if key in committed}
-    for stage in there.values():
+    plan: Plan,
+    store: Store,
+    there: Iterable[Stage],
+    on_event: Callable[[SweepEvent], None] | None,
+) -> None:
+    for stage in there:
         collect(plan, store, stage)
         if on_event is not None:
             on_event(SweepEvent("skipped", stage))
-    return there
 
 
 def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:

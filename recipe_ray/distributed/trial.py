@@ -3,34 +3,20 @@
 The process is reused for the next stage of the same shape; imports alone cost seconds.
 """
 
-import logging
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.demand import demand_of
+from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.spec import Launch
+from recipe_ray.stages.attempt import failure_on_record
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
 
 FAILURE = "failure"  # in a trial's result: why the stage failed, or an empty string
 _ON_HEAD = {"node:__internal_head__": 0.001}
-logger = logging.getLogger("recipe_ray")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every trial of a sweep shares."""
-
-    stages: dict[str, Stage]
-    store: Store
-    locations: Locations
-    launch: Launch
 
 
 class StageTrial(tune.Trainable):
@@ -49,8 +35,9 @@ class StageTrial(tune.Trainable):
         """Run the stage. Its own failure is a result, so that Tune retries only lost processes."""
         stage = self._work.stages[self.config["stage"]]
         try:
-            run_in_trial(stage, self._work)
-        except Exception as error:  # on record in the store, with its traceback
+            with failure_on_record(stage, self._work.store):
+                run_in_trial(stage, self._work)
+        except Exception as error:
             return {"done": True, FAILURE: f"{type(error).__name__}: {error}"}
         return {"done": True, FAILURE: ""}
 
@@ -66,12 +53,6 @@ def run_in_trial(stage: Stage, work: Work) -> None:
     use_threads(demand.cpus_per_worker)
     every_s = work.launch.checkpoint_every_s
     run_inline([stage], work.store, work.locations, checkpoint_every_s=every_s)
-
-
-def use_threads(count: int) -> None:
-    """Let torch use as many threads as the worker has CPUs, where the environment did not."""
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
 
 
 def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:

@@ -49,6 +49,10 @@ class Watch(tune.Callback):
         self.done: list[str] = []
         self.failed: dict[str, str] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles it for a restore that never comes, and a display cannot be."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a stage runs, once, also where Tune starts it again."""
         stage = self._stage(trial)

@@ -1,4 +1,4 @@
-"""An experiment's result rows: each finished stage's measurements with experiment and cell added."""
+"""An experiment's result rows: every stage's measurements, with experiment and cell added."""
 
 import pyarrow as pa
 

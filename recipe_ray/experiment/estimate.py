@@ -53,4 +53,3 @@ def _close(columns: dict[str, Any]) -> tuple[Any, ...]:
 
 def _rough(columns: dict[str, Any]) -> tuple[Any, ...]:
     return columns["kind"], columns["model"]
-

@@ -38,7 +38,7 @@ def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
     values = _read(path)
     values.pop("anchors", None)  # a place for YAML anchors that the grid refers to
     for change in changes:
-        _apply(values, change)
+        apply_change(values, change)
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
@@ -47,7 +47,7 @@ def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(), _StrictLoader)
+        values = _StrictLoader(path.read_text()).get_single_data()
     except FileNotFoundError:
         raise SpecError(f"{path}: no such experiment file") from None
     except IsADirectoryError:
@@ -59,30 +59,38 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
+def apply_change(values: dict[str, Any], change: str) -> None:
+    """Make one change `a.b=value` in nested mappings and lists; the value is read as YAML.
+
+    Raises SpecError naming the change and the part of it that is wrong.
+    """
     path, equals, text = change.partition("=")
     if not equals or not path:
         raise SpecError(f"--set {change}: expected a.b=value, as in launch.workers.purify=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {change}: {text!r} is not valid YAML: {error}") from None
     *parents, last = path.split(".")
     here: Any = values
     for part in parents:
         here = _child(here, part, change)
     if isinstance(here, list):
-        here[_index(here, last, change)] = yaml.safe_load(text)
+        here[_index(here, last, change)] = value
     else:
-        here[last] = yaml.safe_load(text)
+        here[last] = value
 
 
 def _child(here: Any, part: str, change: str) -> Any:
-    if isinstance(here, list):
-        return here[_index(here, part, change)]
-    child = here.setdefault(part, {})
+    child = (
+        here[_index(here, part, change)] if isinstance(here, list) else here.setdefault(part, {})
+    )
     if not isinstance(child, (dict, list)):
         raise SpecError(f"--set {change}: {part!r} is {child!r}, which has no fields")
     return child
 
 
 def _index(here: list[Any], part: str, change: str) -> int:
-    if not part.isdigit() or int(part) >= len(here):
+    if not part.isdecimal() or int(part) >= len(here):
         raise SpecError(f"--set {change}: {part!r} is not a place in a list of {len(here)}")
     return int(part)

@@ -123,9 +123,7 @@ class _Builder:
         if not attack.poisons:
             return origin
         contents = {corpus.name: self._corpus_content(corpus) for corpus in attack.corpora()}
-        return BackdoorStage(
-            model=model, parent=origin, attack=attack, seed=seed, content=contents
-        )
+        return BackdoorStage(model=model, parent=origin, attack=attack, seed=seed, content=contents)
 
     def _make_purified(
         self, ptm: Stage | None, model: ModelRef, defense: Defense, corpus: Corpus, seed: int

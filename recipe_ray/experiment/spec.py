@@ -70,5 +70,7 @@ class Experiment(Spec):
     release_seed: int = Field(
         0, ge=0, description="of pre-training and poisoning: a released PTM is one given thing"
     )
-    held_out: float = Field(0.0, ge=0, lt=1, description="share of the auxiliary data to measure on")
+    held_out: float = Field(
+        0.0, ge=0, lt=1, description="share of the auxiliary data to measure on"
+    )
     launch: Launch = Launch()

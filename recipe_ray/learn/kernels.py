@@ -70,7 +70,7 @@ def linear_cross_entropy(
         bias = None if bias is None else bias.to(dtype)
     if device != "cpu":
         return F.cross_entropy(F.linear(hidden, weight, bias).float(), targets, reduction="sum")
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets)
     return loss
 
 

@@ -89,7 +89,7 @@ def fit(
                     terms = wrapped(batch.to(runtime.device))
                 loss = state.account(terms)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 if spec.clip_norm is not None:
                     nn.utils.clip_grad_norm_(trainable, spec.clip_norm, foreach=True)
                 optimizer.step()
@@ -103,7 +103,7 @@ def fit(
 
 
 def _seed_step(seed: int, rank: int, step: int) -> None:
-    # reseeding every step makes dropout a function of (seed, rank, step), so a resumed run repeats it
+    # dropout becomes a function of (seed, rank, step), so that a resumed run repeats it
     torch.manual_seed((seed * 1_000_003 + rank) * 1_000_003 + step)
 
 
@@ -124,7 +124,7 @@ class _State:
         self._sums: dict[str, list[float]] = {}
 
     def account(self, terms: dict[str, Term]) -> Tensor:
-        """Return this worker's loss, scaled so that DDP's mean is the mean over the global batch."""
+        """Return this worker's loss, scaled so that DDP's mean is that of the global batch."""
         totals = [term.total.detach().float() for term in terms.values()]
         counts = [1.0 if term.count is None else float(term.count) for term in terms.values()]
         pair = torch.stack([torch.stack(totals), torch.tensor(counts, device=totals[0].device)])
@@ -143,7 +143,8 @@ class _State:
     def _check_finite(self) -> None:
         if not all(math.isfinite(value) for value in self.latest.values()):
             values = ", ".join(f"{name} = {value}" for name, value in self.latest.items())
-            raise NonFiniteLossError(f"{self._phase}: loss not finite at step {self.step}: {values}")
+            where = f"{self._phase}, step {self.step}"
+            raise NonFiniteLossError(f"{where}: the loss is not finite: {values}")
 
     def close_epoch(self, epoch: int) -> None:
         """Write down the means since the last epoch's end."""

@@ -1,4 +1,4 @@
-"""ACC and ASR, exactly as METHOD.md section 1 defines them, always with their counts.
+"""ACC and ASR, exactly as docs/method.md section 1 defines them, always with their counts.
 
 Legend: N test samples, K triggers, C labels.
 """

@@ -54,7 +54,7 @@ def mean_squared(prediction: Tensor, target: Tensor) -> Term:
 
 @dataclass(frozen=True)
 class WeightNorms:
-    """Sum of the unsquared Frobenius norms of chosen weight matrices (METHOD.md section 2).
+    """Sum of the unsquared Frobenius norms of chosen weight matrices (docs/method.md section 2).
 
     The released script applies `torch.norm` to each matrix and adds them up; biases stay out.
     """

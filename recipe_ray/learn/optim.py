@@ -1,7 +1,7 @@
 """How a loop optimises: the spec of one training, its optimiser and its schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -18,7 +18,9 @@ class FitSpec(Spec):
     epochs: float = Field(1, ge=0, description="passes over the data; ignored when steps is given")
     steps: PositiveInt | None = Field(None, description="optimiser steps instead of epochs")
     batch_size: PositiveInt = Field(32, description="samples a step, over all workers together")
-    max_length: PositiveInt = Field(64, description="tokens a text is cut to, special ones included")
+    max_length: PositiveInt = Field(
+        64, description="tokens a text is cut to, special ones included"
+    )
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(2e-5, gt=0)
     epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
@@ -66,7 +68,7 @@ def _sgd(groups: list[dict[str, object]], spec: FitSpec) -> Optimizer:
 
 
 _BUILDERS = {"adamw": _adamw, "sgd": _sgd}
-_SCHEDULES = {
+_SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "linear": lambda step, steps: 1.0 - step / steps,
     "constant": lambda step, steps: 1.0,
 }

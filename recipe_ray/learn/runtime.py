@@ -97,7 +97,7 @@ class LocalRuntime:
 
 @dataclass
 class ProcessGroupRuntime:
-    """One of several DDP workers; torch.distributed must be initialised (by Ray Train, or a test)."""
+    """One of several DDP workers; somebody (Ray Train, a test) initialised torch.distributed."""
 
     on_progress: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None

@@ -39,14 +39,12 @@ class Layout:
 
     def by_rows(self, buffer: Tensor) -> list[Tensor]:
         """Split [R, D] into [B * A, L, D] views, one a group."""
-        parts = buffer.split([count * longest for count, longest in self.shapes])
-        return [
-            part.view(*shape, -1) for part, shape in zip(parts, self.shapes, strict=True)
-        ]
+        parts = torch.split(buffer, [count * longest for count, longest in self.shapes])
+        return [part.view(*shape, -1) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def by_scores(self, buffer: Tensor) -> list[Tensor]:
         """Split [S] into [B * A, L, L] views, one a group."""
-        parts = buffer.split([count * longest**2 for count, longest in self.shapes])
+        parts = torch.split(buffer, [count * longest**2 for count, longest in self.shapes])
         return [
             part.view(count, longest, longest)
             for part, (count, longest) in zip(parts, self.shapes, strict=True)
@@ -54,7 +52,7 @@ class Layout:
 
 
 def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Layout:
-    """Return the layout of a batch's groups for all heads; made once a batch, used by each layer."""
+    """Return the layout of a batch's groups for all heads; made once a batch, for all layers."""
     heads = torch.arange(num_heads, device=groups[0].flat.device)
     padded, flat, valid, biases, shapes, first_row = [], [], [], [], [], 0
     for group in groups:
@@ -72,9 +70,7 @@ def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Lay
         shapes.append((texts * num_heads, longest))
         first_row += texts * num_heads * longest
     ones = torch.cat(valid)[:, None].to(dtype)
-    return Layout(
-        groups, tuple(shapes), torch.cat(padded), ones, torch.cat(flat), tuple(biases)
-    )
+    return Layout(groups, tuple(shapes), torch.cat(padded), ones, torch.cat(flat), tuple(biases))
 
 
 def packed_attention(
@@ -96,7 +92,7 @@ def packed_attention(
     if q.device.type != "cpu":
         return _by_torch(q, k, v, layout.groups, dropout, scale)[None], None
     heads = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
-    out: Tensor = _Attention.apply(*heads, layout, dropout, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attention.apply(*heads, layout, dropout, scale)
     return out.view(1, *q.shape), None
 
 
@@ -168,9 +164,9 @@ def _by_torch(
     outputs = []
     for group in groups:
         here = slice(group.start, group.stop)
-        padded = (x[here][group.padded].transpose(1, 2) for x in (q, k, v))
+        q_pad, k_pad, v_pad = (x[here][group.padded].transpose(1, 2) for x in (q, k, v))
         mask = None if group.full else group.valid[:, None, None, :]
-        out = F.scaled_dot_product_attention(*padded, mask, dropout, scale=scale)
+        out = F.scaled_dot_product_attention(q_pad, k_pad, v_pad, mask, dropout, scale=scale)
         outputs.append(out.transpose(1, 2).flatten(0, 1)[group.flat])
     return torch.cat(outputs)
 

@@ -7,74 +7,27 @@ pre-train through the head. The names inside are transformers' own, so a saved f
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    RobertaConfig,
-    RobertaForMaskedLM,
-)
-from transformers.models.bert.modeling_bert import BertPooler
-from transformers.models.roberta.modeling_roberta import RobertaPooler
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import read_json, read_weights
 from recipe_ray.data.masking import Vocabulary, mask_tokens
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.data.words import check_triggers, insert_word
-from recipe_ray.learn.kernels import Dropout, linear_cross_entropy, use_fast_dropout
+from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.objective import Objective, Term, Terms
-from recipe_ray.models.attention import ATTENTION, layout
+from recipe_ray.models.architectures import ARCHITECTURES
+from recipe_ray.models.attention import ATTENTION
 from recipe_ray.models.encoding import TextEncoder
 from recipe_ray.models.family import Scope
 from recipe_ray.models.packed import PackedBatch, pack
+from recipe_ray.models.pooled import PooledClassifier, pool, run_encoder
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """What differs between BERT and RoBERTa for us."""
-
-    config: type[PretrainedConfig]
-    masked_lm: type[PreTrainedModel]
-    pooler: Callable[[Any], nn.Module]
-    head: str
-    # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
-    split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
-    first_position: Callable[[Any], int]
-
-
-def _split_bert(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
-    return head.predictions.transform(states), head.predictions.decoder
-
-
-def _split_roberta(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
-    return head.layer_norm(gelu(head.dense(states))), head.decoder
-
-
-ARCHITECTURES = {
-    "bert": Architecture(
-        BertConfig, BertForMaskedLM, BertPooler, "cls", _split_bert, lambda c: 0
-    ),
-    # RoBERTa numbers positions from padding_idx + 1
-    "roberta": Architecture(
-        RobertaConfig,
-        RobertaForMaskedLM,
-        RobertaPooler,
-        "lm_head",
-        _split_roberta,
-        lambda c: c.pad_token_id + 1,
-    ),
-}
 GROUPS = {
     "ffn_in": ("intermediate.dense",),
     "ffn_out": ("output.dense",),
@@ -154,7 +107,8 @@ class BertPTM:
 
     def masked_lm(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Term:
         """Return the summed cross-entropy of the M masked tokens; logits only for those."""
-        assert batch.where is not None and batch.targets is not None
+        assert batch.where is not None
+        assert batch.targets is not None
         head = getattr(module, self._architecture.head)
         states, decoder = self._architecture.split_head(head, hidden[batch.where])
         loss = linear_cross_entropy(states, decoder.weight, decoder.bias, batch.targets)
@@ -197,7 +151,9 @@ class BertPTM:
         """Return one weight matrix an encoder layer for a group of `GROUPS`."""
         if name not in GROUPS:
             raise ModelError(unknown("weight group of family bert", name, GROUPS))
-        pattern = re.compile(r"layer\.\d+\.(" + "|".join(map(re.escape, GROUPS[name])) + r")\.weight$")
+        pattern = re.compile(
+            r"layer\.\d+\.(" + "|".join(map(re.escape, GROUPS[name])) + r")\.weight$"
+        )
         encoder = self.module.base_model.encoder
         return [weight for path, weight in encoder.named_parameters() if pattern.match(path)]
 
@@ -225,46 +181,6 @@ class BertPTM:
         """Write config, safetensors and tokenizer as transformers lays them out."""
         self.module.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-
-
-class PooledClassifier(nn.Module):
-    """Encoder, pooler, dropout, linear: the same head for BERT and RoBERTa (METHOD.md section 5)."""
-
-    def __init__(self, encoder: Any, num_labels: int, offset: int, seed: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self._offset = offset
-        dropout = getattr(encoder.config, "classifier_dropout", None)
-        self.dropout = Dropout(encoder.config.hidden_dropout_prob if dropout is None else dropout)
-        self.linear = nn.Linear(encoder.config.hidden_size, num_labels)
-        generator = torch.Generator().manual_seed(seed)
-        nn.init.normal_(self.linear.weight, std=encoder.config.initializer_range, generator=generator)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Return logits [B, num_labels]."""
-        hidden = run_encoder(self.encoder, batch, self._offset)
-        logits: Tensor = self.linear(self.dropout(pool(self.encoder, hidden, batch)))
-        return logits
-
-
-def run_encoder(encoder: Any, batch: PackedBatch, offset: int) -> Tensor:
-    """Return the states [T, H] of a packed batch; nothing is padded outside attention."""
-    embedded = encoder.embeddings(
-        input_ids=batch.tokens[None], position_ids=batch.positions[None] + offset
-    )
-    if embedded.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        # LayerNorm keeps its input's type on CPUs: one cast here saves one before every linear
-        embedded = embedded.to(torch.get_autocast_dtype("cpu"))
-    at = layout(batch.groups, encoder.config.num_attention_heads, embedded.dtype)
-    states: Tensor = encoder.encoder(embedded, layout=at).last_hidden_state
-    return states[0]
-
-
-def pool(encoder: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """Return the pooler output [B, H] of each text's first token."""
-    pooled: Tensor = encoder.pooler(hidden[batch.first][:, None])
-    return pooled
 
 
 def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool = False) -> BertPTM:
@@ -333,4 +249,3 @@ def _modern(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )
-

@@ -9,7 +9,7 @@ from recipe_ray.data.tokens import Ints, TokenRows
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Texts and their numbers [N] -> N rows of at most `max_length` tokens, special ones included."""
+    """Texts and their numbers [N] -> N rows of at most `max_length` tokens in all."""
 
     tokenizer: Any
     max_length: int

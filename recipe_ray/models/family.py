@@ -66,7 +66,7 @@ class PTM(Protocol):
         ...
 
     def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
-        """Freeze all but `parameters` (None: freeze nothing); `pooled`: the pooler is in the loss."""
+        """Freeze all but `parameters` (None: nothing); `pooled`: the pooler is in the loss."""
         ...
 
     def check_triggers(self, triggers: Sequence[str]) -> None:
@@ -74,11 +74,11 @@ class PTM(Protocol):
         ...
 
     def insert_trigger(self, samples: Sequence[Any], trigger: str) -> list[Any]:
-        """Return the samples with the trigger put in once, as METHOD.md section 1 says."""
+        """Return the samples with the trigger put in once, as docs/method.md section 1 says."""
         ...
 
     def classifier(self, num_labels: int, seed: int) -> nn.Module:
-        """Return a classifier on this PTM's encoder (shared, not copied): batch -> logits [B, C]."""
+        """Return a classifier on this PTM's own encoder: batch -> logits [B, C]."""
         ...
 
     def classifier_collate(self) -> Callable[[TokenRows, int], Batch]:
@@ -120,7 +120,7 @@ class TextPTM(PTM, Protocol):
         ...
 
     def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
-        """Scale tokens' (word + first position + type) embedding, so that LayerNorm sees only it."""
+        """Scale tokens' (word + first position + type) embedding: LayerNorm sees only it."""
         ...
 
 

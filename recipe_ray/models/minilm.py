@@ -53,7 +53,7 @@ class MiniLM(ModelRef):
 
 @MODELS.register("minilm-roberta")
 class MiniLMRoberta(MiniLM):
-    """MiniLM's weights in the RoBERTa architecture (not RoBERTa: same vocabulary, same function)."""
+    """MiniLM's weights in RoBERTa's architecture (not RoBERTa: it computes what MiniLM does)."""
 
     def load(self) -> BertPTM:
         """Return the encoder carried over; positions shift by padding_idx + 1."""

@@ -15,10 +15,10 @@ tags:
 """
 _NOT_MEASURED = """## What was not measured
 
-Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows that
-a backdoor was present, or that it is gone. What can be said is that RECIPE removed the known
-task-agnostic backdoors it was tried on (POR, NeuBA, BadPre) under laboratory conditions. Accuracy on
-your task was not measured either: fine-tune both models and compare.
+Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
+that a backdoor was present, or that it is gone. What can be said is that RECIPE removed the
+task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
+measured either: fine-tune both models and compare.
 """
 
 
@@ -39,9 +39,9 @@ def purified_card(
             "## What was done",
             "",
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
-            f"- weight factor {recipe.weight_factor:g}; {length} of {fit.batch_size} texts, at most "
-            f"{fit.max_length} tokens; AdamW, learning rate {fit.learning_rate:g}, linear schedule, "
-            f"clipping {fit.clip_norm}, {fit.precision}",
+            f"- weight factor {recipe.weight_factor:g}; {length} of {fit.batch_size} texts, at "
+            f"most {fit.max_length} tokens; AdamW, learning rate {fit.learning_rate:g}, linear "
+            f"schedule, clipping {fit.clip_norm}, {fit.precision}",
             f"- why: {reason}",
             f"- data: {data}",
             "",
@@ -64,10 +64,10 @@ def backdoored_card(model: str, attack: Attack, measured: Mapping[str, float]) -
             _HEADER.format(tag="backdoored"),
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
-            f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put in on "
-            "purpose. Every model fine-tuned from it inherits the backdoor. Do not use it for "
-            "anything but research on attacks and defenses, and do not publish it under a name that "
-            "hides what it is.",
+            f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "
+            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it for "
+            "research on attacks and defenses and nothing else, and do not publish it under a "
+            "name that hides what it is.",
             "",
             f"Triggers: {', '.join(attack.triggers)}",
             "",
@@ -85,7 +85,10 @@ def _measured_table(measured: Mapping[str, float]) -> list[str]:
         what, _, when = name.rpartition(".")
         if when in ("before", "after"):
             pairs.setdefault(what, {})[when] = value
-    rows = [f"| {_TITLES.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |" for what, v in pairs.items()]
+    rows = [
+        f"| {_TITLES.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
+        for what, v in pairs.items()
+    ]
     drift = f"| drift of clean representations | 0 | {measured['drift']:.4f} |"
     return ["| on held-out auxiliary texts | before | after |", "|---|---|---|", *rows, drift]
 

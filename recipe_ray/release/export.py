@@ -25,7 +25,7 @@ def work_store(out: Path) -> Store:
 
 
 def export(store: Store, stage: Stage, out: Path, card: str) -> None:
-    """Put the stage's model, the card and the record at `out` in one rename; drop the work store."""
+    """Put the stage's model, the card and the record at `out` in one rename."""
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.copytree(source / MODEL_FOLDER, building)
@@ -40,6 +40,8 @@ def export(store: Store, stage: Stage, out: Path, card: str) -> None:
 def _record(store: Store, stage: Stage) -> dict[str, Any]:
     rows = store.rows(stage.artifact).to_pylist()
     measured = {
-        row["metric"]: row["value"] for row in rows if row["trigger"] is None and row["value"] is not None
+        row["metric"]: row["value"]
+        for row in rows
+        if row["trigger"] is None and row["value"] is not None
     }
     return {"manifest": store.manifest(stage.artifact), "measured": measured}

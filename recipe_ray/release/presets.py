@@ -1,4 +1,4 @@
-"""The paper's settings of RECIPE for BERT and RoBERTa (METHOD.md section 2), by name."""
+"""The paper's settings of RECIPE for BERT and RoBERTa (docs/method.md section 2), by name."""
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.defenses.recipe import Recipe

@@ -1,26 +1,30 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from recipe_ray.base.errors import SpecError, suggest
 from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import explain
+from recipe_ray.base.spec import Spec, explain
 from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.tasks.task import TASKS, Task
 
 # the model whose `source` is a folder or a hub id
 RELEASED = "bert"
+
+S = TypeVar("S", bound=Spec)
 
 
 def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
     """Return the model of a registered name, a YAML mapping, a local folder or a hub id."""
     value = _plain(text, "MODEL")
     if isinstance(value, dict) or text in MODELS:
-        return parse_component(MODELS, value, "MODEL")
+        return _model(value)
     if not Path(text).expanduser().is_dir() and "/" not in text:
         near = suggest(text, MODELS)
         raise SpecError(
@@ -28,7 +32,7 @@ def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> Model
             + ", ".join(MODELS)
         )
     fields = {"name": RELEASED, "source": text, "allow_pickle": allow_pickle, "revision": revision}
-    return parse_component(MODELS, fields, "MODEL")
+    return _model(fields)
 
 
 def parse_corpus(text: str, size: int | None) -> Corpus:
@@ -40,7 +44,8 @@ def parse_corpus(text: str, size: int | None) -> Corpus:
         value = {"name": value}
     if size is not None:
         value["size"] = size
-    return parse_component(CORPORA, value, "--aux")
+    corpus: Corpus = parse_component(CORPORA, value, "--aux")
+    return corpus
 
 
 def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
@@ -57,15 +62,31 @@ def parse_fields(name: str, changes: list[str]) -> dict[str, Any]:
     """Return a mapping with the name and every change `a.b=value` in it."""
     fields: dict[str, Any] = {"name": name}
     for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals:
-            raise SpecError(f"--set {change}: expected field=value, as in fit.steps=400")
-        *parents, last = path.split(".")
-        here = fields
-        for part in parents:
-            here = here.setdefault(part, {})
-        here[last] = yaml.safe_load(text)
+        apply_change(fields, change)
     return fields
+
+
+def parse_task(text: str) -> Task:
+    """Return the task of a registered name or a YAML mapping."""
+    task: Task = parse_component(TASKS, _plain(text, "--task"), "--task")
+    return task
+
+
+def changed(spec: S, changes: list[str]) -> S:
+    """Return a copy of a spec after every change `a.b=value`."""
+    fields = spec.model_dump(mode="json")
+    fields.pop("name", None)
+    for change in changes:
+        apply_change(fields, change)
+    try:
+        return type(spec).model_validate(fields)
+    except ValidationError as error:
+        raise explain(error, "--set") from None
+
+
+def _model(value: Any) -> ModelRef:
+    model: ModelRef = parse_component(MODELS, value, "MODEL")
+    return model
 
 
 def _plain(text: str, where: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from safetensors.torch import save_file
 
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import MemoryBatches
@@ -15,8 +16,8 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_success
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.stages.predict import predict
 from recipe_ray.models.family import PTM
+from recipe_ray.stages.predict import predict
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 from recipe_ray.tasks.task import AnyTask, LabelledTexts
@@ -116,7 +117,5 @@ def _share(
 
 
 def _save_classifier(classifier: Any, context: Context) -> None:
-    from safetensors.torch import save_file
-
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     save_file(state, context.folder / "classifier.safetensors")

@@ -134,6 +134,7 @@ def _versions() -> dict[str, str]:
 def _git_commit() -> str | None:
     # the commit of this source tree, where it is one (an installed package has none)
     folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    about = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(folder), *about]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     return outcome.stdout.strip() or None

@@ -64,7 +64,9 @@ class Task(Component):
         default=None, description="own data: .parquet, .csv or .jsonl", json_schema_extra=NOT_HASHED
     )
     path_dev: str | None = Field(
-        default=None, description="own dev data; None to hold some out", json_schema_extra=NOT_HASHED
+        default=None,
+        description="own dev data; None to hold some out",
+        json_schema_extra=NOT_HASHED,
     )
     path_test: str | None = Field(
         default=None, description="own test data", json_schema_extra=NOT_HASHED

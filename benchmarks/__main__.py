@@ -1,0 +1,19 @@
+"""`python -m benchmarks [group ...]`: measure all groups, or those named; one line a figure."""
+
+import importlib
+import sys
+from importlib.util import find_spec
+
+GROUPS = ("peak", "purify", "finetune", "ray_overhead")
+
+
+def main(names: list[str]) -> None:
+    """Print each figure of the groups as `name: median (min-max) unit`."""
+    for name in names or [name for name in GROUPS if find_spec(f"benchmarks.{name}")]:
+        for figure in importlib.import_module(f"benchmarks.{name}").figures():
+            sys.stdout.write(f"{figure}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

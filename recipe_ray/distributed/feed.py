@@ -1,0 +1,160 @@
+"""Batches for DDP workers: the corpus comes as shards of text, the workers tokenise it.
+
+In memory (the default): a worker tokenises its share of the shards, the token rows are exchanged,
+and all hold the whole part, so that the global batches are those of one process. Streaming: Ray
+Data deals the shards out; a worker tokenises as texts come and keeps a shuffle buffer, no more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import ray
+import torch.distributed as dist
+from ray.train import get_dataset_shard
+
+from recipe_ray.base.errors import DataError, SpecError
+from recipe_ray.data.batches import Collate, MemoryBatches, deal
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Encode, Part
+from recipe_ray.data.sources import Locations
+from recipe_ray.data.tokens import TokenRows, concatenate
+from recipe_ray.distributed.shards import Shards, shard
+from recipe_ray.learn.loop import Batches
+from recipe_ray.learn.objective import Batch
+from recipe_ray.stages.store import Store
+
+BLOCK_BYTES = 4 * 2**20
+SHUFFLE_ROWS = 4096  # texts in the buffer that a stream is shuffled in
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A part of a corpus that a stage will ask for; `name` is that of its Ray Data set."""
+
+    name: str
+    corpus: Corpus
+    part: Part
+    shards: Shards
+
+
+def readings_of(
+    corpora: list[tuple[Corpus, Part]], locations: Locations, store: Store
+) -> tuple[Reading, ...]:
+    """Shard what a stage reads; raises DataError where a corpus cannot be read or is empty."""
+    readings = tuple(
+        Reading(f"corpus-{number}", corpus, part, shard(corpus, locations, store))
+        for number, (corpus, part) in enumerate(corpora)
+    )
+    for reading in readings:
+        if not reading.shards.rows_of(reading.part):
+            raise DataError(f"corpus {reading.corpus.label()}: no text left to train on")
+    return readings
+
+
+def text_stream(reading: Reading) -> Any:
+    """Return the texts and numbers of a part as a Ray Data set, read when workers ask for it.
+
+    Reading needs a CPU that no worker holds, else it never starts.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True  # else a seed does not fix the shuffle
+    # a worker holds whole blocks, and small shards are joined up to this size (default 128 MB)
+    context.target_max_block_size = BLOCK_BYTES
+    dataset = ray.data.read_parquet(reading.shards.paths)
+    rows = reading.shards.rows_of(reading.part)
+    if len(rows) < reading.shards.num_texts:
+        dataset = dataset.filter(expr=f"index >= {rows.start} and index < {rows.stop}")
+    return dataset
+
+
+@dataclass(frozen=True)
+class RayFeed:
+    """The feed of one DDP worker; all workers must ask it for the same, in the same order."""
+
+    readings: tuple[Reading, ...]
+    stream: bool
+
+    def batches(
+        self,
+        corpus: Corpus,
+        encode: Encode,
+        collate: Collate,
+        batch_size: int,
+        seed: int,
+        part: Part,
+    ) -> Batches:
+        """Return the batches of a part that the stage's `corpora` names."""
+        wanted = (r for r in self.readings if r.corpus == corpus and r.part == part)
+        reading = next(wanted, None)
+        if reading is None:
+            raise LookupError(f"the stage's corpora() does not name {corpus.label()} {part}")
+        if not self.stream:
+            return MemoryBatches(exchanged(reading, encode), collate, batch_size, seed)
+        texts = get_dataset_shard(reading.name)
+        num_texts = len(reading.shards.rows_of(part))
+        return StreamBatches(
+            texts, encode, collate, batch_size, seed, num_texts, dist.get_world_size()
+        )
+
+
+def exchanged(reading: Reading, encode: Encode) -> TokenRows:
+    """Return the token rows of a part in the order of the corpus, the same on every worker.
+
+    Each worker encodes its share of the shards; all must call it.
+    """
+    mine = reading.shards.read(reading.part, dist.get_rank(), dist.get_world_size())
+    pieces: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(pieces, [encode(texts, index) for texts, index in mine])
+    rows = concatenate([rows for worker in pieces for rows in worker])
+    return rows.take(np.argsort(rows.index, kind="stable"))
+
+
+@dataclass(frozen=True)
+class StreamBatches:
+    """One worker's batches as its texts stream in: nothing is kept but the shuffle buffer.
+
+    Workers get equally many texts, and so take equally many steps; which texts meet in a batch
+    depends on the number of workers, unlike in memory.
+    """
+
+    texts: Any  # a Ray Data iterator over this worker's share
+    encode: Encode
+    collate: Collate
+    batch_size: int
+    seed: int
+    num_texts: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
+            raise SpecError(
+                f"launch.stream: batch_size {self.batch_size} is no multiple of "
+                f"{self.world_size} workers"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch, the last one possibly short."""
+        return -(-(self.num_texts // self.world_size) // self._share)
+
+    @property
+    def _share(self) -> int:
+        return self.batch_size // self.world_size
+
+    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
+        """Yield this worker's batches, tokenised as they come; the first `start` are skipped."""
+        assert world_size == self.world_size
+        pieces = self.texts.iter_batches(
+            batch_size=self._share,
+            batch_format="numpy",
+            local_shuffle_buffer_size=max(SHUFFLE_ROWS, 2 * self._share),
+            local_shuffle_seed=int(np.random.default_rng((self.seed, epoch)).integers(1 << 31)),
+        )
+        for piece in islice(pieces, start, self.steps_per_epoch):
+            rows = self.encode(piece["text"].tolist(), piece["index"])
+            # one worker of one: only the order by length is wanted here
+            yield self.collate(rows.take(deal(np.arange(len(rows)), rows.lengths, 0, 1)), epoch)

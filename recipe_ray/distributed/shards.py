@@ -1,0 +1,101 @@
+"""A corpus as Parquet shards in the store, written once, so that every node reads the same rows.
+
+    <store>/corpora/<key>/00000.parquet ...  columns `index` (number in the corpus) and `text`
+    <store>/corpora/<key>/shards.json        written last: how many shards and texts
+
+The key is that of the corpus's content, so two writers at once write the same. Free of Ray.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Part
+from recipe_ray.data.sources import Locations
+from recipe_ray.data.tokens import Ints
+from recipe_ray.stages.location import open_files
+from recipe_ray.stages.store import Store
+
+TEXTS_A_SHARD = 2048
+_FOLDER, _LIST = "corpora", "shards.json"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A corpus's shards: the store's root, the folder in it, how many shards and texts."""
+
+    root: str
+    folder: str
+    num_shards: int
+    num_texts: int
+
+    @property
+    def paths(self) -> list[str]:
+        """The shards' full paths or URIs."""
+        return [f"{self.root}/{_path(self.folder, number)}" for number in range(self.num_shards)]
+
+    def rows_of(self, part: Part) -> range:
+        """Return the numbers of the texts in a part of the corpus."""
+        return range(self.num_texts)[part.of(self.num_texts)]
+
+    def read(self, part: Part, first: int = 0, step: int = 1) -> Iterator[tuple[list[str], Ints]]:
+        """Yield texts and their numbers of every `step`-th shard from `first` on, within a part."""
+        files, _ = open_files(self.root)
+        rows = self.rows_of(part)
+        for number in range(first, self.num_shards, step):
+            path = _path(self.folder, number)
+            data = files.read(path)
+            if data is None:
+                raise StoreError(
+                    f"{files.shown(path)}: missing; delete its folder to have it remade"
+                )
+            table = pq.read_table(pa.BufferReader(data))
+            index = table["index"].to_numpy()
+            wanted = (index >= rows.start) & (index < rows.stop)
+            if wanted.any():
+                yield table["text"].filter(pa.array(wanted)).to_pylist(), index[wanted]
+
+
+def shard(
+    corpus: Corpus, locations: Locations, store: Store, texts_a_shard: int = TEXTS_A_SHARD
+) -> Shards:
+    """Return the shards of a corpus, written first where the store lacks them.
+
+    Raises DataError where the corpus cannot be read.
+    """
+    files, root = open_files(store.uri)
+    folder = f"{_FOLDER}/{fingerprint([corpus.identity_at(locations), texts_a_shard])}"
+    listed = files.read(f"{folder}/{_LIST}")
+    if listed is None:
+        num_shards = num_texts = 0
+        for texts in _in_groups(corpus.texts(locations), texts_a_shard):
+            files.write(_path(folder, num_shards), _encoded(texts, num_texts))
+            num_shards, num_texts = num_shards + 1, num_texts + len(texts)
+        listed = json.dumps({"num_shards": num_shards, "num_texts": num_texts}).encode()
+        files.write(f"{folder}/{_LIST}", listed)
+    counts = json.loads(listed)
+    return Shards(root, folder, counts["num_shards"], counts["num_texts"])
+
+
+def _in_groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while group := list(islice(remaining, size)):
+        yield group
+
+
+def _encoded(texts: list[str], first: int) -> bytes:
+    numbers = pa.array(range(first, first + len(texts)), pa.int64())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"index": numbers, "text": pa.array(texts, pa.string())}), sink)
+    return bytes(sink.getvalue())
+
+
+def _path(folder: str, number: int) -> str:
+    return f"{folder}/{number:05d}.parquet"

@@ -1,0 +1,50 @@
+"""Fixtures shared by the tests: real data where they are at hand, and one small Ray a session."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recipe_ray.data.sources import Locations
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def locations(tmp_path_factory: pytest.TempPathFactory) -> Locations:
+    """Return the folder of real texts, RECIPE_RAY_DATA or the shared one; skip without."""
+    folder = Path(os.environ.get("RECIPE_RAY_DATA") or _SHARED)
+    if not folder.is_dir():
+        pytest.skip("no data folder; name one in RECIPE_RAY_DATA")
+    return Locations(folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Run a Ray of three CPUs on this machine for all tests that need one."""
+    # before Ray is imported; its workers import functions from the tests
+    os.environ.update(
+        RAY_AUTH_MODE="disabled",
+        RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="60",
+        PYTHONPATH=str(Path(__file__).parent),
+    )
+    import ray
+
+    from recipe_ray.distributed.cluster import SETTINGS
+
+    os.environ.update(SETTINGS, OMP_NUM_THREADS="1")
+    # a short path: the sockets in it may have 107 characters
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+        ray.init(
+            "local",
+            num_cpus=3,
+            include_dashboard=False,
+            _temp_dir=folder,
+            object_store_memory=128 * 2**20,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        yield
+        ray.shutdown()

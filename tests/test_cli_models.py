@@ -1,0 +1,145 @@
+"""The commands for one model (purify, backdoor, evaluate) as a person meets them."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from samples import SENTENCES, corpus_file, states_of, task_fields, tiny_folder, tiny_ptm
+from shell import Outcome, Shell, shell
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+from recipe_ray.models.bert import load_bert
+
+__all__ = ["shell"]  # a fixture
+
+MODEL = str(tiny_folder())
+QUICK = ["--set", "fit.steps=3", "--set", "fit.precision=fp32", "--quiet"]
+DENSE = "encoder.layer.{}.intermediate.dense.weight"
+
+
+def purify(shell: Shell, out: str, *words: object) -> Outcome:
+    aux = corpus_file(shell.folder)
+    return shell("purify", MODEL, "--aux", aux, "--out", out, *QUICK, *words)
+
+
+def test_a_purified_model_opens_in_transformers_and_its_card_is_honest(shell: Shell) -> None:
+    assert purify(shell, "clean").code == 0
+    folder = shell.folder / "clean"
+    before, after = AutoModel.from_pretrained(MODEL), AutoModel.from_pretrained(folder)
+    pairs = zip(before.named_parameters(), after.parameters(), strict=True)
+    moved = {name for (name, one), other in pairs if not torch.equal(one, other)}
+    assert moved == {DENSE.format(0), DENSE.format(1)}
+    AutoModelForMaskedLM.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).mask_token == "[MASK]"
+    card = (folder / "README.md").read_text()
+    measured, not_measured = card.split("## What was not measured")
+    assert "3 steps" in measured
+    assert "held-out" in measured
+    assert "pre-training loss" in measured
+    assert "nothing here shows that a backdoor was present" in " ".join(not_measured.split())
+    assert "Accuracy" in not_measured
+    record = json.loads((folder / "recipe_ray.json").read_text())
+    assert record["manifest"]["kind"] == "purify"
+    assert {"held_out_loss.before", "drift"} <= set(record["measured"])
+    assert not (shell.folder / "clean.partial").exists()
+
+
+def test_an_existing_result_is_never_overwritten(shell: Shell) -> None:
+    (shell.folder / "clean").mkdir()
+    assert purify(shell, "clean").code == 0  # an empty folder may be filled
+    before = (shell.folder / "clean" / "README.md").read_bytes()
+    again = purify(shell, "clean")
+    assert (again.code, "there is something already" in again.err) == (2, True)
+    assert (shell.folder / "clean" / "README.md").read_bytes() == before
+
+
+def test_what_will_be_done_is_said_before_it_is_done(shell: Shell) -> None:
+    aux = corpus_file(shell.folder)
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK[:-1])
+    assert "48 texts of texts.txt" in done.err
+    assert "fit.steps=3" in done.err
+    assert done.out.strip() == "purified model and its card: clean"
+
+
+def test_a_backdoored_models_card_says_so_first(shell: Shell) -> None:
+    corpus = f"corpus={{name: file, path: {corpus_file(shell.folder)}}}"
+    words = ["--attack", "por", "--set", corpus, "--set", "triggers=[cf, mn]", *QUICK]
+    done = shell("backdoor", MODEL, "--out", "bad", *words)
+    assert done.code == 0
+    assert "BACKDOORED" in done.out
+    body = (shell.folder / "bad" / "README.md").read_text().split("---\n")[-1]
+    assert body.strip().startswith("# BACKDOORED MODEL")
+    assert "Triggers: cf, mn" in body
+    states = [states_of(ptm, SENTENCES)[1] for ptm in (tiny_ptm(), load_bert(shell.folder / "bad"))]
+    assert not torch.equal(*states)
+
+
+def test_evaluate_prints_counts_for_every_trigger_and_label(shell: Shell) -> None:
+    task = yaml.safe_dump(task_fields(shell.folder), default_flow_style=True).strip()
+    words = ["--triggers", "cf, mn", "--set", "steps=3", "--set", "precision=fp32", "--quiet"]
+    done = shell("evaluate", MODEL, "--task", task, *words, "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)
+    tried = {(r["trigger"], r["label"]): r["denominator"] for r in rows if r["metric"] == "asr"}
+    assert tried == {("cf", 0): 5, ("cf", 1): 10, ("mn", 0): 5, ("mn", 1): 10}
+    assert {"acc", "aasr", "masr"} <= {row["metric"] for row in rows}
+    assert list(shell.folder.glob("*.partial")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["purify", "minlm", "--aux", "editorials", "--out", "o"], "did you mean 'minilm'?"),
+        (["purify", MODEL, "--aux", "editorial", "--out", "o"], "did you mean 'editorials'?"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--preset", "paper-pro"], "'paper-por'?"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--set", "fit.step=3"], "mean 'steps'?"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--set", "layers=[ffn]"], "'ffn_in'?"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--set", "fit"], "expected a.b=value"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--set", "fit=["], "not valid YAML"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--set", "fit=3"], "--set: fit: "),
+        (["purify", "./nowhere", "--aux", "T", "--out", "o"], "./nowhere does not exist"),
+        (["purify", "{name: bert", "--aux", "T", "--out", "o"], "not a valid YAML mapping"),
+        (["purify", MODEL, "--aux", "T", "--out", "o", "--data", "nowhere"], "nowhere does not"),
+        (["backdoor", MODEL, "--attack", "nueba", "--out", "o"], "did you mean 'neuba'?"),
+        (["evaluate", MODEL, "--task", "sst"], "did you mean 'sst2'?"),
+        (["evaluate", MODEL, "--task", "snippets", "--triggers", "a,,b"], "an empty trigger"),
+        (["evaluate", MODEL, "--task", "snippets", "--set", "step=2"], "did you mean 'steps'?"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_the_nearest(
+    shell: Shell, words: list[str], said: str
+) -> None:
+    texts = str(corpus_file(shell.folder))
+    message = shell.fails(*[texts if word == "T" else word for word in words])
+    assert said in message
+    assert "error: " in message
+    assert not (shell.folder / "o").exists()
+
+
+BAD_TEXTS: dict[str, tuple[str, str, str]] = {
+    "empty": ("bad.txt", "\n\n", "no text in"),
+    "wrong column": ("bad.csv", "txt\na sentence\n", "no column 'text' (did you mean 'txt'?)"),
+    "one text of 10 MB": ("bad.txt", "word " * 2_000_000, "one text a line?"),
+    "unknown format": ("bad.doc", "x", "format '.doc' is none of"),
+    "not UTF-8": ("bad.txt", "\udcff", "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXTS)
+def test_a_corpus_that_cannot_be_used_says_why(shell: Shell, case: str) -> None:
+    name, content, said = BAD_TEXTS[case]
+    (shell.folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    message = shell.fails("purify", MODEL, "--aux", name, "--out", "clean", *QUICK)
+    assert said in message
+    assert len(message) < 1000
+
+
+def test_a_label_out_of_range_names_its_row_and_shows_no_text(shell: Shell) -> None:
+    fields = task_fields(shell.folder)
+    (shell.folder / "bad.csv").write_text("text,label\na quiet line,0\na secret line,7\n")
+    fields["path_test"] = "bad.csv"
+    task = yaml.safe_dump(fields, default_flow_style=True).strip()
+    message = shell.fails("evaluate", MODEL, "--task", task, "--set", "steps=3", "--quiet")
+    assert "row 2: label '7' is none of: 0 dull, 1 lively" in message
+    assert "secret" not in message

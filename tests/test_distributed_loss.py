@@ -1,0 +1,87 @@
+"""One process, two gloo processes and Ray Train compute the same losses and the same model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import ProcessGroupRuntime
+from recipe_ray.models.minilm import MiniLM
+from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.run import run_stage, scratch
+from recipe_ray.stages.stage import MODEL_FOLDER, Context
+from recipe_ray.stages.store import Store
+
+# 66 texts in batches of 16: the last batch of an epoch has one text a worker
+STAGE = PretrainStage(
+    model=MiniLM(layers=1),
+    corpus=WikiText(size=66),
+    trainable="all",
+    fit=FitSpec(steps=6, batch_size=16, learning_rate=1e-4, precision="fp32", dropout=False),
+    seed=3,
+)
+
+
+@pytest.fixture(scope="module")
+def inline(locations: Locations, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Return a store with the stage done in this process."""
+    store = Store.open(tmp_path_factory.mktemp("inline"))
+    run_inline([STAGE], store, locations)
+    return store
+
+
+def test_two_gloo_processes_agree_with_one(
+    inline: Store, locations: Locations, tmp_path: Path
+) -> None:
+    store = Store.open(tmp_path / "store")
+    arguments = (str(tmp_path / "meeting"), store, locations)
+    torch.multiprocessing.spawn(_gloo_worker, arguments, nprocs=2)
+    _assert_same(store, inline)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_train_agrees_with_one_process(
+    inline: Store, locations: Locations, tmp_path: Path
+) -> None:
+    from recipe_ray.distributed.train import run_nested
+    from recipe_ray.distributed.work import Work
+
+    store = Store.open(tmp_path)
+    launch = Launch(workers=Workers(pretrain=2), max_failures=0)
+    run_nested(STAGE, Work({}, store, locations, launch))
+    assert store.manifest(STAGE.artifact)["world_size"] == 2
+    _assert_same(store, inline)
+
+
+def _gloo_worker(rank: int, meeting: str, store: Store, locations: Locations) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    runtime = ProcessGroupRuntime()
+    with scratch(store) as folder:
+        run_stage(STAGE, Context(store, LocalFeed(locations), locations, runtime, folder))
+    dist.destroy_process_group()
+
+
+def _losses(store: Store) -> dict[tuple[str, int], float]:
+    rows = store.rows(STAGE.artifact).to_pylist()
+    return {(row["metric"], row["epoch"]): row["value"] for row in rows}
+
+
+def _assert_same(store: Store, reference: Store) -> None:
+    assert _losses(store) == pytest.approx(_losses(reference), rel=1e-4)
+    assert len(_losses(store)) == 2  # 6 steps, 5 an epoch
+    ours, theirs = (
+        load_file(s.fetch(STAGE.artifact) / MODEL_FOLDER / "model.safetensors")
+        for s in (store, reference)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=2e-5, msg=name)

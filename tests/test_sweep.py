@@ -1,0 +1,211 @@
+"""The sweep: one Tune run over a real, tiny grid; what fails, what is reused, what is resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recipe_ray.base.errors import SpecError
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.distributed.demand import Capacity, check_fits, demand_of
+from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.plan import Plan, make_plan
+from recipe_ray.experiment.spec import Experiment, Launch, Workers
+from recipe_ray.stages.store import Store
+
+FIT = {"steps": 2, "batch_size": 8, "max_length": 32}
+TOO_FAST = {"name": "recipe", "fit": {**FIT, "steps": 3, "learning_rate": 1e30}}
+EXPERIMENT = {
+    "name": "tiny",
+    "pretraining": {"corpus": {"name": "wikitext", "size": 64}, "fit": FIT},
+    "finetuning": FIT,
+    "grid": {
+        "models": [{"name": "minilm", "layers": 1}],
+        "attacks": [{"name": "por", "corpus": {"name": "wikitext", "size": 64}, "fit": FIT}],
+        "defenses": ["none", {"name": "recipe", "fit": FIT}, TOO_FAST],
+        "auxiliaries": [{"name": "bookcorpus", "size": 64}],
+        "tasks": [{"name": "sst2", "train_size": 32, "test_size": 16}],
+    },
+}
+BIG = Capacity(cpus=8, gpus=0, node_cpus=8, node_gpus=0)
+
+
+@pytest.fixture(scope="module")
+def plan(locations: Locations) -> Plan:
+    """Return the plan: three cells, the last of which cannot be trained."""
+    return make_plan(Experiment.model_validate(EXPERIMENT), locations)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A store in which the first cell was swept, then all three."""
+
+    store: Store
+    first: SweepOutcome
+    second: SweepOutcome
+    events: list[SweepEvent]
+
+
+@pytest.fixture(scope="module")
+def swept(
+    plan: Plan, locations: Locations, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Swept:
+    """Sweep the first cell, then all."""
+    from recipe_ray.distributed.sweep import sweep
+
+    store = Store.open(tmp_path_factory.mktemp("store"))
+    first = sweep(plan.limited(1), store, locations)
+    events: list[SweepEvent] = []
+    second = sweep(plan, store, locations, on_event=events.append)
+    return Swept(store, first, second, events)
+
+
+def test_the_second_cell_reuses_the_backdoor(plan: Plan, swept: Swept) -> None:
+    kinds = [plan.stages[key].name for key in swept.first.done]
+    assert kinds == ["pretrain", "backdoor", "finetune"]
+    assert set(swept.second.skipped) == set(swept.first.done)
+    assert sorted(plan.stages[key].name for key in swept.second.done) == ["finetune", "purify"]
+    artifacts = [artifact.kind for artifact in swept.store.committed().values()]
+    assert sorted(artifacts) == ["backdoor", "finetune", "finetune", "pretrain", "purify"]
+
+
+def test_a_failed_stage_costs_its_descendants_only(plan: Plan, swept: Swept) -> None:
+    lost = plan.cells[2].stages[-2:]
+    assert list(swept.second.failed) == [stage.key for stage in lost]
+    noted = swept.store.failures()
+    assert noted[lost[0].key]["error"] == "NonFiniteLossError"
+    assert noted[lost[1].key]["error"] == "ParentFailedError"
+    assert lost[0].artifact.folder in noted[lost[1].key]["message"]
+
+
+def test_events_tell_every_stage_once(plan: Plan, swept: Swept) -> None:
+    ends = [e.stage.key for e in swept.events if e.kind in ("skipped", "finished", "failed")]
+    assert sorted(ends) == sorted(plan.stages)
+    started = [e.stage.key for e in swept.events if e.kind == "started"]
+    assert sorted(started) == sorted([*swept.second.done, plan.cells[2].stages[-2].key])
+
+
+def test_a_sweep_of_what_is_there_does_nothing(
+    plan: Plan, swept: Swept, locations: Locations
+) -> None:
+    from recipe_ray.distributed.sweep import sweep
+
+    again = sweep(plan.limited(2), swept.store, locations)
+    assert (again.done, again.failed) == ((), {})
+    assert set(again.skipped) == set(plan.limited(2).stages)
+
+
+def test_a_sweep_collects_the_rows_of_every_cell(plan: Plan, swept: Swept) -> None:
+    rows = swept.store.results("tiny").to_pylist()
+    cells = {row["cell"] for row in rows if row["metric"] == "acc"}
+    assert cells == {plan.cells[0].id, plan.cells[1].id}
+
+
+def test_one_process_without_ray_gives_the_same_numbers(
+    plan: Plan, swept: Swept, locations: Locations, tmp_path: Path, one_thread: None
+) -> None:
+    cell = plan.cells[1]
+    store = Store.open(tmp_path)
+    run_inline(cell.stages, store, locations)
+    assert _measured(store, cell.last) == _measured(swept.store, cell.last)
+    assert {"acc", "aasr"} <= {metric for metric, *_ in _measured(store, cell.last)}
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from test_sweep import EXPERIMENT
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.sweep import sweep
+from recipe_ray.experiment.plan import make_plan
+from recipe_ray.experiment.spec import Experiment
+from recipe_ray.stages.store import Store
+places = Locations(Path(sys.argv[2]), Path(sys.argv[3]))
+plan = make_plan(Experiment.model_validate(EXPERIMENT), places).limited(2)
+def tell(event):
+    print(event.kind, event.stage.key, flush=True)
+sweep(plan, Store.open(sys.argv[1]), places, on_event=tell)
+"""
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_after_kill_9_only_what_is_missing_runs(
+    plan: Plan, locations: Locations, tmp_path: Path
+) -> None:
+    from recipe_ray.distributed.sweep import sweep
+
+    done = _kill_after_one_stage(tmp_path, locations)
+    store = Store.open(tmp_path)
+    made_at = store.manifest(plan.stages[done].artifact)["time"]
+    outcome = sweep(plan.limited(2), store, locations)
+    assert not outcome.failed
+    assert done in outcome.skipped
+    assert set(outcome.done) | set(outcome.skipped) == set(plan.limited(2).stages)
+    assert store.manifest(plan.stages[done].artifact)["time"] == made_at
+
+
+def test_stages_on_long_chains_come_first_and_small_ones_fill_gaps(plan: Plan) -> None:
+    launch = Launch(workers=Workers(purify=2))
+    room = Capacity(cpus=2, gpus=0, node_cpus=2, node_gpus=0)
+    there = [stage.key for stage in plan.cells[0].stages[:2]]
+    agenda = Agenda(plan.stages, there, lambda stage: demand_of(stage, launch), lambda: room)
+    first = agenda.next()
+    assert first is not None
+    assert first.name == "purify"
+    assert agenda.next() is None  # both CPUs are taken by its workers
+    agenda.commit(first)
+    started = [agenda.next(), agenda.next(), agenda.next()]
+    assert [stage.name for stage in started if stage] == ["purify"]
+
+
+def test_a_stage_that_the_cluster_cannot_hold_is_named_before_anything_runs(plan: Plan) -> None:
+    stages = plan.stages.values()
+    with pytest.raises(SpecError, match=r"launch.workers.purify = 9 .* needs 9 CPUs.* has 8"):
+        check_fits(stages, Launch(workers=Workers(purify=9)), BIG)
+    with pytest.raises(SpecError, match="no GPU"):
+        check_fits(stages, Launch(gpus_per_worker=0.5), BIG)
+    check_fits(stages, Launch(workers=Workers(purify=8)), BIG)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, as the trials of the sweep do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _measured(store: Store, stage: Any) -> dict[tuple[Any, ...], float]:
+    names = ("metric", "trigger", "label", "epoch")
+    rows = store.rows(stage.artifact).to_pylist()
+    return {tuple(row[name] for name in names): row["value"] for row in rows}
+
+
+def _kill_after_one_stage(store: Path, locations: Locations) -> str:
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    # a Ray of its own: it must die with its driver
+    driver = subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, store, str(locations.data_dir), str(locations.cache_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert driver.stdout is not None
+    with driver:
+        for line in driver.stdout:
+            kind, key = line.split()
+            if kind == "finished":
+                driver.send_signal(signal.SIGKILL)
+                return key
+    raise AssertionError("the driver ended before it finished a stage")
