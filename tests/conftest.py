@@ -9,15 +9,13 @@ import pytest
 
 from recipe_ray.data.sources import Locations
 
-_SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
 def locations(tmp_path_factory: pytest.TempPathFactory) -> Locations:
-    """Return the folder of real texts, RECIPE_RAY_DATA or the shared one; skip without."""
-    folder = Path(os.environ.get("RECIPE_RAY_DATA") or _SHARED)
+    """Return the folder of real texts that RECIPE_RAY_DATA names; skip without."""
+    folder = Path(os.environ.get("RECIPE_RAY_DATA") or "no data folder")
     if not folder.is_dir():
-        pytest.skip("no data folder; name one in RECIPE_RAY_DATA")
+        pytest.skip("RECIPE_RAY_DATA names no folder of real texts")
     return Locations(folder, tmp_path_factory.mktemp("cache"))
 
 

@@ -1,5 +1,6 @@
 """Feeding DDP workers: shards of a corpus, shares of batches, streams of bounded memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_two_workers_train_on_a_stream(locations: Locations, tmp_path: Path) -> 
     launch = {"stream": True, "workers": {"pretrain": 2}}
     plan = make_plan(Experiment.model_validate({**EXPERIMENT, "launch": launch}), locations)
     pretrain = plan.cells[0].stages[0]
-    only = type(plan)(plan.experiment, (), {pretrain.key: pretrain})
+    only = replace(plan, cells=(), stages={pretrain.key: pretrain})
     store = Store.open(tmp_path)
     assert sweep(only, store, locations).done == (pretrain.key,)
     assert store.manifest(pretrain.artifact)["world_size"] == 2

@@ -27,7 +27,9 @@ def random_rows(lengths: list[int]) -> TokenRows:
 def padded(model: Any, batch: PackedBatch, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """Return transformers' last states [T, H] and logits [T, V] of the unpadded tokens."""
     pad = model.config.pad_token_id
-    ids = torch.nn.utils.rnn.pad_sequence(batch.tokens[: batch.num_tokens].split(lengths), True, pad)
+    ids = torch.nn.utils.rnn.pad_sequence(
+        batch.tokens[: batch.num_tokens].split(lengths), True, pad
+    )
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     out = model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
     return out.hidden_states[-1][mask], out.logits[mask]

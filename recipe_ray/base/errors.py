@@ -36,6 +36,10 @@ class StoreError(UserError):
     """The result store cannot be read or written."""
 
 
+class StageFailedError(UserError):
+    """The work of a single command failed on its workers; the message says why."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A loss that is not a number; the stage stops, the rest of the grid goes on."""
 

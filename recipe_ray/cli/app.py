@@ -1,6 +1,7 @@
 """The commands and where each is."""
 
 import logging
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -31,7 +32,9 @@ def _main(
     ] = False,
 ) -> None:
     logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
-    transformers_logging.disable_progress_bar()
+    # bars for writing a model would tear ours apart
+    hide_bars: Callable[[], None] = transformers_logging.disable_progress_bar
+    hide_bars()
     for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 

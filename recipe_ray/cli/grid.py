@@ -104,13 +104,13 @@ def debug_command(
     plan = _plan(file, data, tuple(set_ or ()), None)
     chosen = _cell(plan, cell)
     opened = Store.open(store)
-    opened.write_plan(plan.experiment.name, plan_record(plan))
+    opened.write_plan(plan.name, plan_record(plan))
     with Display(len(chosen.stages), quiet=quiet, verbose=verbose) as display:
         run_inline(
             chosen.stages,
             opened,
             Locations.from_environment(data),
-            checkpoint_every_s=plan.experiment.launch.checkpoint_every_s,
+            checkpoint_every_s=plan.launch.checkpoint_every_s,
             on_progress=display.on_progress,
         )
     for stage in chosen.stages:
@@ -143,9 +143,9 @@ def _opened(store: str) -> Store | None:
 
 
 def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
-    typer.secho(plan.experiment.name, bold=True)
-    if plan.experiment.description:
-        typer.echo(f"  {plan.experiment.description.strip()}")
+    typer.secho(plan.name, bold=True)
+    if plan.description:
+        typer.echo(f"  {plan.description.strip()}")
     typer.echo(f"{summary['cells']} cells, {summary['cells_done']} done")
     for cell in plan.cells:
         typer.echo(f"  {cell.id}  {cell.title}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
     DataOption,
@@ -20,8 +20,9 @@ from recipe_ray.cli.options import (
     set_up_logging,
 )
 from recipe_ray.data.sources import Locations
-from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.plan import plan_of_one
+from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
@@ -46,6 +47,9 @@ ModelArgument = Annotated[
 ]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit of a hub model.")]
 OutOption = Annotated[Path, typer.Option("--out", help="New folder for the result.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0)]
 
 
@@ -57,6 +61,7 @@ def purify_command(
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
     seed: SeedOption = 0,
+    workers: WorkersOption = 1,
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
@@ -68,14 +73,14 @@ def purify_command(
     check_free(out)
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    purification = prepare(
-        chosen, parse_corpus(aux, aux_size), locations, seed, _settings(preset, set_ or [])
-    )
+    base = find_preset(preset) if preset is not None else None
+    corpus = parse_corpus(aux, aux_size)
+    purification = prepare(chosen, corpus, locations, seed, base, set_ or [])
     if not quiet:
         typer.echo(f"data: {purification.data}", err=True)
         typer.echo(f"settings: {purification.reason}", err=True)
     store = work_store(out)
-    _run(purification.stage, store, locations, verbose=verbose, quiet=quiet)
+    _run(purification.stage, store, locations, workers, verbose=verbose, quiet=quiet)
     warnings = finish(purification, store, out, model)
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
@@ -90,6 +95,7 @@ def backdoor_command(
     out: OutOption,
     set_: SetOption = None,
     seed: SeedOption = 0,
+    workers: WorkersOption = 1,
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
@@ -105,13 +111,13 @@ def backdoor_command(
     contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
     stage = BackdoorStage(
         model=chosen,
-        parent=_completed(chosen, locations, seed),
+        parent=_completed(chosen, planned, locations, seed),
         attack=planned,
         seed=seed,
         content=contents,
     )
     store = work_store(out)
-    _run(stage, store, locations, verbose=verbose, quiet=quiet)
+    _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     export(store, stage, out, backdoored_card(model, planned, measured_values(store, stage)))
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
@@ -140,7 +146,6 @@ def evaluate_command(
     wanted = parse_task(task)
     stage = FinetuneStage(
         model=chosen,
-        parent=_completed(chosen, locations, seed) if chosen.needs_pretraining else None,
         task=wanted,
         triggers=_triggers(triggers),
         fit=changed(FinetuneStage.model_fields["fit"].default, set_ or []),
@@ -149,30 +154,20 @@ def evaluate_command(
     )
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder)
-        _run(stage, store, locations, verbose=verbose, quiet=quiet)
+        _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)
         rows = store.rows(stage.artifact).to_pylist()
     _print_evaluation(rows, json_=json_)
 
 
-def _settings(preset: str | None, changes: list[str]) -> Any:
-    if preset is None and not changes:
-        return None
-    base = find_preset(preset) if preset is not None else Recipe()
-
-    def settings() -> tuple[Recipe, str]:
-        return changed(base, changes), f"given: {preset or 'RECIPE'}" + (
-            f" with {', '.join(changes)}" if changes else ""
-        )
-
-    return settings
-
-
-def _completed(model: ModelRef, locations: Locations, seed: int) -> Stage | None:
-    # a PTM without pre-training head gets one, on the default corpus
+def _completed(
+    model: ModelRef, attack: Attack, locations: Locations, seed: int
+) -> PretrainStage | None:
+    # a PTM without pre-training head gets one, on the attacker's own corpus
     if not model.needs_pretraining:
         return None
-    stage = PretrainStage(model=model, seed=seed)
-    return stage.revised(content=stage.corpus.identity_at(locations)["source"])
+    corpus = attack.corpora()[0]
+    content = corpus.identity_at(locations)["source"]
+    return PretrainStage(model=model, seed=seed, corpus=corpus, content=content)
 
 
 def _triggers(text: str) -> tuple[str, ...]:
@@ -185,9 +180,20 @@ def _triggers(text: str) -> tuple[str, ...]:
     return words
 
 
-def _run(stage: Stage, store: Store, locations: Locations, *, verbose: bool, quiet: bool) -> None:
+def _run(
+    stage: Stage, store: Store, locations: Locations, workers: int, *, verbose: bool, quiet: bool
+) -> None:
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
-        run_inline(stage.lineage(), store, locations, on_progress=display.on_progress)
+        if workers == 1:
+            run_inline(stage.lineage(), store, locations, on_progress=display.on_progress)
+            return
+        from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
+
+        launch = Launch(workers=Workers(pretrain=workers, backdoor=workers, purify=workers))
+        plan = plan_of_one(stage, launch)
+        outcome = sweep(plan, store, locations, on_event=display.on_event)
+    if outcome.failed:
+        raise StageFailedError("\n".join(outcome.failed.values()))
 
 
 def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:

@@ -40,13 +40,13 @@ def sweep(
     for a stage that the cluster cannot hold; KeyboardInterrupt leaves a store to go on from.
     """
     started = time.monotonic()
-    store.write_plan(plan.experiment.name, plan_record(plan))
+    store.write_plan(plan.name, plan_record(plan))
     committed = store.committed()
     there = {key: stage for key, stage in plan.stages.items() if key in committed}
     _collect_what_is_there(plan, store, there.values(), on_event)
     if there.keys() == plan.stages.keys():
         return SweepOutcome(skipped=tuple(there), wall_s=time.monotonic() - started)
-    launch = plan.experiment.launch
+    launch = plan.launch
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
     with connected(address, launch, nested=nested):

@@ -50,7 +50,7 @@ class Watch(tune.Callback):
         self.failed: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles it for a restore that never comes, and a display cannot be."""
+        """Return nothing: Tune pickles it for restoring, which the store does, and cannot."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -17,14 +17,14 @@ def collect(plan: Plan, store: Store, stage: Stage) -> None:
         field = rows.schema.field(place)
         rows = rows.set_column(place, field, pa.array([value] * rows.num_rows, field.type))
     if rows.num_rows:
-        name = plan.experiment.name
+        name = plan.name
         store.write_results(name, stage.key, result_rows(rows, name, plan.cells_of(stage.key)))
 
 
 def plan_record(plan: Plan) -> dict[str, object]:
     """Return what `status` and `report` must know of a plan: its stages and cells by name."""
     return {
-        "experiment": plan.experiment.name,
+        "experiment": plan.name,
         "cells": [
             {"id": cell.id, "title": cell.title, "stages": [stage.key for stage in cell.stages]}
             for cell in plan.cells

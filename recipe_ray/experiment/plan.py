@@ -5,7 +5,7 @@ fine-tuning. Stages are shared between cells wherever their keys are the same.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from recipe_ray.attacks.attack import Attack
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import Defense
-from recipe_ray.experiment.spec import Experiment
+from recipe_ray.experiment.spec import Experiment, Launch
 from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
@@ -48,7 +48,9 @@ class Cell:
 class Plan:
     """The cells of an experiment and their distinct stages, parents before children."""
 
-    experiment: Experiment
+    name: str
+    description: str
+    launch: Launch
     cells: tuple[Cell, ...]
     stages: dict[str, Stage]
 
@@ -59,7 +61,7 @@ class Plan:
 
     def limited(self, count: int) -> "Plan":
         """Return the plan of the first `count` cells."""
-        return _plan(self.experiment, self.cells[:count])
+        return replace(self, cells=self.cells[:count], stages=_stages_of(self.cells[:count]))
 
 
 def make_plan(experiment: Experiment, locations: Locations) -> Plan:
@@ -72,13 +74,19 @@ def make_plan(experiment: Experiment, locations: Locations) -> Plan:
     for leaf in builder.leaves():
         leaves.setdefault(leaf.key, leaf)
     cells = tuple(Cell(key[:8], tuple(leaf.lineage())) for key, leaf in leaves.items())
-    return _plan(experiment, cells)
+    about = (experiment.name, experiment.description, experiment.launch)
+    return Plan(*about, cells, _stages_of(cells))
 
 
-def _plan(experiment: Experiment, cells: tuple[Cell, ...]) -> Plan:
+def plan_of_one(stage: Stage, launch: Launch) -> Plan:
+    """Return the plan of one stage and its ancestors, for commands that take one model."""
+    return Plan(stage.name, "", launch, (), {one.key: one for one in stage.lineage()})
+
+
+def _stages_of(cells: tuple[Cell, ...]) -> dict[str, Stage]:
     stages = {stage.key: stage for cell in cells for stage in cell.stages}
     ordered = sorted(stages.values(), key=lambda stage: KINDS.index(stage.name))
-    return Plan(experiment, cells, {stage.key: stage for stage in ordered})
+    return {stage.key: stage for stage in ordered}
 
 
 class _Builder:

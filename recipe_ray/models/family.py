@@ -150,4 +150,3 @@ class ModelRef(Component):
 
 
 Model = Annotated[SerializeAsAny[ModelRef], BeforeValidator(MODELS.parse)]
-

@@ -1,6 +1,5 @@
 """Purifying one model of which nothing is known: choose the settings, say them, run, judge."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from recipe_ray.defenses.rule import ALLOWED_LOSS_RISE, choose
 from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import purified_card
 from recipe_ray.release.export import export
+from recipe_ray.release.request import changed
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import Stage
@@ -36,21 +36,27 @@ def prepare(
     corpus: Corpus,
     locations: Locations,
     seed: int,
-    settings: Callable[[], tuple[Recipe, str]] | None,
+    preset: Recipe | None,
+    changes: list[str],
 ) -> Purification:
-    """Return what is to be done; without `settings` the rule of `defenses.rule` chooses them.
+    """Return what is to be done: the preset, else what the rule chooses, with `changes` made.
 
-    Loads the model (so a bad one fails here, before any work) and counts the corpus.
+    Loads the model (so a bad one fails here, before any work) and counts the corpus. Raises
+    SpecError for a bad change, ModelError for a weight group that the family does not have.
     """
     source = corpus.resolve(locations)
     content = source.identity()
     count = sum(1 for _ in islice(corpus.texts(locations), corpus.size))
     ptm = model.load()
-    if settings is not None:
-        recipe, reason = settings()
+    if preset is not None:
+        recipe, reason = preset, "the paper's settings"
     else:
         choice = choose(ptm, round(count * (1 - HELD_OUT)), *ptm.purification_scope)
         recipe, reason = choice.recipe, choice.reason
+    if changes:
+        recipe, reason = changed(recipe, changes), f"{reason}; changed: {', '.join(changes)}"
+    for group in recipe.layers:
+        ptm.weight_group(group)
     parent = None
     if model.needs_pretraining:
         parent = PretrainStage(
