@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: real data where they are at hand, and one small Ray a session."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def ray_session() -> Iterator[None]:
             _temp_dir=folder,
             object_store_memory=128 * 2**20,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         yield
         ray.shutdown()

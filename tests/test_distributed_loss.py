@@ -1,11 +1,13 @@
 """One process, two gloo processes and Ray Train compute the same losses and the same model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.feed import LocalFeed
@@ -43,7 +45,8 @@ def test_two_gloo_processes_agree_with_one(
 ) -> None:
     store = Store.open(tmp_path / "store")
     arguments = (str(tmp_path / "meeting"), store, locations)
-    torch.multiprocessing.spawn(_gloo_worker, arguments, nprocs=2)
+    start: Any = start_processes
+    start(_gloo_worker, arguments, nprocs=2, start_method="spawn")
     _assert_same(store, inline)
 
 

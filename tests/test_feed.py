@@ -1,5 +1,6 @@
 """Feeding DDP workers: shards of a corpus, shares of batches, streams of bounded memory."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_two_workers_train_on_a_stream(locations: Locations, tmp_path: Path) -> 
     assert store.manifest(pretrain.artifact)["world_size"] == 2
 
 
-def _first_letters(texts: list[str], index: Ints) -> TokenRows:
+def _two_tokens(texts: Sequence[str], index: Ints) -> TokenRows:
     rows = TokenRows.of([[1, 2]] * len(texts))
     return TokenRows(rows.tokens, rows.offsets, index)
 
@@ -114,7 +115,7 @@ def _stream(shards: Shards) -> Any:
 
     reading = Reading("corpus", OwnText(path="texts.txt"), Part(), shards)
     texts = text_stream(reading).iterator()
-    return StreamBatches(texts, _first_letters, _as_is, 8, 0, shards.num_texts, 1)
+    return StreamBatches(texts, _two_tokens, _as_is, 8, 0, shards.num_texts, 1)
 
 
 def _order(shards: Shards, epoch: int, start: int = 0) -> list[int]:

@@ -22,7 +22,8 @@ from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.learn.runtime import Progress as StageProgress
 from recipe_ray.stages.stage import Stage
 
-_LINE_EVERY_S = 30.0
+# seconds between a stage's lines where nothing is redrawn
+_LINE_EVERY_S, _VERBOSE_LINE_EVERY_S = 30.0, 5.0
 
 
 class Display:
@@ -31,9 +32,11 @@ class Display:
     def __init__(self, num_stages: int, *, quiet: bool, verbose: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._total = num_stages
+        self._line_every_s = _VERBOSE_LINE_EVERY_S if verbose else _LINE_EVERY_S
         self._ended = 0
         self._bars: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
+        self._begun: dict[tuple[str, str], tuple[float, int]] = {}
         self._handlers = {
             "skipped": self._skipped,
             "started": self._started,
@@ -80,13 +83,18 @@ class Display:
                 description=f"{_name(stage)}: {progress.phase}",
                 values=values,
             )
-        elif (
-            time.monotonic() - self._printed.setdefault(stage.key, time.monotonic()) > _LINE_EVERY_S
-        ):
-            self._printed[stage.key] = time.monotonic()
+            return
+        now = time.monotonic()
+        begun, first_step = self._begun.setdefault(
+            (stage.key, progress.phase), (now, progress.step)
+        )
+        if now - self._printed.setdefault(stage.key, now) > self._line_every_s:
+            self._printed[stage.key] = now
+            pace = (now - begun) / max(progress.step - first_step, 1)
+            left = duration(pace * (progress.num_steps - progress.step))
             self._console.print(
-                f"        {_name(stage)}: {progress.phase} "
-                f"{progress.step}/{progress.num_steps} {values}"
+                f"        {_name(stage)}: {progress.phase} {progress.step}/{progress.num_steps}, "
+                f"{left} to go, {values}"
             )
 
     def close(self, outcome: SweepOutcome, store: str) -> None:

@@ -21,7 +21,9 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray cluster to use; without it, this machine.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the stages' logs.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show more: losses every few seconds, and logs.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results only.")]
 PickleOption = Annotated[
     bool,

@@ -26,7 +26,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextmanager
