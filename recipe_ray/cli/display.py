@@ -30,7 +30,7 @@ class Display:
     """Draws the progress of a plan's stages; use it as a context manager."""
 
     def __init__(self, num_stages: int, *, quiet: bool, verbose: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._total = num_stages
         self._line_every_s = _VERBOSE_LINE_EVERY_S if verbose else _LINE_EVERY_S
         self._ended = 0
