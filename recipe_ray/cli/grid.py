@@ -21,12 +21,15 @@ from recipe_ray.cli.options import (
     VerboseOption,
     set_up_logging,
 )
+from recipe_ray.cli.tracking import Tracking
 from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.experiment.collect import collect, plan_record
 from recipe_ray.experiment.estimate import time_left
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.plan import Cell, Plan, make_plan, plan_summary
+from recipe_ray.report.trackers import open_trackers
 from recipe_ray.stages.store import Store
 
 FAILED = 1
@@ -36,6 +39,10 @@ LimitOption = Annotated[
 WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="DDP workers of every pretrain, backdoor, purify stage."),
+]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Show finished stages in mlflow or wandb; may be given often."),
 ]
 
 
@@ -47,6 +54,7 @@ def sweep_command(
     workers: WorkersOption = None,
     limit: LimitOption = None,
     set_: SetOption = None,
+    track: TrackOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -60,13 +68,21 @@ def sweep_command(
     from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
 
     opened = Store.open(store)
-    with Display(len(plan.stages), quiet=quiet, verbose=verbose) as display:
+    with (
+        Tracking(open_trackers(track or (), plan.name), opened) as tracking,
+        Display(len(plan.stages), quiet=quiet, verbose=verbose) as display,
+    ):
+
+        def on_event(event: SweepEvent) -> None:
+            display.on_event(event)
+            tracking.on_event(event)
+
         outcome = sweep(
             plan,
             opened,
             Locations.from_environment(data),
             address=address,
-            on_event=display.on_event,
+            on_event=on_event,
         )
     display.close(outcome, store)
     if outcome.failed:
