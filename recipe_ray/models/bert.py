@@ -36,6 +36,7 @@ GROUPS = {
     "key": ("attention.self.key",),
     "value": ("attention.self.value",),
 }
+PAPER_DEPTH = 12  # layers of the PTMs for which the paper found the narrow set to be enough
 # what a checkpoint may lack without being incomplete: the pooler is then drawn anew
 POOLER = "pooler"
 
@@ -140,8 +141,12 @@ class BertPTM:
 
     @property
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
-        """Return the default set A and trainable set for RECIPE (docs/purify.md says why)."""
-        return ("ffn_in",), "weights"
+        """Return the default set A and trainable set for RECIPE (docs/purify.md says why).
+
+        In a shallow encoder a backdoor sits in more than the intermediate dense weights.
+        """
+        deep = self.module.config.num_hidden_layers >= PAPER_DEPTH
+        return (("ffn_in",), "weights") if deep else (tuple(GROUPS), "all")
 
     def representation(self, module: Any, batch: PackedBatch) -> Tensor:
         """Return the last layer's state of each text's first token [B, H]."""
