@@ -51,9 +51,9 @@ def kinds(found: Plan) -> dict[str, int]:
 
 def finetuned(found: Plan) -> list[FinetuneStage]:
     """Return the cells' last stages."""
-    lasts = [cell.last for cell in found.cells]
-    assert all(isinstance(stage, FinetuneStage) for stage in lasts)
-    return lasts  # type: ignore[return-value]
+    lasts = [cell.last for cell in found.cells if isinstance(cell.last, FinetuneStage)]
+    assert len(lasts) == len(found.cells)
+    return lasts
 
 
 def test_table_1_is_60_cells_with_4_backdoors_and_16_purifications() -> None:

