@@ -49,16 +49,23 @@ class Agenda:
     def next(self) -> Stage | None:
         """Return a stage that may start now and count it as running, None where there is none.
 
-        Where the most urgent does not fit, a smaller one fills the gap.
+        Where the most urgent does not fit, one that as long a chain waits for may fill the gap, but
+        no lesser one: small last stages would keep taking the room that a large early one needs.
         """
         free = self._free()
+        held_for = -1  # the chain behind the first stage that is ready and finds no room
         for stage in self._waiting:
+            if stage.parent is not None and stage.parent.key not in self._committed:
+                continue
+            height = self._height(stage)
+            if height < held_for:
+                return None
             demand = self._demand(stage)
-            fits = demand.cpus <= free[0] and demand.gpus <= free[1]
-            if fits and (stage.parent is None or stage.parent.key in self._committed):
+            if demand.cpus <= free[0] and demand.gpus <= free[1]:
                 self._waiting.remove(stage)
                 self._running[stage.key] = stage
                 return stage
+            held_for = max(held_for, height)
         return None
 
     def commit(self, stage: Stage) -> None:
