@@ -1,4 +1,4 @@
-"""Which stage starts next: what others wait for first, and never squeezed out by what nobody does."""
+"""Which stage starts next: what others wait for comes first and is not squeezed out."""
 
 from collections.abc import Callable
 from pathlib import Path
