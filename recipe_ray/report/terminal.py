@@ -84,10 +84,15 @@ def _part(table: Table, chosen: Sequence[int]) -> Table:
 
 
 def _drawn(table: Table) -> RichTable:
-    drawn = RichTable(title=table.title, title_justify="left", header_style="bold")
+    groups = list(dict.fromkeys(column.group for column in table.columns if column.group))
+    # one task is named once, above, which leaves room for the names of the rows
+    alone = groups[0] if len(groups) == 1 else None
+    title = table.title if alone is None else f"{table.title}: {alone}"
+    drawn = RichTable(title=Text(title), title_justify="left", header_style="bold")
     for column in table.columns:
         # Text, because a name from an experiment may look like markup; names fold, numbers never
-        header = Text(f"{column.group}\n{column.name}")
+        above = "" if alone is not None else f"{column.group}\n"
+        header = Text(above + column.name)
         if column.numeric:
             drawn.add_column(header, justify="right", no_wrap=True)
         else:
