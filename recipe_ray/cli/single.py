@@ -81,7 +81,7 @@ def purify_command(
         typer.echo(f"settings: {purification.reason}", err=True)
     store = work_store(out)
     _run(purification.stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    warnings = finish(purification, store, out, model)
+    warnings = finish(purification, store, out, chosen.label())
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     typer.echo(f"purified model and its card: {out}")
@@ -118,7 +118,8 @@ def backdoor_command(
     )
     store = work_store(out)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    export(store, stage, out, backdoored_card(model, planned, measured_values(store, stage)))
+    card = backdoored_card(chosen.label(), planned, measured_values(store, stage))
+    export(store, stage, out, card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 
