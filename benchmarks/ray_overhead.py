@@ -25,9 +25,10 @@ from recipe_ray.stages.run import LOG_FILE
 from recipe_ray.stages.store import Store
 
 QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
-ROUNDS = 2 if QUICK else 4
-# of RECIPE on MiniLM: a stage of three minutes on one core, or of a few seconds
-STAGE_STEPS = 40 if QUICK else 2500
+ROUNDS = 2 if QUICK else 3
+# of RECIPE on MiniLM: a stage of about three minutes on one core, or of a few seconds
+STAGE_STEPS = 40 if QUICK else 725
+PLACEMENT_STEPS = 40 if QUICK else 250
 SHORT = {"steps": 5 if QUICK else 40, "max_length": 64}
 SIZES = {"train_size": 640, "test_size": 64 if QUICK else 320}
 GRID_SEEDS = tuple(range(4 if QUICK else 12))
@@ -86,7 +87,7 @@ def ray_grid_overhead() -> list[Figure]:
 
 def placements() -> list[Figure]:
     """The same two cores: DDP workers or threads for a stage, side by side or in turn for two."""
-    purify = {**_GRID, "defenses": [{"name": "recipe", "fit": {"steps": STAGE_STEPS}}]}
+    purify = {**_GRID, "defenses": [{"name": "recipe", "fit": {"steps": PLACEMENT_STEPS}}]}
     pair = {**_GRID, "seeds": (0, 1)}
     cases = {
         "placement_purify_two_workers": (_experiment(purify, workers={"purify": 2}), "purify"),
