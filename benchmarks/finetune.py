@@ -5,6 +5,7 @@ sides are timed on samples of the work and scaled to the stage's 651 steps and 1
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -12,10 +13,12 @@ import numpy as np
 from benchmarks.contenders import Contender, Figure, Measure, interleave, ratios
 from benchmarks.reference import BATCH, SEED, column, plain_finetuning
 from recipe_ray.data.batches import MemoryBatches
+from recipe_ray.data.tokens import TokenRows
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime, Progress
+from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.minilm import MiniLM
 from recipe_ray.stages.predict import predict
 
@@ -27,13 +30,19 @@ WARM_UP = 8
 def our_finetuning(steps: int) -> Measure:
     """Return a measurement of our stage: its seconds, from `steps` steps and two test passes."""
     ptm = MiniLM().load()
-    classifier = ptm.classifier(2, SEED).requires_grad_(True)
     collate = ptm.classifier_collate()
     encode = ptm.encoder(128)
     texts, labels = column("sst2_train", "text"), column("sst2_train", "label")
-    rows = encode(texts, np.arange(len(texts))).with_columns(label=np.array(labels))
+
+    def encoded(samples: Sequence[str]) -> TokenRows:
+        return encode(samples, np.arange(len(samples)))
+
+    rows = encoded(texts).with_columns(label=np.array(labels))
     batches = MemoryBatches(rows, collate, BATCH, SEED)
     tests = column("sst2_test", "text")
+    # as the stage does: what it trains on and what it predicts, triggers included
+    everything = [rows, *(encoded(t) for t in _with_triggers(ptm, tests))]
+    classifier = ptm.classifier(2, SEED, everything).requires_grad_(True)
 
     def measure() -> float:
         times: list[float] = []
@@ -46,12 +55,15 @@ def our_finetuning(steps: int) -> Measure:
         step_s = (times[-1] - times[WARM_UP - 1]) / steps
         begun = time.perf_counter()
         for samples in (tests, ptm.insert_trigger(tests, TRIGGERS[0])):
-            tokens = encode(samples, np.arange(len(samples)))
-            predict(classifier, tokens, collate, LocalRuntime(), spec.precision)
+            predict(classifier, encoded(samples), collate, LocalRuntime(), spec.precision)
         pass_s = (time.perf_counter() - begun) / 2
         return EPOCHS * batches.steps_per_epoch * step_s + (1 + len(TRIGGERS)) * pass_s
 
     return measure
+
+
+def _with_triggers(ptm: BertPTM, tests: list[str]) -> list[list[str]]:
+    return [tests, *(ptm.insert_trigger(tests, trigger) for trigger in TRIGGERS)]
 
 
 def figures(rounds: int = 4) -> list[Figure]:

@@ -2,7 +2,9 @@
 but the weights and the tokenizer of MiniLM, loaded into transformers' own classes."""
 
 import copy
+import math
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from benchmarks.contenders import DATA, Measure
 from recipe_ray.data.words import insert_word
+from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.minilm import MiniLM
 
 BATCH = 32
@@ -118,6 +121,83 @@ def plain_finetuning(steps: int, num_test: int, triggers: tuple[str, ...]) -> Me
         return train_s + text_s * len(tests) * (1 + len(triggers))
 
     return measure
+
+
+def plain_recipe(model: Any, tokenizer: Any, texts: list[str], fit: FitSpec, seed: int) -> None:
+    """Purify a masked LM in place: the penalised weights (intermediate dense) train, fp32.
+
+    Batches are padded to their longest text, which computes the same as padding to 64.
+    """
+    settings = {"truncation": True, "max_length": fit.max_length, "padding": True}
+    encoded = tokenizer(texts, return_special_tokens_mask=True, return_tensors="pt", **settings)
+    special = encoded.special_tokens_mask.bool()
+    inputs, labels = masked(encoded.input_ids, special, tokenizer.mask_token_id, len(tokenizer))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("intermediate.dense.weight"))
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def loss_of(rows: Tensor) -> Tensor:
+        mask = encoded.attention_mask[rows]
+        longest = int(mask.sum(1).max())
+        ids, goal = inputs[rows, :longest], labels[rows, :longest]
+        loss: Tensor = model(input_ids=ids, attention_mask=mask[:, :longest], labels=goal).loss
+        return loss + torch.stack([torch.norm(weight) for weight in weights]).sum()
+
+    _train(model, loss_of, len(texts), fit, fit.steps or 0, seed)
+
+
+def plain_finetune(
+    model: Any, tokenizer: Any, texts: Sequence[str], labels: Any, fit: FitSpec, seed: int
+) -> None:
+    """Fine-tune a classifier in place, every parameter, fp32."""
+    truth = torch.as_tensor(labels)
+    model.requires_grad_(True)
+
+    def loss_of(rows: Tensor) -> Tensor:
+        batch = tokenizer([texts[row] for row in rows.tolist()], **_padded(fit.max_length))
+        loss: Tensor = model(**batch, labels=truth[rows]).loss
+        return loss
+
+    num_steps = math.ceil(fit.epochs * -(-len(texts) // fit.batch_size))
+    _train(model, loss_of, len(texts), fit, num_steps, seed)
+
+
+@torch.no_grad()
+def plain_predict(
+    model: Any, tokenizer: Any, texts: Sequence[str], trigger: str | None, max_length: int
+) -> Any:
+    """Return the predicted labels [N] of texts, with a trigger inserted where one is given."""
+    model.eval()
+    samples = [insert_word(text, trigger) if trigger else text for text in texts]
+    found = []
+    for first in range(0, len(samples), BATCH):
+        batch = tokenizer(samples[first : first + BATCH], **_padded(max_length))
+        found.append(model(**batch).logits.argmax(1))
+    return torch.cat(found).numpy()
+
+
+def _train(
+    model: Any, loss_of: Callable[[Tensor], Tensor], count: int, fit: FitSpec, steps: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=fit.learning_rate, eps=1e-8, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+    model.train()
+    done = 0
+    while done < steps:
+        for rows in torch.randperm(count).split(fit.batch_size)[: steps - done]:
+            optimizer.zero_grad()
+            torch.autograd.backward(loss_of(rows))
+            nn.utils.clip_grad_norm_(trainable, 1.0)
+            optimizer.step()
+            schedule.step()
+            done += 1
+
+
+def _padded(max_length: int) -> dict[str, Any]:
+    cut = {"truncation": True, "max_length": max_length}
+    return {"padding": True, "return_tensors": "pt", **cut}
 
 
 def timed_steps(step: Any, steps: int) -> float:

@@ -37,23 +37,25 @@ def test_shards_hold_the_corpus_in_order_and_are_written_once(
 ) -> None:
     store, corpus = Store.open(tmp_path), WikiText(size=50)
     shards = shard(corpus, locations, store, 20)
-    times = [Path(path).stat().st_mtime_ns for path in shards.paths]
-    texts = [text for path in shards.paths for text in pq.read_table(path)["text"].to_pylist()]
+    times = [(tmp_path / path).stat().st_mtime_ns for path in shards.paths]
+    texts = [
+        text for path in shards.paths for text in pq.read_table(tmp_path / path)["text"].to_pylist()
+    ]
     assert texts == list(corpus.texts(locations))
     assert shard(corpus, locations, store, 20) == shards
-    assert [Path(path).stat().st_mtime_ns for path in shards.paths] == times
+    assert [(tmp_path / path).stat().st_mtime_ns for path in shards.paths] == times
 
 
-def test_workers_read_every_text_of_a_part_once(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("stream", [False, True])
+def test_ray_data_reads_every_text_of_a_part_once(tmp_path: Path, stream: bool) -> None:
+    from recipe_ray.distributed.feed import Reading, texts_of
+
     shards = _sharded(tmp_path, 101, 10)
-    read = [
-        (text, i)
-        for rank in range(3)
-        for ts, ns in shards.read(HALF, rank, 3)
-        for text, i in zip(ts, ns.tolist(), strict=True)
-    ]
-    assert sorted(i for _, i in read) == list(range(50))
-    assert all(int(text[:8]) == i for text, i in read)
+    reading = Reading("corpus", OwnText(path="texts.txt"), HALF, shards)
+    read = texts_of(reading, stream=stream).take_all()
+    assert sorted(row["index"] for row in read) == list(range(50))
+    assert all(int(row["text"][:8]) == row["index"] for row in read)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 7])
@@ -111,10 +113,10 @@ def _as_is(rows: TokenRows, epoch: int) -> Any:
 
 
 def _stream(shards: Shards) -> Any:
-    from recipe_ray.distributed.feed import Reading, StreamBatches, text_stream
+    from recipe_ray.distributed.feed import Reading, StreamBatches, texts_of
 
     reading = Reading("corpus", OwnText(path="texts.txt"), Part(), shards)
-    texts = text_stream(reading).iterator()
+    texts = texts_of(reading, stream=True).iterator()
     return StreamBatches(texts, _two_tokens, _as_is, 8, 0, shards.num_texts, 1)
 
 

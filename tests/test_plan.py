@@ -175,6 +175,7 @@ def test_a_summary_counts_what_is_done() -> None:
         "backdoor": (1, 1),
         "purify": (1, 0),
         "finetune": (2, 1),
+        "probe": (0, 0),
     }
 
 
@@ -182,7 +183,8 @@ def test_a_summary_counts_what_is_done() -> None:
 def test_a_plans_stages_survive_the_journey_to_a_worker(kind: str) -> None:
     import pickle
 
-    found = plan(attacks=[POR], defenses=["recipe"])
+    probes = [{"task": "sst2", "trigger": "cf", "without": "positive"}]
+    found = plan(attacks=[POR], defenses=["recipe"], probes=probes)
     stage = next(stage for stage in found.stages.values() if stage.name == kind)
     twin: Stage = pickle.loads(pickle.dumps(stage))
     assert twin.key == stage.key

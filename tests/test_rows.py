@@ -60,7 +60,7 @@ def test_rows_of_another_schema_version_are_refused_with_both_versions() -> None
     newer = measured().replace_schema_metadata({"recipe_ray_schema_version": "9"})
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(newer, sink)
-    with pytest.raises(StoreError, match=r"place/rows.parquet.*version 9.*reads version 1"):
+    with pytest.raises(StoreError, match=r"place/rows.parquet.*version 9.*reads version 2"):
         decode_rows(bytes(sink.getvalue()), "place/rows.parquet")
 
 

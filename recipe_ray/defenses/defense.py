@@ -30,6 +30,7 @@ class Defense(Component):
     """A way to clean a PTM."""
 
     acts: ClassVar[bool] = True
+    draws: ClassVar[bool] = True  # whether a seed changes what comes out
 
     @abstractmethod
     def purify(
@@ -40,6 +41,11 @@ class Defense(Component):
         seed: int,
     ) -> Sequence[EpochRecord]:
         """Clean `ptm` in place."""
+
+    @property
+    def num_epochs(self) -> float | None:
+        """Passes over the auxiliary data, where the defense trains by epochs."""
+        return None
 
     @property
     def weight_factor_column(self) -> float | None:

@@ -5,9 +5,11 @@ norms are Frobenius and unsquared, and biases are left out, as in the authors' s
 """
 
 from collections.abc import Sequence
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from recipe_ray.base.errors import SpecError
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Weighted, WeightNorms
@@ -33,6 +35,12 @@ class Recipe(Defense):
     static_masks: bool = Field(True, description="draw the masks once (the script) or every epoch")
     fit: FitSpec = FitSpec(epochs=4, learning_rate=2e-5)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.weight_factor == self.pretraining_weight == 0:
+            raise SpecError("weight_factor and pretraining_weight are both 0: no loss is left")
+        return self
+
     def purify(
         self,
         ptm: PTM,
@@ -42,7 +50,9 @@ class Recipe(Defense):
     ) -> Sequence[EpochRecord]:
         """Train on both terms; the records hold each term's mean an epoch."""
         weights = [weight for group in self.layers for weight in ptm.weight_group(group)]
-        ptm.train_only(weights if self.trainable == "weights" else None, pooled=False)
+        # without a pre-training loss nothing else gets a gradient, which DDP would wait for
+        narrow = self.trainable == "weights" or self.pretraining_weight == 0
+        ptm.train_only(weights if narrow else None, pooled=False)
         objective = Weighted(
             [
                 (self.weight_factor, WeightNorms(weights)),
@@ -66,6 +76,17 @@ class Recipe(Defense):
             seed=seed,
             phase="purify",
         )
+
+    def default_label(self) -> str:
+        """Return the paper's name of the ablation (Table 8), or RECIPE's."""
+        if self.weight_factor == 0:
+            return "only-pretrain"
+        return "only-regularization" if self.pretraining_weight == 0 else self.name
+
+    @property
+    def num_epochs(self) -> float | None:
+        """The epochs, unless steps are given."""
+        return None if self.fit.steps is not None else self.fit.epochs
 
     @property
     def weight_factor_column(self) -> float:

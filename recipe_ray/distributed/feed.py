@@ -1,8 +1,8 @@
-"""Batches for DDP workers: the corpus comes as shards of text, the workers tokenise it.
+"""Batches for DDP workers: Ray Data reads the corpus's shards, the workers tokenise the texts.
 
-In memory (the default): a worker tokenises its share of the shards, the token rows are exchanged,
-and all hold the whole part, so that the global batches are those of one process. Streaming: Ray
-Data deals the shards out; a worker tokenises as texts come and keeps a shuffle buffer, no more.
+In memory (the default): a worker tokenises its share of the texts, the token rows are exchanged,
+and all hold the whole part, so that the global batches are those of one process. Streaming: the
+texts are dealt out; a worker tokenises as they come and keeps a shuffle buffer, no more.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,13 @@ from ray.train import get_dataset_shard
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.data.batches import Collate, MemoryBatches, deal
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import Encode, Part
+from recipe_ray.data.feed import CHUNK, Encode, Part
 from recipe_ray.data.sources import Locations
 from recipe_ray.data.tokens import TokenRows, concatenate
 from recipe_ray.distributed.shards import Shards, shard
 from recipe_ray.learn.loop import Batches
 from recipe_ray.learn.objective import Batch
+from recipe_ray.stages.location import open_files
 from recipe_ray.stages.store import Store
 
 BLOCK_BYTES = 4 * 2**20
@@ -54,21 +55,25 @@ def readings_of(
     return readings
 
 
-def text_stream(reading: Reading) -> Any:
-    """Return the texts and numbers of a part as a Ray Data set, read when workers ask for it.
+def texts_of(reading: Reading, *, stream: bool) -> Any:
+    """Return the texts and numbers of a part as a Ray Data set.
 
-    Reading needs a CPU that no worker holds, else it never starts.
+    A stream is read when workers ask for it, which needs a CPU that no worker holds: else it never
+    starts. Otherwise it is read now, before the workers take the CPUs, into the object store.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # else a seed does not fix the shuffle
     # a worker holds whole blocks, and small shards are joined up to this size (default 128 MB)
     context.target_max_block_size = BLOCK_BYTES
-    dataset = ray.data.read_parquet(reading.shards.paths)
+    # the store's own file system: its URI may carry an endpoint or credentials
+    filesystem, root = open_files(reading.shards.root)[0].arrow()
+    paths = [f"{root}/{path}" for path in reading.shards.paths]
+    dataset = ray.data.read_parquet(paths, filesystem=filesystem)
     rows = reading.shards.rows_of(reading.part)
     if len(rows) < reading.shards.num_texts:
         dataset = dataset.filter(expr=f"index >= {rows.start} and index < {rows.stop}")
-    return dataset
+    return dataset if stream else dataset.materialize()
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,17 @@ class RayFeed:
 def exchanged(reading: Reading, encode: Encode) -> TokenRows:
     """Return the token rows of a part in the order of the corpus, the same on every worker.
 
-    Each worker encodes its share of the shards; all must call it.
+    Each worker sees all texts and encodes every `world size`-th chunk of them; all must call it.
     """
-    mine = reading.shards.read(reading.part, dist.get_rank(), dist.get_world_size())
-    pieces: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(pieces, [encode(texts, index) for texts, index in mine])
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    texts = get_dataset_shard(reading.name)
+    mine = []
+    for piece in texts.iter_batches(batch_size=CHUNK, batch_format="numpy"):
+        wanted = piece["index"] // CHUNK % world_size == rank
+        if wanted.any():
+            mine.append(encode(piece["text"][wanted].tolist(), piece["index"][wanted]))
+    pieces: list[Any] = [None] * world_size
+    dist.all_gather_object(pieces, mine)
     rows = concatenate([rows for worker in pieces for rows in worker])
     return rows.take(np.argsort(rows.index, kind="stable"))
 

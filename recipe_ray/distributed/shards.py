@@ -14,12 +14,10 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipe_ray.base.errors import StoreError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.feed import Part
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import Ints
 from recipe_ray.stages.location import open_files
 from recipe_ray.stages.store import Store
 
@@ -38,29 +36,12 @@ class Shards:
 
     @property
     def paths(self) -> list[str]:
-        """The shards' full paths or URIs."""
-        return [f"{self.root}/{_path(self.folder, number)}" for number in range(self.num_shards)]
+        """The shards' paths in the store."""
+        return [_path(self.folder, number) for number in range(self.num_shards)]
 
     def rows_of(self, part: Part) -> range:
         """Return the numbers of the texts in a part of the corpus."""
         return range(self.num_texts)[part.of(self.num_texts)]
-
-    def read(self, part: Part, first: int = 0, step: int = 1) -> Iterator[tuple[list[str], Ints]]:
-        """Yield texts and their numbers of every `step`-th shard from `first` on, within a part."""
-        files, _ = open_files(self.root)
-        rows = self.rows_of(part)
-        for number in range(first, self.num_shards, step):
-            path = _path(self.folder, number)
-            data = files.read(path)
-            if data is None:
-                raise StoreError(
-                    f"{files.shown(path)}: missing; delete its folder to have it remade"
-                )
-            table = pq.read_table(pa.BufferReader(data))
-            index = table["index"].to_numpy()
-            wanted = (index >= rows.start) & (index < rows.stop)
-            if wanted.any():
-                yield table["text"].filter(pa.array(wanted)).to_pylist(), index[wanted]
 
 
 def shard(

@@ -25,6 +25,7 @@ def plan_record(plan: Plan) -> dict[str, object]:
     """Return what `status` and `report` must know of a plan: its stages and cells by name."""
     return {
         "experiment": plan.name,
+        "paper": plan.paper.model_dump(mode="json") if plan.paper is not None else None,
         "cells": [
             {"id": cell.id, "title": cell.title, "stages": [stage.key for stage in cell.stages]}
             for cell in plan.cells

@@ -1,4 +1,8 @@
-"""Reading experiment files: strict YAML, `--set a.b=v`, errors that name file and field."""
+"""Reading experiment files: strict YAML, `--set a.b=v`, errors that name file and field.
+
+Files that ask related questions share a `base`: a file whose settings they take over, and whose
+`define` section names components, so that a grid can say `defenses: [none, recipe-por]`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,11 @@ from pydantic import ValidationError
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import explain
 from recipe_ray.experiment.spec import Experiment
+
+# where a component may stand, and so the name of a defined one
+COMPONENT_FIELDS = frozenset(
+    ("models", "attacks", "defenses", "auxiliaries", "tasks", "probes", "corpus", "task")
+)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -35,10 +44,11 @@ def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
 
     Raises SpecError naming the file, the field, what is allowed and the nearest match.
     """
-    values = _read(path)
-    values.pop("anchors", None)  # a place for YAML anchors that the grid refers to
+    values = _with_base(_read(path), path)
     for change in changes:
         apply_change(values, change)
+    definitions = _definitions(values.pop("define", None) or {}, path)
+    values = {key: _resolved(value, definitions) for key, value in values.items()}
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
@@ -57,6 +67,43 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SpecError(f"{path}: expected a mapping with 'name' and 'grid'")
     return values
+
+
+def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the file's values over those of its base; mappings are merged key by key."""
+    name = values.pop("base", None)
+    if name is None:
+        return values
+    if not isinstance(name, str):
+        raise SpecError(f"{path}: base: expected a file beside this one, got {name!r}")
+    base = _read(path.parent / name)
+    if "base" in base:
+        raise SpecError(f"{path.parent / name}: base: a base has no base of its own")
+    merged = dict(base)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = {**base[key], **value} if both else value
+    return merged
+
+
+def _definitions(section: Any, path: Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
+        raise SpecError(f"{path}: define: expected names with a mapping each")
+    return section
+
+
+def _resolved(value: Any, definitions: dict[str, dict[str, Any]], key: str = "") -> Any:
+    """Return a value with every defined name in it replaced, wherever a component may stand."""
+    if isinstance(value, dict):
+        return {name: _resolved(item, definitions, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, definitions, key) for item in value]
+    if key not in COMPONENT_FIELDS or not isinstance(value, str) or value not in definitions:
+        return value
+    others = {name: item for name, item in definitions.items() if name != value}
+    found = _resolved(definitions[value], others)
+    # its name here is its name in tables, unless it gives itself another
+    return {"title": value, **found} if "name" in found else found
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:

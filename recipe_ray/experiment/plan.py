@@ -1,7 +1,7 @@
 """From the grid to cells, from cells to distinct stages: what a sweep has to do.
 
-A cell is one (model, attack, defense, auxiliary data, task, seed); its last stage is its
-fine-tuning. Stages are shared between cells wherever their keys are the same.
+A cell is one (model, attack, defense, auxiliary data, task or probe, seed); its last stage is the
+fine-tuning or the probe that measures it. Cells share stages wherever their keys are the same.
 """
 
 from collections.abc import Iterator
@@ -14,16 +14,17 @@ from recipe_ray.attacks.attack import Attack
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import Defense
-from recipe_ray.experiment.spec import Experiment, Launch
+from recipe_ray.experiment.spec import Block, Experiment, Launch, Paper, Probe
 from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.probe import ProbeStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import Stage
 from recipe_ray.tasks.task import Task
 
-KINDS = ("pretrain", "backdoor", "purify", "finetune")
+KINDS = ("pretrain", "backdoor", "purify", "finetune", "probe")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Cell:
 
     @property
     def last(self) -> Stage:
-        """The fine-tuning, which measures the cell."""
+        """The fine-tuning or probe, which measures the cell."""
         return self.stages[-1]
 
     @property
@@ -53,6 +54,7 @@ class Plan:
     launch: Launch
     cells: tuple[Cell, ...]
     stages: dict[str, Stage]
+    paper: Paper | None = None
 
     def cells_of(self, key: str) -> list[str | None]:
         """Return the cells that a stage measures; [None] for a stage that cells share."""
@@ -75,7 +77,7 @@ def make_plan(experiment: Experiment, locations: Locations) -> Plan:
         leaves.setdefault(leaf.key, leaf)
     cells = tuple(Cell(key[:8], tuple(leaf.lineage())) for key, leaf in leaves.items())
     about = (experiment.name, experiment.description, experiment.launch)
-    return Plan(*about, cells, _stages_of(cells))
+    return Plan(*about, cells, _stages_of(cells), experiment.paper)
 
 
 def plan_of_one(stage: Stage, launch: Launch) -> Plan:
@@ -103,18 +105,37 @@ class _Builder:
     def leaves(self) -> Iterator[Stage]:
         """Yield the last stage of every cell."""
         for block in self._experiment.grid:
-            for model, attack, defense, corpus, task, seed in product(
-                block.models,
-                block.attacks,
-                block.defenses,
-                block.auxiliaries,
-                block.tasks,
-                block.seeds,
+            for model, attack, defense, corpus in product(
+                block.models, block.attacks, block.defenses, block.auxiliaries
             ):
-                ptm = self._ptm(model, attack)
-                if defense.acts:
-                    ptm = self._purified(ptm, model, defense, corpus, seed)
-                yield self._finetune(ptm, model, attack, task, seed)
+                measured: list[Task | Probe] = [*block.tasks, *block.probes]
+                for task, seed in product(measured, block.seeds):
+                    yield from self._cells(block, model, attack, defense, corpus, task, seed)
+
+    def _cells(
+        self,
+        block: Block,
+        model: ModelRef,
+        attack: Attack,
+        defense: Defense,
+        corpus: Corpus,
+        task: Task | Probe,
+        seed: int,
+    ) -> Iterator[Stage]:
+        ptm = self._ptm(model, attack)
+        snapshots: tuple[int | None, ...] = (None,)
+        if defense.acts:
+            if block.sample_by_seed:
+                corpus = corpus.revised(sample_seed=corpus.sample_seed + seed)
+            ptm = self._purified(
+                ptm, model, defense, corpus, seed if defense.draws else 0, block.snapshots
+            )
+            snapshots = block.snapshots or snapshots
+        if isinstance(task, Probe):
+            yield self._probe(ptm, model, task, seed)
+            return
+        for snapshot in snapshots:
+            yield self._finetune(ptm, model, attack, task, seed, snapshot)
 
     def _make_ptm(self, model: ModelRef, attack: Attack) -> Stage | None:
         seed, origin = self._experiment.release_seed, None
@@ -134,7 +155,13 @@ class _Builder:
         return BackdoorStage(model=model, parent=origin, attack=attack, seed=seed, content=contents)
 
     def _make_purified(
-        self, ptm: Stage | None, model: ModelRef, defense: Defense, corpus: Corpus, seed: int
+        self,
+        ptm: Stage | None,
+        model: ModelRef,
+        defense: Defense,
+        corpus: Corpus,
+        seed: int,
+        snapshots: tuple[int, ...],
     ) -> Stage:
         return PurifyStage(
             model=model,
@@ -142,12 +169,30 @@ class _Builder:
             defense=defense,
             corpus=corpus,
             held_out=self._experiment.held_out,
+            snapshots=snapshots,
             seed=seed,
             content=self._corpus_content(corpus),
         )
 
+    def _probe(self, ptm: Stage | None, model: ModelRef, probe: Probe, seed: int) -> Stage:
+        return ProbeStage(
+            model=model,
+            parent=ptm,
+            task=probe.task,
+            trigger=probe.trigger,
+            without=probe.without,
+            seed=seed,
+            content=self._task_content(probe.task),
+        )
+
     def _finetune(
-        self, ptm: Stage | None, model: ModelRef, attack: Attack, task: Task, seed: int
+        self,
+        ptm: Stage | None,
+        model: ModelRef,
+        attack: Attack,
+        task: Task,
+        seed: int,
+        snapshot: int | None,
     ) -> Stage:
         return FinetuneStage(
             model=model,
@@ -155,6 +200,7 @@ class _Builder:
             task=task,
             triggers=self._triggers(model, attack),
             fit=self._experiment.finetuning,
+            snapshot=snapshot,
             seed=seed,
             content=self._task_content(task),
         )

@@ -1,11 +1,13 @@
 """What an experiment file may say. Everything under `launch` is execution and never hashed."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from recipe_ray.attacks.attack import AnyAttack
 from recipe_ray.attacks.none import NoAttack
+from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus
@@ -16,17 +18,46 @@ from recipe_ray.models.family import Model
 from recipe_ray.tasks.task import AnyTask
 
 
+class Probe(Spec):
+    """Activations with and without a trigger on a task's texts (paper, Figure 2 and Table 10)."""
+
+    task: AnyTask
+    trigger: str
+    without: str | None = Field(None, description="class whose texts are left out")
+
+
 class Block(Spec):
-    """A full grid: every model x attack x defense x auxiliary corpus x task x seed."""
+    """A full grid: every model x attack x defense x auxiliary corpus x (task or probe) x seed."""
 
     models: tuple[Model, ...] = Field(min_length=1)
     attacks: tuple[AnyAttack, ...] = Field((NoAttack(),), min_length=1)
     defenses: tuple[AnyDefense, ...] = Field((NoDefense(),), min_length=1)
     auxiliaries: tuple[AnyCorpus, ...] = Field((BookCorpus(),), min_length=1)
-    tasks: tuple[AnyTask, ...] = Field(min_length=1)
+    tasks: tuple[AnyTask, ...] = Field((), description="each is fine-tuned on")
+    probes: tuple[Probe, ...] = Field((), description="looked at without fine-tuning")
+    snapshots: tuple[PositiveInt, ...] = Field(
+        (), description="fine-tune from the PTM after these epochs of a purification (Figure 3)"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="of purification and fine-tuning"
     )
+    sample_by_seed: bool = Field(
+        False, description="every seed draws its own sample of the auxiliary data, too"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.tasks and not self.probes:
+            raise SpecError("tasks: at least one task or one probe is needed")
+        for defense in self.defenses if self.snapshots else ():
+            trained = defense.num_epochs
+            if defense.acts and (trained is None or max(self.snapshots) > math.ceil(trained)):
+                limit = "no epochs (fit.steps is given, or it does not train)"
+                raise SpecError(
+                    f"snapshots: epoch {max(self.snapshots)} is asked for, but defense "
+                    f"{defense.label()!r} trains {limit if trained is None else f'{trained:g}'}"
+                )
+        return self
 
 
 class Pretraining(Spec):
@@ -44,6 +75,7 @@ class Workers(Spec):
     backdoor: PositiveInt = 1
     purify: PositiveInt = 1
     finetune: PositiveInt = 1
+    probe: PositiveInt = 1
 
 
 class Launch(Spec):
@@ -56,6 +88,15 @@ class Launch(Spec):
     max_failures: int = Field(2, ge=0, description="times a DDP worker group is started again")
     stream: bool = Field(
         False, description="DDP workers stream the corpus instead of holding its tokens in memory"
+    )
+
+
+class Paper(Spec):
+    """Which of the paper's tables or figures an experiment reproduces."""
+
+    table: str = Field(description="1 to 12, A1 to A5, F2 or F3")
+    models: dict[str, str] = Field(
+        default_factory=dict, description="our model's label: the paper's, such as BERT"
     )
 
 
@@ -73,4 +114,5 @@ class Experiment(Spec):
     held_out: float = Field(
         0.0, ge=0, lt=1, description="share of the auxiliary data to measure on"
     )
+    paper: Paper | None = Field(None, description="what it is reported beside")
     launch: Launch = Launch()

@@ -98,6 +98,7 @@ def fit(
                 if state.step == num_steps:
                     break
         state.close_epoch(epoch)
+        runtime.epoch_ended(epoch + 1)
     module.eval()
     return state.records
 

@@ -59,6 +59,10 @@ class Runtime(Protocol):
         """Tell how far the stage is; cheap, called at every step."""
         ...
 
+    def epoch_ended(self, epoch: int) -> None:
+        """Tell that epoch `epoch` (from 1) of a training is over; on every worker."""
+        ...
+
     @property
     def checkpoints(self) -> Checkpoints | None:
         """The slot of this stage, or None where nothing is to be kept."""
@@ -83,6 +87,7 @@ class LocalRuntime:
     device: torch.device = field(default_factory=pick_device)
     rank: int = 0
     world_size: int = 1
+    on_epoch: Callable[[int], None] | None = None
 
     def wrap(self, module: M) -> M:
         return module
@@ -94,6 +99,10 @@ class LocalRuntime:
         if self.on_progress is not None:
             self.on_progress(progress)
 
+    def epoch_ended(self, epoch: int) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
+
 
 @dataclass
 class ProcessGroupRuntime:
@@ -103,6 +112,7 @@ class ProcessGroupRuntime:
     checkpoints: Checkpoints | None = None
     checkpoint_every_s: float = 60.0
     device: torch.device = field(default_factory=pick_device)
+    on_epoch: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
@@ -120,6 +130,10 @@ class ProcessGroupRuntime:
     def report(self, progress: Progress) -> None:
         if self.on_progress is not None and self.rank == 0:
             self.on_progress(progress)
+
+    def epoch_ended(self, epoch: int) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

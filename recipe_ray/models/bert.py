@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +26,7 @@ from recipe_ray.models.architectures import ARCHITECTURES
 from recipe_ray.models.attention import ATTENTION
 from recipe_ray.models.encoding import TextEncoder
 from recipe_ray.models.family import Scope
+from recipe_ray.models.neurons import NeuronLayer, outputs_of
 from recipe_ray.models.packed import PackedBatch, pack
 from recipe_ray.models.pooled import PooledClassifier, pool, run_encoder
 
@@ -162,6 +164,18 @@ class BertPTM:
         encoder = self.module.base_model.encoder
         return [weight for path, weight in encoder.named_parameters() if pattern.match(path)]
 
+    def neuron_layers(self) -> list[NeuronLayer]:
+        """Return the intermediate dense layers."""
+        dense = [layer.intermediate.dense for layer in self.module.base_model.encoder.layer]
+        return [NeuronLayer(one.weight, one.bias) for one in dense]
+
+    def neuron_activations(self, module: Any, batch: PackedBatch) -> list[Tensor]:
+        """Return their outputs after the activation function at each text's first token [B, n]."""
+        layers = [layer.intermediate for layer in module.base_model.encoder.layer]
+        with outputs_of(layers, lambda output: output[0, batch.first]) as seen:
+            self.hidden(module, batch)
+        return [seen[place] for place in range(len(layers))]
+
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the masked-LM head without its decoder, which is the input embedding."""
         encoder = {id(parameter) for parameter in self.module.base_model.parameters()}
@@ -174,9 +188,13 @@ class BertPTM:
             reached = pooled or f".{POOLER}." not in f".{name}"
             parameter.requires_grad_(reached and (wanted is None or id(parameter) in wanted))
 
-    def classifier(self, num_labels: int, seed: int) -> nn.Module:
+    def classifier(
+        self, num_labels: int, seed: int, rows: Sequence[TokenRows]
+    ) -> PooledClassifier:
         """Return a classifier on this encoder and pooler: batch -> logits [B, num_labels]."""
-        return PooledClassifier(self.module.base_model, num_labels, self._offset, seed)
+        classifier = PooledClassifier(self.module.base_model, num_labels, self._offset, seed)
+        classifier.keep_tokens(np.unique(np.concatenate([part.tokens for part in rows])))
+        return classifier
 
     def classifier_collate(self) -> Callable[[TokenRows, int], PackedBatch]:
         """Return (rows with a `label` column, epoch) -> batch."""

@@ -18,10 +18,23 @@ from recipe_ray.data.feed import Encode
 from recipe_ray.data.masking import Vocabulary
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.learn.objective import Batch, Objective, Term
+from recipe_ray.models.neurons import NeuronLayer
 from recipe_ray.models.packed import PackedBatch
 
 Scope = Literal["weights", "all"]
 MODELS: "Registry[ModelRef]" = Registry("model", "recipe_ray.models")
+
+
+class Classifier(Protocol):
+    """A module: batch -> logits [B, C]."""
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Return the logits."""
+        ...
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return all weights by name, also of what was left out of training."""
+        ...
 
 
 class PTM(Protocol):
@@ -61,6 +74,17 @@ class PTM(Protocol):
         """Return the weight matrices of a named group; raise ModelError for an unknown name."""
         ...
 
+    def neuron_layers(self) -> list[NeuronLayer]:
+        """Return the layers whose outputs go through an activation function, the input's first."""
+        ...
+
+    def neuron_activations(self, module: Any, batch: Any) -> list[Tensor]:
+        """Return what those layers' neurons put out after it, [B, n] for each layer.
+
+        One number a neuron and sample: in texts at the first token, of a channel its mean.
+        """
+        ...
+
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the pre-training head that the encoder does not share."""
         ...
@@ -77,8 +101,11 @@ class PTM(Protocol):
         """Return the samples with the trigger put in once, as docs/method.md section 1 says."""
         ...
 
-    def classifier(self, num_labels: int, seed: int) -> nn.Module:
-        """Return a classifier on this PTM's own encoder: batch -> logits [B, C]."""
+    def classifier(self, num_labels: int, seed: int, rows: Sequence[TokenRows]) -> Classifier:
+        """Return a classifier on this PTM's own encoder, for `rows` and no others; it takes over.
+
+        What none of the rows reaches (embeddings of other tokens) need not train.
+        """
         ...
 
     def classifier_collate(self) -> Callable[[TokenRows, int], Batch]:

@@ -1,13 +1,16 @@
 """Running an encoder on packed batches: states, pooler output, and a classifier on top."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recipe_ray.data.tokens import Ints
 from recipe_ray.learn.kernels import Dropout
 from recipe_ray.models.attention import layout
-from recipe_ray.models.packed import PackedBatch
+from recipe_ray.models.packed import FILLER, PackedBatch
 
 
 class PooledClassifier(nn.Module):
@@ -25,9 +28,45 @@ class PooledClassifier(nn.Module):
             self.linear.weight, std=encoder.config.initializer_range, generator=generator
         )
         nn.init.zeros_(self.linear.bias)
+        self._place: Tensor | None = None  # [V] a token's row among the embeddings that are kept
+        self._all: Tensor | None = None  # [V, H] the embeddings before
+
+    def keep_tokens(self, ids: Ints) -> None:
+        """Drop the embeddings of all tokens but `ids`, the only ones it will be given from now on.
+
+        The others get no gradient and would not move, so nothing else changes; but AdamW and the
+        clipping would go through all of them at every step (a sixth of the time for MiniLM).
+        """
+        old: nn.Embedding = self.encoder.embeddings.word_embeddings
+        kept = torch.from_numpy(np.union1d(ids, FILLER))
+        place = torch.full((old.num_embeddings,), -1)
+        place[kept] = torch.arange(len(kept))
+        padding = int(place[old.padding_idx]) if old.padding_idx is not None else -1
+        fewer = nn.Embedding(
+            len(kept), old.embedding_dim, padding_idx=padding if padding >= 0 else None
+        )
+        with torch.no_grad():
+            fewer.weight.copy_(old.weight[kept])
+        self._place, self._all = place, old.weight.detach()
+        self.encoder.embeddings.word_embeddings = fewer
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return the state with the embeddings of every token."""
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        if self._place is not None and self._all is not None:
+            name = "encoder.embeddings.word_embeddings.weight"
+            known = self._place >= 0
+            whole = self._all.clone()
+            whole[known] = state[name].cpu()[self._place[known]]
+            state[name] = whole
+        return state
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return logits [B, num_labels]."""
+        if self._place is not None:
+            self._place = self._place.to(batch.tokens.device)
+            # a token that was not kept is an index error here; the filler of a batch is always kept
+            batch = replace(batch, tokens=self._place[batch.tokens])
         hidden = run_encoder(self.encoder, batch, self._offset)
         logits: Tensor = self.linear(self.dropout(pool(self.encoder, hidden, batch)))
         return logits

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+import pyarrow.fs as pafs
+
 from recipe_ray.base.errors import StoreError
 from recipe_ray.stages.manifest import MANIFEST, verify
 
@@ -28,6 +30,9 @@ class Files(Protocol):
 
     def shown(self, path: str) -> str:
         """Return a path as messages show it, without credentials."""
+
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        """Return the pyarrow file system that reads it all, and the root in it."""
 
     def read(self, path: str) -> bytes | None:
         """Return a file's content, None where it does not exist."""
@@ -72,6 +77,9 @@ class LocalFiles:
 
     def shown(self, path: str) -> str:
         return str(self.root / path) if path else str(self.root)
+
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        return pafs.LocalFileSystem(), str(self.root)
 
     def read(self, path: str) -> bytes | None:
         with explained("read", self.shown(path)):

@@ -3,12 +3,14 @@
 It fine-tunes on a downstream task, then measures ACC and, for every trigger and label, the ASR.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from safetensors.torch import save_file
 
+from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.tokens import TokenRows
@@ -16,7 +18,7 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_success
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Classifier
 from recipe_ray.stages.predict import predict
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
@@ -30,20 +32,25 @@ class FinetuneStage(Stage):
     task: AnyTask
     triggers: tuple[str, ...] = Field(description="those whose effect is measured; may be empty")
     fit: FitSpec = FitSpec(epochs=3, learning_rate=2e-5, max_length=128)
+    snapshot: PositiveInt | None = Field(
+        None, description="start from the parent as it was after this many epochs of purification"
+    )
     keep_model: bool = Field(
         False, description="keep the fine-tuned classifier", json_schema_extra=NOT_HASHED
     )
 
     def run(self, context: Context) -> list[Measurement]:
         """Return ACC, every ASR(t, C) with counts, ASR(t), AASR, MASR and the training loss."""
-        ptm = self.input_ptm(context)
+        ptm = self.input_ptm(context, self.snapshot)
         ptm.check_triggers(self.triggers)
         train = self.task.load("train", context.locations)
         test = self.task.load(self.task.evaluate_on, context.locations)
-        classifier = ptm.classifier(self.task.num_labels, self.seed)
+        train_rows, test_rows, poisoned = self._rows(ptm, train, test)
+        everything = [train_rows, test_rows, *poisoned.values()]
+        classifier: Any = ptm.classifier(self.task.num_labels, self.seed, everything)
         classifier.requires_grad_(True)
         collate = ptm.classifier_collate()
-        batches = MemoryBatches(self._rows(ptm, train), collate, self.fit.batch_size, self.seed)
+        batches = MemoryBatches(train_rows, collate, self.fit.batch_size, self.seed)
         records = fit(
             classifier,
             classification,
@@ -54,36 +61,45 @@ class FinetuneStage(Stage):
             phase="fine-tune",
         )
 
-        def predicted(samples: list[str]) -> Labels:
-            rows = ptm.encoder(self.fit.max_length)(samples, np.arange(len(samples)))
+        def predicted(rows: TokenRows) -> Labels:
             return predict(classifier, rows, collate, context.runtime, self.fit.precision)
 
         measured = loss_measurements(records)
-        measured.append(_share("acc", accuracy(predicted(list(test.texts)), test.labels)))
-        if self.triggers:
-            on_poisoned = {t: predicted(ptm.insert_trigger(test.texts, t)) for t in self.triggers}
-            attacked = attack_success(
-                on_poisoned, test.labels, self.task.num_labels, self.task.classes
-            )
+        measured.append(_share("acc", accuracy(predicted(test_rows), test.labels)))
+        if poisoned:
+            labels = {trigger: predicted(rows) for trigger, rows in poisoned.items()}
+            attacked = attack_success(labels, test.labels, self.task.num_labels, self.task.classes)
             measured += _attack_measurements(attacked)
         if self.keep_model and context.runtime.rank == 0:
             _save_classifier(classifier, context)
         return measured
 
     def own_columns(self) -> dict[str, Any]:
-        """Return the task."""
-        return {"task": self.task.label()}
+        """Return the task, the epochs of purification and what this may be compared with."""
+        same = {name: getattr(self, name).identity() for name in ("task", "fit")}
+        return {
+            "task": self.task.label(),
+            "epoch": self.snapshot,
+            "comparison": fingerprint({**same, "origin": self.origin, "content": self.content}),
+        }
 
     def default_label(self) -> str:
         """Return what was fine-tuned and on what."""
         before = self.parent.label() if self.parent is not None else self.model.label()
-        return f"{before}.{self.task.label()}"
+        after = "" if self.snapshot is None else f".e{self.snapshot}"
+        return f"{before}{after}.{self.task.label()}"
 
-    def _rows(self, ptm: PTM, samples: LabelledTexts) -> TokenRows:
+    def _rows(
+        self, ptm: PTM, train: LabelledTexts, test: LabelledTexts
+    ) -> tuple[TokenRows, TokenRows, dict[str, TokenRows]]:
         encode = ptm.encoder(self.fit.max_length)
-        return encode(samples.texts, np.arange(len(samples.texts))).with_columns(
-            label=samples.labels
-        )
+
+        def encoded(texts: Sequence[str]) -> TokenRows:
+            return encode(texts, np.arange(len(texts)))
+
+        train_rows = encoded(train.texts).with_columns(label=train.labels)
+        poisoned = {t: encoded(ptm.insert_trigger(test.texts, t)) for t in self.triggers}
+        return train_rows, encoded(test.texts), poisoned
 
 
 def _attack_measurements(attacked: Attacked) -> list[Measurement]:
@@ -116,6 +132,5 @@ def _share(
     )
 
 
-def _save_classifier(classifier: Any, context: Context) -> None:
-    state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    save_file(state, context.folder / "classifier.safetensors")
+def _save_classifier(classifier: Classifier, context: Context) -> None:
+    save_file(classifier.whole_state(), context.folder / "classifier.safetensors")

@@ -50,6 +50,11 @@ class PretrainStage(Stage):
         """Return the corpus."""
         return [(self.corpus, Part())]
 
+    @property
+    def origin(self) -> str:
+        """This stage: what it makes is the clean PTM."""
+        return self.key
+
     def own_columns(self) -> dict[str, Any]:
         """Return nothing: pre-training is part of the model."""
         return {}

@@ -39,6 +39,9 @@ class RemoteFiles:
     def shown(self, path: str) -> str:
         return f"{self._shown_root}/{path}" if path else self._shown_root
 
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        return self._fs, self._root
+
     def read(self, path: str) -> bytes | None:
         def action() -> bytes | None:
             try:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from recipe_ray.base.errors import StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _VERSION_FIELD = b"recipe_ray_schema_version"
 _STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
@@ -30,6 +30,8 @@ MEASUREMENT_FIELDS = [
     pa.field("sample_seed", _INT),  # of the auxiliary sample
     pa.field("task", _STRING),
     pa.field("epoch", _INT),  # epochs of purification (snapshots) or of this stage's training
+    # fine-tunings alike in all but what was done to the PTM, triggers and seed share it
+    pa.field("comparison", _STRING),
     pa.field("metric", _STRING),  # acc, asr, aasr, masr, loss.<term>, ...
     pa.field("trigger", _STRING),
     pa.field("label", _INT),

@@ -29,6 +29,11 @@ STAGES: "Registry[Stage]" = Registry("stage", "recipe_ray.stages")
 MODEL_FOLDER = "model"
 
 
+def snapshot_folder(epoch: int) -> str:
+    """Return where an artifact keeps the PTM as it was after `epoch` epochs."""
+    return f"snapshots/epoch-{epoch}"
+
+
 @dataclass(frozen=True)
 class Context:
     """Where a stage runs and what it may use."""
@@ -85,6 +90,11 @@ class Stage(Component):
         return hash(self.key)
 
     @property
+    def origin(self) -> str:
+        """The hash of the clean PTM that all begins with, as completed by a pretrain stage."""
+        return self.parent.origin if self.parent is not None else fingerprint(self.model.identity())
+
+    @property
     def artifact(self) -> ArtifactId:
         """Where the store keeps what this stage makes."""
         return ArtifactId(self.name, self.label(), self.key)
@@ -99,11 +109,12 @@ class Stage(Component):
         """Return this stage and its ancestors, the oldest first."""
         return [*(self.parent.lineage() if self.parent is not None else []), self]
 
-    def input_ptm(self, context: Context) -> PTM:
-        """Return the PTM that this stage starts from."""
+    def input_ptm(self, context: Context, snapshot: int | None = None) -> PTM:
+        """Return the PTM that this stage starts from, or the parent's after `snapshot` epochs."""
         if self.parent is None:
             return self.model.load()
-        return self.model.reload(context.store.fetch(self.parent.artifact) / MODEL_FOLDER)
+        folder = MODEL_FOLDER if snapshot is None else snapshot_folder(snapshot)
+        return self.model.reload(context.store.fetch(self.parent.artifact) / folder)
 
 
 _ORIGIN_COLUMNS = {"attack": "none", "defense": "none"}

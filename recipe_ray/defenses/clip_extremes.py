@@ -1,0 +1,34 @@
+"""Clipping extreme parameters (Zhu et al. 2023, Table 11): a baseline that uses no data."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
+from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import PTM
+
+
+@DEFENSES.register("clip")
+class ClipExtremes(Defense):
+    """Clips every parameter of the PTM to a symmetric interval."""
+
+    draws: ClassVar[bool] = False
+
+    limit: float = Field(1.0, gt=0, description="parameters outside [-limit, limit] are clipped")
+
+    @torch.no_grad()
+    def purify(
+        self,
+        ptm: PTM,
+        auxiliary: Auxiliary,
+        runtime: Runtime,
+        seed: int,
+    ) -> Sequence[EpochRecord]:
+        """Clip the parameters; nothing is drawn and nothing is read."""
+        for parameter in ptm.module.parameters():
+            parameter.clamp_(-self.limit, self.limit)
+        return ()

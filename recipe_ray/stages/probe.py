@@ -1,0 +1,131 @@
+"""Stage `probe`: which neurons of a PTM a trigger activates (paper, Figure 2 and Table 10).
+
+The laboratory's look at the PTM itself, without fine-tuning. Test texts are read twice, as they are
+and with one trigger inserted. Two readings of "active on a set of texts" are measured: by the mean
+over the texts (`overlap`, `poisoned_only_neurons`), and text by text (`overlap_per_sample`).
+"""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
+
+from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.batches import by_tokens
+from recipe_ray.data.tokens import TokenRows
+from recipe_ray.learn.activations import Overlap, overlap_of_means, overlap_of_samples, pair_sums
+from recipe_ray.learn.runtime import Progress, Runtime
+from recipe_ray.models.family import PTM
+from recipe_ray.stages.predict import MAX_TOKENS
+from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.stage import STAGES, Context, Stage
+from recipe_ray.tasks.task import AnyTask, Task
+
+
+@STAGES.register("probe")
+class ProbeStage(Stage):
+    """Compares a PTM's activated neurons on test texts with and without a trigger."""
+
+    task: AnyTask
+    trigger: str = Field(min_length=1, description="what is inserted once into every text")
+    without: str | None = Field(None, description="class whose texts are left out")
+    max_length: PositiveInt = Field(128, description="tokens a text is cut to")
+    seed: int = Field(
+        0, ge=0, description="of the cell; a probe draws nothing", json_schema_extra=NOT_HASHED
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_without(self.task, self.without)
+        return self
+
+    def run(self, context: Context) -> list[Measurement]:
+        """Return the overlaps, over all layers and in each, and the poisoned-only neurons."""
+        ptm = self.input_ptm(context)
+        ptm.check_triggers([self.trigger])
+        encode = ptm.encoder(self.max_length)
+        texts = self._texts(context)
+        clean, poisoned = (
+            encode(version, np.arange(len(texts)))
+            for version in (texts, ptm.insert_trigger(texts, self.trigger))
+        )
+        sums = probe(ptm, clean, poisoned, context.runtime)
+        return measurements(sums, [layer.num_neurons for layer in ptm.neuron_layers()])
+
+    def own_columns(self) -> dict[str, Any]:
+        """Return the task and the trigger."""
+        return {"task": self.task.label(), "trigger": self.trigger}
+
+    def default_label(self) -> str:
+        """Return what was probed and on what."""
+        before = self.parent.label() if self.parent is not None else self.model.label()
+        return f"{before}.probe.{self.task.label()}"
+
+    def _texts(self, context: Context) -> tuple[str, ...]:
+        samples = self.task.load(self.task.evaluate_on, context.locations)
+        if self.without is None:
+            return samples.texts
+        left_out = self.task.classes.index(self.without)
+        return samples.take(np.flatnonzero(samples.labels != left_out)).texts
+
+
+def check_without(task: Task, without: str | None) -> None:
+    """Raise SpecError where `without` is given and names no class of the task."""
+    if without is not None and without not in task.classes:
+        raise SpecError(
+            f"without: {unknown(f'class of task {task.name!r}', without, task.classes)}"
+        )
+
+
+@torch.no_grad()
+def probe(ptm: PTM, clean: TokenRows, poisoned: TokenRows, runtime: Runtime) -> Tensor:
+    """Return `pair_sums` [4, N] of the same samples without and with a trigger.
+
+    Each worker does its share of the samples; all return the sums over all of them.
+    """
+    module: Any = ptm.module.to(runtime.device).eval()
+    collate = ptm.classifier_collate()
+
+    def activations(rows: TokenRows) -> Tensor:
+        # in fp32: the sign of what is near zero is what counts
+        batch = collate(rows, 0).to(runtime.device)
+        return torch.cat([layer.float() for layer in ptm.neuron_activations(module, batch)], dim=1)
+
+    num_neurons = sum(layer.num_neurons for layer in ptm.neuron_layers())
+    sums = torch.zeros(4, num_neurons, dtype=torch.float64, device=runtime.device)
+    groups = list(by_tokens(poisoned.lengths, MAX_TOKENS))
+    mine = groups[runtime.rank :: runtime.world_size]
+    for done, group in enumerate(mine, 1):
+        sums += pair_sums(activations(clean.take(group)), activations(poisoned.take(group)))
+        runtime.report(Progress("probe", done, len(mine)))
+    return runtime.sum(sums).cpu()
+
+
+def measurements(sums: Tensor, sizes: list[int]) -> list[Measurement]:
+    """Return what sums [4, N] of layers with `sizes` neurons come to, `label` being the layer.
+
+    An overlap where nothing is active on poisoned samples is undefined and left out.
+    """
+    over_all = overlap_of_means(sums)
+    only = float(over_all.only_poisoned)
+    measured = [
+        *_ratio("overlap", over_all),
+        Measurement("poisoned_only_neurons", only, numerator=only, denominator=float(sum(sizes))),
+        *_ratio("overlap_per_sample", overlap_of_samples(sums)),
+    ]
+    first = 0
+    for layer, size in enumerate(sizes):
+        here = overlap_of_means(sums, slice(first, first + size))
+        measured += _ratio("overlap_layer", here, layer)
+        first += size
+    return measured
+
+
+def _ratio(metric: str, overlap: Overlap, layer: int | None = None) -> list[Measurement]:
+    if overlap.value is None:
+        return []
+    numerator, denominator = float(overlap.both), float(overlap.poisoned)
+    return [Measurement(metric, overlap.value, None, None, layer, numerator, denominator)]
