@@ -1,4 +1,4 @@
-"""Commands that look: list, status, report. They start no Ray and load no model."""
+"""Commands that look: list and status. They start no Ray and load no model."""
 
 import json
 from datetime import UTC, datetime
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.errors import SpecError, unknown
@@ -15,9 +14,6 @@ from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.models.family import MODELS
-from recipe_ray.report.results import planned, summarise
-from recipe_ray.report.tables import tables
-from recipe_ray.report.terminal import Terminal, as_json, markdown
 from recipe_ray.stages.store import Store
 from recipe_ray.tasks.task import TASKS
 
@@ -79,30 +75,6 @@ def status_command(store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
     for note in status["failed"]:
         typer.secho(f"  failed: {note['kind']} {note['label']}-{note['key']}", fg="red")
         typer.echo(f"    {note['error']}: {note['message']}")
-
-
-def report_command(
-    store: Annotated[str, typer.Argument(help="The store.")] = DEFAULT_STORE,
-    experiment: Annotated[str | None, typer.Option(help="Only this experiment.")] = None,
-    markdown_: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    json_: JsonOption = False,
-) -> None:
-    """Show ACC, AASR and MASR of every cell, with the clean PTM's floor beside."""
-    opened = Store.open(_existing(store))
-    names = opened.experiments()
-    if experiment is not None and experiment not in names:
-        raise SpecError(f"{store}: " + unknown("experiment", experiment, names))
-    summaries = []
-    for name in names if experiment is None else [experiment]:
-        plan = opened.plan(name)
-        rows = opened.results(name)
-        summaries += summarise(planned(rows, plan["stages"]) if plan else rows)
-    if json_:
-        typer.echo(as_json(summaries))
-    elif markdown_:
-        typer.echo(markdown(tables(summaries)), nl=False)
-    else:
-        Console().print(Terminal(tables(summaries)))
 
 
 def _existing(store: str) -> str:

@@ -4,7 +4,7 @@ It reads fine-tuning rows only. Fractions throughout; percentages are made when 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -45,9 +45,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning: a cell at one seed; `asr` is by (trigger, label)."""
+    """One fine-tuning: a cell at one seed; `asr` is by (trigger, label).
+
+    Trials of the same `comparison` differ only in what was done to the PTM, in triggers and seed.
+    """
 
     stage: str
+    comparison: str
     seed: int
     sample_seed: int | None
     acc: Share | None
@@ -69,7 +73,8 @@ class Trial:
 class CellSummary:
     """One row of a report: everything but the seed alike; None where it was not measured.
 
-    The floors are the clean, undefended PTM's ASR on the same triggers, averaged over seeds.
+    The floors are the clean, undefended PTM's ASR on the same triggers, `clean_acc` its ACC, both
+    averaged over seeds and wherever in the store it was fine-tuned alike.
     """
 
     experiment: str
@@ -84,30 +89,28 @@ class CellSummary:
     acc: Estimate | None
     aasr: Estimate | None
     masr: Estimate | None
+    clean_acc: float | None
     floor_aasr: float | None
     floor_masr: float | None
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
 
 
-def planned(results: pa.Table, stages: Collection[str]) -> pa.Table:
-    """Return the rows of stages that an experiment's present plan has (those of old ones stay)."""
-    return results.filter(pc.is_in(results["stage"], pa.array(list(stages), pa.string())))
-
-
 def summarise(results: pa.Table) -> list[CellSummary]:
     """Return one summary a cell and task, seeds pooled, sorted by name with "none" first.
 
+    Give the rows of all experiments: a cell's floor is looked for in every one of them.
     Raises UserError where two stages claim the same cell and seed.
     """
     groups = _trials_by_cell(results)
-    clean: dict[tuple[str, str, str], list[Trial]] = defaultdict(list)
+    clean: dict[str, dict[str, Trial]] = defaultdict(dict)
     for cell, trials in groups.items():
         _refuse_twins(cell, trials)
         if cell.attack == CLEAN and cell.defense == CLEAN:
-            clean[cell.experiment, cell.model, cell.task] += trials
+            for trial in trials:  # experiments share stages: each counts once
+                clean[trial.comparison][trial.stage] = trial
     summaries = [
-        _summary(cell, trials, clean[cell.experiment, cell.model, cell.task])
+        _summary(cell, trials, [clean[name] for name in sorted({t.comparison for t in trials})])
         for cell, trials in groups.items()
     ]
     return sorted(summaries, key=_order)
@@ -134,6 +137,7 @@ def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> Trial:
     aasr, masr = single.get("aasr"), single.get("masr")
     return Trial(
         stage=stage,
+        comparison=rows[0]["comparison"],
         seed=rows[0]["seed"],
         sample_seed=rows[0]["sample_seed"],
         acc=single.get("acc"),
@@ -162,22 +166,34 @@ def _refuse_twins(cell: CellName, trials: Sequence[Trial]) -> None:
         )
 
 
-def _summary(cell: CellName, trials: Sequence[Trial], clean: Sequence[Trial]) -> CellSummary:
+def _summary(
+    cell: CellName, trials: Sequence[Trial], clean: Sequence[Mapping[str, Trial]]
+) -> CellSummary:
     triggers = frozenset[str]().union(*(trial.triggers for trial in trials))
-    # a clean PTM is tried with every attack's triggers: its floor for this cell needs these only
-    covering = [
-        trial.asr_of(triggers) for trial in clean if triggers and triggers <= trial.triggers
-    ]
+    alike = [trial for by_stage in clean for _, trial in sorted(by_stage.items())]
+    # a clean PTM is tried with other attacks' triggers too: this floor needs only the cell's own
+    covering = _one_a_seed(trial for trial in alike if triggers and triggers <= trial.triggers)
+    floors = [trial.asr_of(triggers) for trial in covering]
+    accs = [trial.acc.value for trial in covering or _one_a_seed(alike) if trial.acc]
     return CellSummary(
         **cell._asdict(),
         acc=_pooled(trial.acc.value if trial.acc else None for trial in trials),
         aasr=_pooled(trial.aasr for trial in trials),
         masr=_pooled(trial.masr for trial in trials),
-        floor_aasr=fmean(map(fmean, covering)) if covering else None,
-        floor_masr=fmean(map(max, covering)) if covering else None,
+        clean_acc=fmean(accs) if accs else None,
+        floor_aasr=fmean(map(fmean, floors)) if floors else None,
+        floor_masr=fmean(map(max, floors)) if floors else None,
         seeds=tuple(dict.fromkeys(trial.seed for trial in trials)),
         trials=tuple(trials),
     )
+
+
+def _one_a_seed(trials: Iterable[Trial]) -> list[Trial]:
+    # two clean fine-tunings that differ in the triggers tried afterwards are one training
+    by_seed: dict[int, Trial] = {}
+    for trial in trials:
+        by_seed.setdefault(trial.seed, trial)
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def _pooled(values: Iterable[float | None]) -> Estimate | None:

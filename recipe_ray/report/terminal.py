@@ -1,33 +1,17 @@
-"""Tables drawn for a terminal, as Markdown, and the summaries as JSON.
+"""Tables drawn for a terminal and as Markdown."""
 
-The JSON is one object, stable within a `schema_version`; values are fractions, null where absent:
-
-    {"schema_version": 1,
-     "cells": [{"experiment", "model", "attack", "defense", "aux", "aux_size", "weight_factor",
-                "task", "epoch",
-                "acc" | "aasr" | "masr": {"mean", "low", "high", "n"} or null,
-                "floor_aasr", "floor_masr", "seeds": [0, ...],
-                "trials": [{"stage", "seed", "sample_seed", "acc": share, "aasr", "masr",
-                            "asr": [{"trigger", "label", ...share}]}]}]}
-
-where a share is {"value", "numerator", "denominator"}. `stage` is the key of the artifact whose
-manifest and rows say everything else.
-"""
-
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from recipe_ray.report.results import CellSummary, Trial
-from recipe_ray.report.tables import EXPLANATION, Table
+from recipe_ray.report.layout import MORE, Table
 
-JSON_SCHEMA_VERSION = 1
 _PADDING = 3  # characters that rich draws around a field
+_STACKED_PADDING = 2  # the same, without lines between columns
 
 
 @dataclass(frozen=True)
@@ -43,25 +27,28 @@ class Terminal:
         for table in self.tables:
             for part in _fitted(table, options.max_width):
                 yield _drawn(part)
-        yield Text(EXPLANATION, style="dim")
+            yield from (Text(note) for note in table.notes)
+            if table.stacked:
+                yield Text("")
+        yield from (Text(line, style="dim") for line in _explanations(self.tables))
 
 
 def markdown(tables: Sequence[Table]) -> str:
     """Return the tables as Markdown."""
     if not tables:
         return "no results yet\n"
-    return "\n\n".join([*(_marked(table) for table in tables), EXPLANATION]) + "\n"
+    parts = [part for table in tables for part in (_marked(table), *table.notes)]
+    return "\n\n".join([*parts, *_explanations(tables)]) + "\n"
 
 
-def as_json(summaries: Iterable[CellSummary]) -> str:
-    """Return the summaries as JSON (structure above)."""
-    cells = [_cell(summary) for summary in summaries]
-    return json.dumps({"schema_version": JSON_SCHEMA_VERSION, "cells": cells}, indent=1)
+def _explanations(tables: Iterable[Table]) -> list[str]:
+    return list(dict.fromkeys(table.explanation for table in tables))
 
 
 def _fitted(table: Table, width: int) -> list[Table]:
+    padding = _STACKED_PADDING if table.stacked else _PADDING
     used = [
-        max(len(column.group), len(column.name), *(len(row[i]) for row in table.rows)) + _PADDING
+        max(len(column.group), len(column.name), *(len(row[i]) for row in table.rows)) + padding
         for i, column in enumerate(table.columns)
     ]
     names = [i for i, column in enumerate(table.columns) if not column.group]
@@ -76,10 +63,10 @@ def _fitted(table: Table, width: int) -> list[Table]:
 
 
 def _part(table: Table, chosen: Sequence[int]) -> Table:
-    return Table(
-        table.title,
-        tuple(table.columns[i] for i in chosen),
-        tuple(tuple(row[i] for i in chosen) for row in table.rows),
+    return replace(
+        table,
+        columns=tuple(table.columns[i] for i in chosen),
+        rows=tuple(tuple(row[i] for i in chosen) for row in table.rows),
     )
 
 
@@ -88,7 +75,15 @@ def _drawn(table: Table) -> RichTable:
     # one task is named once, above, which leaves room for the names of the rows
     alone = groups[0] if len(groups) == 1 else None
     title = table.title if alone is None else f"{table.title}: {alone}"
-    drawn = RichTable(title=Text(title), title_justify="left", header_style="bold")
+    drawn = RichTable(
+        title=Text(title),
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD if table.stacked else box.HEAVY_HEAD,
+        padding=(0, 1, 0, 0) if table.stacked else (0, 1),
+        show_edge=not table.stacked,
+        pad_edge=not table.stacked,
+    )
     for column in table.columns:
         # Text, because a name from an experiment may look like markup; names fold, numbers never
         above = "" if alone is not None else f"{column.group}\n"
@@ -97,8 +92,13 @@ def _drawn(table: Table) -> RichTable:
             drawn.add_column(header, justify="right", no_wrap=True)
         else:
             drawn.add_column(header, overflow="fold")
+    was_more = False
     for row in table.rows:
-        drawn.add_row(*(Text(field) for field in row))
+        more = row[0].startswith(MORE)
+        if was_more and not more:
+            drawn.add_section()
+        was_more = more
+        drawn.add_row(*(Text(field) for field in row), style="dim" if more else "")
     return drawn
 
 
@@ -112,34 +112,3 @@ def _marked(table: Table) -> str:
 
 def _escaped(field: str) -> str:
     return field.replace("|", "\\|")
-
-
-def _cell(summary: CellSummary) -> dict[str, Any]:
-    measured = ("acc", "aasr", "masr")
-    plain = {
-        name: value
-        for name, value in vars(summary).items()
-        if name not in (*measured, "seeds", "trials")
-    }
-    estimates = {name: getattr(summary, name) for name in measured}
-    return {
-        **plain,
-        **{name: asdict(value) if value else None for name, value in estimates.items()},
-        "seeds": list(summary.seeds),
-        "trials": [_trial(trial) for trial in summary.trials],
-    }
-
-
-def _trial(trial: Trial) -> dict[str, Any]:
-    return {
-        "stage": trial.stage,
-        "seed": trial.seed,
-        "sample_seed": trial.sample_seed,
-        "acc": asdict(trial.acc) if trial.acc else None,
-        "aasr": trial.aasr,
-        "masr": trial.masr,
-        "asr": [
-            {"trigger": trigger, "label": label, **asdict(share)}
-            for (trigger, label), share in sorted(trial.asr.items())
-        ],
-    }

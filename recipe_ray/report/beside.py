@@ -1,0 +1,115 @@
+"""Fine-tunings laid out as the paper's tables are, the published values below the measured ones.
+
+A row of ours is followed by what the paper has there and by the difference; rows on the same
+triggers by the clean, undefended PTM: its ACC, and its ASR on them, the floor of AASR and MASR.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from recipe_ray.report.estimate import Estimate
+from recipe_ray.report.layout import (
+    ABSENT,
+    Column,
+    Entry,
+    Table,
+    estimate_text,
+    percent,
+    setting_text,
+    stacked_rows,
+    tells_apart,
+)
+from recipe_ray.report.published import Named, Published, PublishedTable, canonical
+from recipe_ray.report.results import SETTINGS, CellSummary
+
+METRICS = ("ACC", "AASR", "MASR")
+EXPLANATION = (
+    "Percent. paper: the published value; difference: measured minus published, in points; clean "
+    "PTM, of the rows above it: without attack or defense, on the same triggers, the floor of AASR "
+    "and MASR (mean and maximum over triggers of the attack success rate). ± is half of the 95 % t "
+    "interval over seeds."
+)
+
+
+def cells_table(title: str, paper: PublishedTable, cells: Sequence[CellSummary]) -> Table:
+    """Return the table of fine-tunings, in the columns that the paper's has."""
+    metrics = [metric for metric in METRICS if metric in paper.metrics] or list(METRICS)
+    ordered = sorted(cells, key=lambda cell: (*paper.row_rank(cell), cell.epoch or 0))
+    tasks = sorted({cell.task for cell in cells}, key=paper.task_rank)
+    settings = [name for name in SETTINGS if tells_apart(name, cells)]
+    # a name that all rows have goes into the title: three tasks are wide enough
+    alone = [name for name in ("model", "attack") if len({getattr(c, name) for c in cells}) == 1]
+    names = [name for name in ("model", "attack", "defense", *settings) if name not in alone]
+    entries = [
+        Entry(
+            tuple(setting_text(getattr(start, name)) for name in names),
+            cell.task,
+            len(cell.trials),
+            _lines(cell, paper.find(cell), metrics),
+            _clean(cell, metrics),
+        )
+        # an undefended PTM is one that was purified for no epochs
+        for cell, start in ((cell, replace(cell, epoch=cell.epoch or 0)) for cell in ordered)
+    ]
+    groups = [paper.dataset(task) for task in tasks]
+    return Table(
+        ", ".join([f"{title}: {paper.title}", *(getattr(cells[0], name) for name in alone)]),
+        (
+            *(Column("", name) for name in (*names, "seeds")),
+            *(Column(group, metric) for group in groups for metric in metrics),
+        ),
+        stacked_rows(entries, tasks),
+        EXPLANATION,
+        notes(paper, cells),
+    )
+
+
+def difference(measured: Estimate | None, published: float | None) -> str:
+    """Return measured minus published, in points, of two fractions."""
+    if measured is None or published is None:
+        return ABSENT
+    return f"{100 * (measured.mean - published):+.1f}"
+
+
+def notes(paper: PublishedTable, cells: Iterable[Named]) -> tuple[str, ...]:
+    """Return what must be known before comparing: how much is covered, models, auxiliary data."""
+    if not paper.values:
+        return (f"The paper prints no values for its {paper.title}, so none stand here.",)
+    listed = list(cells)
+    found = [value for cell in listed for value in paper.find(cell).values()]
+    covered = f"{len(set(found))} of the {len(paper.values)} values of the paper's {paper.title}"
+    told = [f"{covered} are set beside ours."]
+    pairs = {cell.model: paper.models[cell.model] for cell in listed if cell.model in paper.models}
+    told += [f"{ours} stands beside the paper's {theirs}." for ours, theirs in pairs.items()]
+    here = {(cell.aux, cell.aux_size) for cell in listed if cell.aux and cell.aux_size}
+    there = {(value.aux_data, value.aux_size) for value in found}
+    if {(canonical(name), size) for name, size in here} - {(canonical(n), s) for n, s in there}:
+        told.append(f"Auxiliary data here: {_sizes(here)}; in the paper: {_sizes(there)}.")
+    return tuple(told)
+
+
+def _sizes(corpora: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} ({size:,})" for name, size in sorted(corpora)) or "none"
+
+
+def _lines(
+    cell: CellSummary, found: dict[str, Published], metrics: Sequence[str]
+) -> dict[str, list[str]]:
+    measured = {"ACC": cell.acc, "AASR": cell.aasr, "MASR": cell.masr}
+    lines = {"measured": [estimate_text(measured[metric]) for metric in metrics]}
+    if found:
+        fractions = {metric: value.value / 100 for metric, value in found.items()}
+        lines["paper"] = [_printed(found.get(metric)) for metric in metrics]
+        lines["difference"] = [difference(measured[m], fractions.get(m)) for m in metrics]
+    return lines
+
+
+def _clean(cell: CellSummary, metrics: Sequence[str]) -> dict[str, list[str]]:
+    clean = {"ACC": cell.clean_acc, "AASR": cell.floor_aasr, "MASR": cell.floor_masr}
+    if all(clean[metric] is None for metric in metrics):
+        return {}
+    return {"clean PTM": [percent(clean[metric]) for metric in metrics]}
+
+
+def _printed(value: Published | None) -> str:
+    return ABSENT if value is None else f"{value.value:.2f}"

@@ -1,0 +1,118 @@
+"""Results read back from a store, from a kept folder and from Parquet files; figures of them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from report_samples import clean, por, probe
+from shell import Shell, shell
+
+from recipe_ray.stages.rows import RESULT_SCHEMA, encode_rows
+from recipe_ray.stages.store import Store
+
+__all__ = ["shell"]  # a fixture
+
+EPOCHS = (1, 2, 8)
+PLANS = {"table1": "F3", "probed": "F2", "floors": None}
+
+
+def rows() -> dict[str, pa.Table]:
+    """Return the rows of three experiments by stage."""
+    found = {f"e{n}": por(f"e{n}", defense="recipe", epoch=n, masr=0.8 / n) for n in EPOCHS}
+    found |= {"p0": por("p0"), "c0": clean("c0", experiment="floors")}
+    found |= {"b0": probe("b0", 0.4, 200), "q0": probe("q0", 0.7, 90, defense="recipe")}
+    return found | {"k0": probe("k0", 0.9, 20, attack="none")}
+
+
+def filled(folder: Path) -> Path:
+    """Return a store with the rows, and with one stage that no plan has any more."""
+    store = Store.open(folder)
+    stages: dict[str, list[str]] = {}
+    for stage, table in rows().items():
+        experiment = table["experiment"][0].as_py()
+        store.write_results(experiment, stage, table)
+        stages.setdefault(experiment, []).append(stage)
+    store.write_results("table1", "old", por("old", acc=(1, 10)))
+    for experiment, table_name in PLANS.items():
+        paper = {"table": table_name, "models": {"bert": "BERT"}} if table_name else None
+        plan: dict[str, Any] = {"experiment": experiment, "paper": paper, "cells": []}
+        store.write_plan(experiment, {**plan, "stages": dict.fromkeys(stages[experiment])})
+    return folder
+
+
+def test_a_kept_folder_reports_what_its_store_did(shell: Shell) -> None:
+    store = filled(shell.folder / "store")
+    whole = shell("report", store, "--export", "kept", "--json")
+    assert "wrote kept/table1/rows.parquet" in whole.err
+    assert shell("report", "kept", "--json").out == whole.out
+    assert len(json.loads(whole.out)["cells"]) == 5
+    assert {file.name for file in Path("kept/probed").iterdir()} == {"plan.json", "rows.parquet"}
+    one = json.loads(shell("report", "kept/table1", "--json").out)
+    # its floor lies in another experiment
+    assert {cell["floor_masr"] for cell in one["cells"]} == {None}
+
+
+def test_rows_of_stages_that_the_plan_left_out_are_not_kept(shell: Shell) -> None:
+    shell("report", filled(shell.folder / "store"), "--export", "kept")
+    kept = pq.read_table("kept/table1/rows.parquet")
+    assert set(kept["stage"].to_pylist()) == {"e1", "e2", "e8", "p0"}
+
+
+def test_one_file_of_rows_is_reported_with_every_experiment_in_it(shell: Shell) -> None:
+    Path("all.parquet").write_bytes(encode_rows(pa.concat_tables(rows().values())))
+    document = json.loads(shell("report", "all.parquet", "--json").out)
+    assert {cell["experiment"] for cell in document["cells"]} == {"table1", "floors"}
+    (start,) = [cell for cell in document["cells"] if cell["attack"] == "por" and not cell["epoch"]]
+    assert start["floor_masr"] == pytest.approx(0.2)
+
+
+def test_a_file_that_holds_no_result_rows_is_named(shell: Shell) -> None:
+    Path("notes.parquet").write_text("no Parquet")
+    assert "notes.parquet: damaged" in shell.fails("report", "notes.parquet")
+    fewer = rows()["p0"].drop_columns(["experiment"])
+    Path("stage.parquet").write_bytes(encode_rows(fewer))
+    assert "stage.parquet: not result rows" in shell.fails("report", "stage.parquet")
+    assert RESULT_SCHEMA.names[0] == "experiment"
+
+
+# --- figures
+
+
+def test_figures_are_drawn_and_the_same_results_give_the_same_bytes(shell: Shell) -> None:
+    store = filled(shell.folder / "store")
+    for folder in ("one", "two"):
+        shell("report", store, "--figures", folder)
+    names = {f"figure{n}.{suffix}" for n in (2, 3) for suffix in ("svg", "png")}
+    assert {file.name for file in Path("one").iterdir()} == names
+    for name in names:
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    assert Path("one/figure2.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in Path("one/figure3.svg").read_text()
+
+
+def test_other_results_give_another_figure(shell: Shell) -> None:
+    store = filled(shell.folder / "store")
+    shell("report", store, "--figures", "one")
+    Store.open(store).write_results("probed", "q0", probe("q0", 0.71, 90, defense="recipe"))
+    shell("report", store, "--figures", "two")
+    assert Path("one/figure2.svg").read_text() != Path("two/figure2.svg").read_text()
+    assert Path("one/figure3.svg").read_text() == Path("two/figure3.svg").read_text()
+
+
+def test_a_figure_without_its_library_names_the_extra(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(shell.folder / "store")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'recipe-ray[figures]'" in shell.fails("report", store, "--figures", "f")
+    assert not Path("f").exists()
+
+
+def test_figures_of_experiments_that_are_of_none_are_refused(shell: Shell) -> None:
+    store = filled(shell.folder / "store")
+    said = shell.fails("report", store, "--experiment", "floors", "--figures", "f")
+    assert "no experiment of this report is one of a figure" in said
