@@ -17,6 +17,7 @@ from recipe_ray.cli.show import REGISTRIES
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.probe import ProbeStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import Stage
 
@@ -48,6 +49,7 @@ def some_stages() -> dict[str, Stage]:
         "purify": purify,
         "finetune": FinetuneStage(**common, parent=purify, task="sst2", triggers=("cf",)),
         "finetune-clean": FinetuneStage(**common, task="sst2", triggers=("cf",)),
+        "probe": ProbeStage(**common, parent=purify, task="sst2", trigger="cf"),
     }
 
 

@@ -15,6 +15,7 @@ from recipe_ray.defenses.defense import AnyDefense
 from recipe_ray.defenses.none import NoDefense
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import Model
+from recipe_ray.stages.probe import check_without
 from recipe_ray.tasks.task import AnyTask
 
 
@@ -22,8 +23,13 @@ class Probe(Spec):
     """Activations with and without a trigger on a task's texts (paper, Figure 2 and Table 10)."""
 
     task: AnyTask
-    trigger: str
+    trigger: str = Field(min_length=1, description="what is inserted once into every text")
     without: str | None = Field(None, description="class whose texts are left out")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_without(self.task, self.without)
+        return self
 
 
 class Block(Spec):

@@ -31,7 +31,8 @@ class Examination:
     states: NDArray[np.float32]
 
 
-@torch.inference_mode()
+# not inference_mode: parameters moved to a GPU within it could not be trained afterwards
+@torch.no_grad()
 def examine(ptm: PTM, rows: TokenRows, runtime: Runtime) -> Examination:
     """Look at a PTM through N held-out rows; every worker looks at all of them."""
     module: Any = ptm.module.to(runtime.device).eval()
