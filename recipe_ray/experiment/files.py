@@ -25,15 +25,19 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    found: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in found:
+    own: set[Any] = set()
+    for key_node, _ in node.value:
+        key = key_node.value  # as written: `<<` is no key that could be constructed
+        if isinstance(key, str) and key in own:
             line = key_node.start_mark.line + 1
             raise SpecError(f"line {line}: the key {key!r} is given twice")
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+        own |= {key} if isinstance(key, str) else set()
+    # what `<<` merges in comes first, so that the mapping's own keys win
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key_node, deep=True): loader.construct_object(value, deep=True)
+        for key_node, value in node.value
+    }
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
