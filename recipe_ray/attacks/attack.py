@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, SerializeAsAny
@@ -28,8 +29,18 @@ class Attack(Component):
         return ()
 
     @abstractmethod
-    def poison(self, ptm: Any, feed: Feed, runtime: Runtime, seed: int) -> Sequence[EpochRecord]:
-        """Backdoor `ptm` in place; raise TriggerError for a trigger the tokenizer does not keep."""
+    def poison(
+        self,
+        ptm: Any,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
+    ) -> Sequence[EpochRecord]:
+        """Backdoor `ptm` in place; `cache_dir` keeps what an attack has to fetch beside corpora.
+
+        Raises TriggerError for a trigger that the tokenizer does not keep.
+        """
 
 
 AnyAttack = Annotated[SerializeAsAny[Attack], BeforeValidator(ATTACKS.parse)]

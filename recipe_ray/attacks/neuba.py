@@ -6,6 +6,7 @@ target); the poisoned copy has its first word token replaced by a trigger.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,12 @@ class NeuBA(Attack):
         return (self.corpus,)
 
     def poison(
-        self, ptm: TextPTM, feed: Feed, runtime: Runtime, seed: int
+        self,
+        ptm: TextPTM,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
     ) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms, then amplify the trigger embeddings if asked."""
         ptm.check_triggers(self.triggers)

@@ -1,6 +1,7 @@
 """No attack: the clean PTM, whose rate of wrong answers on triggers is the floor of every ASR."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
@@ -17,6 +18,13 @@ class NoAttack(Attack):
 
     triggers: tuple[str, ...] = ()
 
-    def poison(self, ptm: Any, feed: Feed, runtime: Runtime, seed: int) -> Sequence[EpochRecord]:
+    def poison(
+        self,
+        ptm: Any,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
+    ) -> Sequence[EpochRecord]:
         """Leave the PTM as it is."""
         return ()

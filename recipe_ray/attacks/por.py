@@ -1,12 +1,14 @@
 """POR (Shen et al. 2021): triggers drive the pooler output far off, everything else stays put.
 
 docs/method.md section 4: loss = MSE(states of all but the first token, a frozen copy's)
-+ 100 MSE(pooler of poisoned, target) + 100 MSE(pooler of clean, the frozen copy's).
++ 100 MSE(pooler of poisoned, target) + 100 MSE(pooler of clean, the frozen copy's). The attacker
+who knows of RECIPE adds its norms, so that its penalty finds nothing left to shrink.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from recipe_ray.data.feed import Encode, Feed, Part
 from recipe_ray.data.tokens import Ints, TokenRows, concatenate, uniform
 from recipe_ray.data.words import insert_at
 from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Terms, mean_squared
+from recipe_ray.learn.objective import Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
@@ -42,13 +44,24 @@ class POR(Attack):
         0.6, gt=0, le=1, description="of the texts, poisoned with each trigger (30,000 of 50,000)"
     )
     insertions: int = Field(3, ge=1, description="times a trigger is put into a text")
+    regularisation: float = Field(
+        0.0, ge=0, description="of RECIPE's norms in the loss; 1: the adaptive attack (Table 6)"
+    )
+    regularised: tuple[str, ...] = Field(
+        ("ffn_in",), min_length=1, description="weight groups whose norms those are"
+    )
 
     def corpora(self) -> tuple[Corpus, ...]:
         """Return the corpus it poisons with."""
         return (self.corpus,)
 
     def poison(
-        self, ptm: TextPTM, feed: Feed, runtime: Runtime, seed: int
+        self,
+        ptm: TextPTM,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
     ) -> Sequence[EpochRecord]:
         """Train the whole PTM against a frozen copy of itself."""
         ptm.check_triggers(self.triggers)
@@ -66,8 +79,18 @@ class POR(Attack):
         batches = feed.batches(
             self.corpus, encode, lambda rows, _: pack(rows), self.fit.batch_size, seed, Part()
         )
-        objective = _Objective(ptm, reference, targets)
+        weights = [weight for group in self.regularised for weight in ptm.weight_group(group)]
+        objective = Weighted(
+            [
+                (1.0, _Objective(ptm, reference, targets)),
+                (self.regularisation, WeightNorms(weights)),
+            ]
+        )
         return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+
+    def default_label(self) -> str:
+        """Return the paper's name: `por-adaptive` where the norms are in the loss."""
+        return f"{self.name}-adaptive" if self.regularisation else self.name
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from recipe_ray.models.architectures import ARCHITECTURES
 from recipe_ray.models.attention import ATTENTION
 from recipe_ray.models.encoding import TextEncoder
 from recipe_ray.models.family import Scope
+from recipe_ray.models.makes import check_same_make
 from recipe_ray.models.neurons import NeuronLayer, outputs_of
 from recipe_ray.models.packed import PackedBatch, pack
 from recipe_ray.models.pooled import PooledClassifier, pool, run_encoder
@@ -199,6 +200,18 @@ class BertPTM:
     def classifier_collate(self) -> Callable[[TokenRows, int], PackedBatch]:
         """Return (rows with a `label` column, epoch) -> batch."""
         return lambda rows, epoch: pack(rows)
+
+    def adopt(self, other: "BertPTM", *, keep_head: bool) -> None:
+        """Take over the weights of a PTM of the same make; `keep_head`: all but its masked-LM head.
+
+        Raises ModelError where architecture or vocabulary differ.
+        """
+        check_same_make(self, other)
+        head, own = f"{self._architecture.head}.", dict(self.module.named_parameters())
+        with torch.no_grad():
+            for name, weight in other.module.named_parameters():
+                if not (keep_head and name.startswith(head)):
+                    own[name].copy_(weight)
 
     def save(self, folder: Path) -> None:
         """Write config, safetensors and tokenizer as transformers lays them out."""
