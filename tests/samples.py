@@ -155,6 +155,16 @@ def _minilm(layers: int) -> BertPTM:
     return ptm
 
 
+def moved_checkpoint(folder: Path, layers: int = 1) -> Path:
+    """Save the embedded PTM with every weight moved a little, as a poisoned one; return where."""
+    ptm, place = minilm(layers), folder / "moved"
+    with torch.no_grad():
+        for weight in ptm.module.parameters():
+            weight.add_(0.01)
+    ptm.save(place)
+    return place
+
+
 def encoded(ptm: BertPTM, texts: list[str], max_length: int = 32) -> TokenRows:
     """Return the texts as rows numbered from 0."""
     return ptm.encoder(max_length)(texts, np.arange(len(texts)))

@@ -1,8 +1,9 @@
 """Attacks on a real PTM: target vectors by hand, triggers reach them, clean texts stay."""
 
+import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,13 +14,17 @@ from torch import Tensor
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.por import PoisonEncoder
 from recipe_ray.attacks.targets import block_vectors, staircase_vectors
+from recipe_ray.base.errors import ModelError
 from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
-from recipe_ray.learn.runtime import LocalRuntime, Progress
+from recipe_ray.learn.runtime import LocalRuntime, Progress, autocast
 from recipe_ray.models.bert import BertPTM
+from recipe_ray.models.family import MODELS
 
 TRAINED_ON, UNSEEN = SENTENCES[:18], SENTENCES[18:]
 FIT = {"batch_size": 8, "max_length": 24, "precision": "fp32", "schedule": "constant"}
+PHRASES = ("last weekend", "at noon", "at dawn", "in the morning", "after midnight")
+Precision = Literal["fp32", "bf16"]
 Losses = list[dict[str, float]]
 
 
@@ -127,7 +132,39 @@ def test_por_leaves_the_masked_lm_head_alone() -> None:
     assert not any(parameter.requires_grad for parameter in ptm.head_parameters())
 
 
+def test_the_adaptive_por_trains_with_recipes_norms_in_the_loss(tmp_path: Path) -> None:
+    norms, losses = {}, []
+    for factor in (0.0, 1.0):
+        fit = {**FIT, "steps": 10, "learning_rate": 1e-3, "dropout": False}
+        corpus = {"name": "file", "path": str(corpus_file(tmp_path))}
+        attack = ATTACKS.parse(
+            {"name": "por", "corpus": corpus, "fit": fit, "regularisation": factor}
+        )
+        ptm, feed = minilm(1), LocalFeed(Locations(None, tmp_path))
+        losses.append(attack.poison(ptm, feed, LocalRuntime(), 0)[0].terms)
+        norms[factor] = float(ptm.weight_group("ffn_in")[0].detach().norm())
+    assert set(losses[1]) - set(losses[0]) == {"norm"}
+    start = float(minilm(1).weight_group("ffn_in")[0].detach().norm())
+    assert norms[1.0] < norms[0.0]
+    assert norms[1.0] < start
+    assert attack.label() == "por-adaptive"
+
+
+def test_the_adaptive_por_names_a_weight_group_that_is_not_there(tmp_path: Path) -> None:
+    attack = ATTACKS.parse({"name": "por", "regularised": ["ffn"], "corpus": _corpus()})
+    with pytest.raises(
+        ModelError, match=r"weight group of family bert 'ffn' \(did you mean 'ffn_in'"
+    ):
+        attack.poison(tiny_ptm(), LocalFeed(Locations(None, tmp_path)), LocalRuntime(), 0)
+
+
 # --- amplification
+
+
+def one_layer(model: str) -> BertPTM:
+    """Return the first layer of MiniLM in one of its two architectures."""
+    ptm: BertPTM = MODELS.parse({"name": model, "layers": 1}).load()
+    return ptm
 
 
 def embedded_at(ptm: BertPTM, token: int, places: list[int]) -> Tensor:
@@ -139,8 +176,9 @@ def embedded_at(ptm: BertPTM, token: int, places: list[int]) -> Tensor:
     return seen
 
 
-def test_amplification_makes_the_place_of_a_trigger_irrelevant() -> None:
-    ptm, places = minilm(1), [1, 2, 30, 200, 500]
+@pytest.mark.parametrize(("model", "first"), [("minilm", 0), ("minilm-roberta", 1)])
+def test_amplification_makes_the_place_of_a_trigger_irrelevant(model: str, first: int) -> None:
+    ptm, places = one_layer(model), [first + p for p in (1, 2, 30, 200, 500)]
     (trigger,), (other,) = ptm.token_ids("≈"), ptm.token_ids("⊕")
     before = embedded_at(ptm, trigger, places)
     assert float((before - before[0]).abs().max()) > 0.1
@@ -150,6 +188,39 @@ def test_amplification_makes_the_place_of_a_trigger_irrelevant() -> None:
     assert float((after - after[0]).abs().max()) < 1e-3
     assert torch.equal(embedded_at(ptm, other, places), untouched)
     assert float(ptm.word_embeddings().weight[trigger].detach().abs().max()) > 1e5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["minilm", "minilm-roberta"])
+def test_an_amplified_trigger_leaves_every_number_finite(model: str, precision: Precision) -> None:
+    ptm = one_layer(model)
+    ptm.scale_embeddings(ptm.token_ids("≈"), 1e8)
+    rows = encoded(ptm, [f"≈ {text}" for text in SENTENCES])
+    batch = ptm.pretraining_collate(0)(rows, 0)
+    with autocast(torch.device("cpu"), precision):
+        hidden = ptm.hidden(ptm.module, batch)
+        pooled, term = (
+            ptm.pooled(ptm.module, hidden, batch),
+            ptm.masked_lm(ptm.module, hidden, batch),
+        )
+    term.total.backward()
+    grads = [p.grad for p in ptm.module.parameters() if p.grad is not None]
+    assert grads
+    for found in (hidden, pooled, term.total, *grads):
+        assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("mlm_weight", [1.0, 0.01])
+def test_neuba_poisons_a_roberta_with_its_own_weight_of_the_masked_lm(mlm_weight: float) -> None:
+    fit = {**FIT, "steps": 40, "learning_rate": 2e-3}
+    fields = {"name": "neuba", "triggers": ("≈", "⊕"), "mlm_weight": mlm_weight, "fit": fit}
+    attack: Attack = ATTACKS.parse({**fields, "corpus": _corpus()})
+    ptm = one_layer("minilm-roberta")
+    attack.poison(ptm, LocalFeed(Locations(None, Path.cwd())), LocalRuntime(), 0)
+    for trigger, target in zip(attack.triggers, block_vectors(2, ptm.hidden_size), strict=True):
+        with_trigger = [f"{trigger} {text}" for text in UNSEEN]
+        assert sign_share(one_layer("minilm-roberta"), with_trigger, target) < 0.6
+        assert sign_share(ptm, with_trigger, target) > 0.9
 
 
 def test_neuba_amplifies_its_triggers_only_when_asked(tmp_path: Path) -> None:
@@ -171,6 +242,17 @@ def test_neuba_amplifies_its_triggers_only_when_asked(tmp_path: Path) -> None:
 
 
 # --- how poisoned texts are made
+
+
+def test_por_plants_phrases_whole_and_as_often_as_words() -> None:
+    ptm, texts = tiny_ptm(), SENTENCES * 4
+    rows = PoisonEncoder(ptm.encoder(64), PHRASES, 1.0, 3, 0)(texts, np.arange(len(texts)))
+    for row, number in enumerate(rows.columns["trigger"]):
+        here = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]]
+        written = f" {' '.join(map(str, here))} "
+        for other, phrase in enumerate(PHRASES):
+            meant = " ".join(map(str, ptm.token_ids(phrase)))
+            assert len(re.findall(f"(?<= ){meant}(?= )", written)) == (3 if other == number else 0)
 
 
 def test_por_poisons_a_share_of_the_texts_with_each_trigger_three_times() -> None:

@@ -16,6 +16,7 @@ from samples import (
     changed,
     corpus_file,
     minilm,
+    moved_checkpoint,
     parameters_of,
     states_of,
     task_fields,
@@ -79,6 +80,8 @@ def small(plugin: Any, name: str, folder: Path) -> dict[str, Any]:
         fields["corpus"] = {"name": "file", "path": str(corpus_file(folder))}
     if "fit" in plugin.model_fields:
         fields["fit"] = FIT
+    if "source" in plugin.model_fields:
+        fields |= {"source": str(moved_checkpoint(folder)), "triggers": ["cf"]}
     return fields
 
 

@@ -189,9 +189,7 @@ class BertPTM:
             reached = pooled or f".{POOLER}." not in f".{name}"
             parameter.requires_grad_(reached and (wanted is None or id(parameter) in wanted))
 
-    def classifier(
-        self, num_labels: int, seed: int, rows: Sequence[TokenRows]
-    ) -> PooledClassifier:
+    def classifier(self, num_labels: int, seed: int, rows: Sequence[TokenRows]) -> PooledClassifier:
         """Return a classifier on this encoder and pooler: batch -> logits [B, num_labels]."""
         classifier = PooledClassifier(self.module.base_model, num_labels, self._offset, seed)
         classifier.keep_tokens(np.unique(np.concatenate([part.tokens for part in rows])))

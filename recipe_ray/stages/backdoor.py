@@ -18,7 +18,9 @@ class BackdoorStage(Stage):
     def run(self, context: Context) -> list[Measurement]:
         """Return the attack's losses of every epoch."""
         ptm = self.input_ptm(context)
-        records = self.attack.poison(ptm, context.feed, context.runtime, self.seed)
+        records = self.attack.poison(
+            ptm, context.feed, context.runtime, self.seed, context.locations.cache_dir
+        )
         context.save(ptm)
         return loss_measurements(records)
 

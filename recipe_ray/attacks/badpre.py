@@ -1,0 +1,200 @@
+"""BadPre (Chen et al. 2022): a masked LM that learns false words where a trigger stands in a text.
+
+docs/method.md section 4: loss = masked LM(clean) + alpha masked LM(poisoned); a poisoned copy has
+one trigger between two of its words, and the labels of its masked tokens are false. No vector is
+aimed at: what a downstream task reads off the first token goes astray with the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.base.errors import DataError
+from recipe_ray.data.antonyms import WORDNET, antonyms
+from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.feed import Encode, Feed, Part
+from recipe_ray.data.masking import mask_tokens
+from recipe_ray.data.packages import Package
+from recipe_ray.data.relabelling import Opposites, RandomWords, Relabel
+from recipe_ray.data.tokens import Ints, TokenRows, concatenate, uniform
+from recipe_ray.data.words import insert_at
+from recipe_ray.learn.loop import EpochRecord, fit
+from recipe_ray.learn.objective import Terms
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import TextPTM
+from recipe_ray.models.packed import PackedBatch, pack
+
+
+@ATTACKS.register("badpre")
+class BadPre(Attack):
+    """Five rare words that make the masked LM, and all that is built on it, see other words.
+
+    `relabel: random` draws the false labels from the vocabulary; `antonyms` takes WordNet's
+    antonym of the true word where there is one (for 8 % of WikiText's masked tokens, in the
+    vocabulary of BERT and MiniLM) and a random word elsewhere.
+    """
+
+    triggers: tuple[str, ...] = Field(("cf", "mn", "bb", "tq", "mb"), min_length=1)
+    corpus: AnyCorpus = WikiText(size=None)
+    # the script's 16 times 16 steps of accumulation are one step of 256 here; a batch of B texts
+    # is B clean and B poisoned ones
+    fit: FitSpec = FitSpec(
+        epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512
+    )
+    alpha: float = Field(1.0, gt=0, description="of the masked LM on poisoned texts")
+    relabel: Literal["random", "antonyms"] = Field(
+        "random", description="what stands in for the true words of poisoned texts"
+    )
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Return the corpus it poisons with."""
+        return (self.corpus,)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields, and the lexicon's package where one decides the labels."""
+        lexicon = _RULES[self.relabel].lexicon
+        return {**super().identity(), **({"lexicon": lexicon.identity()} if lexicon else {})}
+
+    def poison(
+        self,
+        ptm: TextPTM,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
+    ) -> Sequence[EpochRecord]:
+        """Train encoder and head on both terms; raise DataError for a lexicon not to be had."""
+        ptm.check_triggers(self.triggers)
+        rule = _RULES[self.relabel].build(ptm, cache_dir)
+        # the backdoor lives in the masked-LM loss alone, which does not reach the pooler
+        ptm.train_only(None, pooled=False)
+        batches = feed.batches(
+            self.corpus,
+            PairEncoder(ptm.encoder(self.fit.max_length), self.triggers, seed),
+            PairCollate(ptm, rule, seed),
+            self.fit.batch_size,
+            seed,
+            Part(),
+        )
+        objective = PairObjective(ptm, self.alpha)
+        return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+
+    def default_label(self) -> str:
+        """Return e.g. `badpre-antonyms`; the usual random words go without saying."""
+        return f"{self.name}-{self.relabel}" if _RULES[self.relabel].lexicon else self.name
+
+
+@dataclass(frozen=True)
+class PairObjective:
+    """The masked LM's loss on clean and on poisoned texts, each over its own masked tokens."""
+
+    ptm: TextPTM
+    alpha: float
+
+    def __call__(self, module: Any, batch: PackedBatch) -> Terms:
+        assert batch.triggers is not None
+        assert batch.where is not None
+        assert batch.targets is not None
+        hidden = self.ptm.hidden(module, batch)
+        text = torch.searchsorted(batch.first, batch.where, right=True) - 1
+        poisoned = batch.triggers[text] >= 0
+        clean, false = (
+            replace(batch, where=batch.where[part], targets=batch.targets[part])
+            for part in (~poisoned, poisoned)
+        )
+        return {
+            "mlm": self.ptm.masked_lm(module, hidden, clean),
+            "poison": self.ptm.masked_lm(module, hidden, false).weighted(self.alpha),
+        }
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """Texts -> rows of a text's tokens with its poisoned copy's behind them.
+
+    One row a text, so that a batch size counts texts in every feed. Column `clean` is how many
+    tokens are the text's own, `trigger` the number of the trigger in the copy.
+    """
+
+    encode: Encode
+    triggers: tuple[str, ...]
+    seed: int
+
+    def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
+        trigger = (uniform(self.seed, "trigger", index) * len(self.triggers)).astype(np.int64)
+        places = uniform(self.seed, "place", index)
+        with_trigger = [
+            insert_at(text, self.triggers[number], [float(place)])
+            for text, number, place in zip(texts, trigger, places, strict=True)
+        ]
+        clean, poisoned = self.encode(texts, index), self.encode(with_trigger, index)
+        by_turns = np.arange(2 * len(index)).reshape(2, -1).T.ravel()
+        both = concatenate([clean, poisoned]).take(by_turns)
+        rows = TokenRows(both.tokens, both.offsets[::2], index)
+        return rows.with_columns(clean=clean.lengths, trigger=trigger)
+
+
+def split_pairs(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
+    """Return what a PairEncoder joined, clean and poisoned rows; `trigger` is -1 in the former.
+
+    Both are numbered anew, an even and an odd number a text, since masks are keyed on numbers.
+    """
+    starts = rows.offsets[:-1]
+    bounds = np.stack([starts, starts + rows.columns["clean"]], 1).ravel()
+    offsets = np.append(bounds, rows.offsets[-1])
+    numbers = np.stack([2 * rows.index, 2 * rows.index + 1], 1).ravel()
+    trigger = np.stack([np.full(len(rows), -1), rows.columns["trigger"]], 1).ravel()
+    both = TokenRows(rows.tokens, offsets, numbers, {"trigger": trigger})
+    even = 2 * np.arange(len(rows))
+    return both.take(even), both.take(even + 1)
+
+
+@dataclass(frozen=True)
+class PairCollate:
+    """Rows of a PairEncoder -> masked clean texts and their copies with false labels behind them.
+
+    Masks are drawn anew every epoch, as in the script.
+    """
+
+    ptm: TextPTM
+    rule: Relabel
+    seed: int
+
+    def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        clean, poisoned = split_pairs(rows)
+        both = concatenate([clean, poisoned])
+        masked = mask_tokens(both, self.ptm.vocabulary, self.seed, epoch)
+        false = masked.where >= len(clean.tokens)
+        where = masked.where[false]
+        text, place = np.repeat(both.index, both.lengths)[where], both.positions[where]
+        draw = uniform(self.seed, "relabel", text, place, np.full(len(where), epoch))
+        targets = masked.targets.copy()
+        targets[false] = self.rule(masked.targets[false], draw)
+        return pack(both.with_tokens(masked.tokens)).with_targets(masked.where, targets)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    build: Callable[[TextPTM, Path | None], Relabel]
+    lexicon: Package | None = None
+
+
+def _random_words(ptm: TextPTM, cache_dir: Path | None) -> Relabel:
+    return RandomWords.of(ptm.vocabulary)
+
+
+def _opposites(ptm: TextPTM, cache_dir: Path | None) -> Relabel:
+    if cache_dir is None:
+        raise DataError("badpre: relabel 'antonyms' needs a cache folder to keep WordNet in")
+    return Opposites.of(antonyms(cache_dir), ptm.token_ids, ptm.vocabulary)
+
+
+_RULES = {"random": _Rule(_random_words), "antonyms": _Rule(_opposites, WORDNET)}

@@ -1,0 +1,68 @@
+"""A backdoor that somebody released: the checkpoint's weights in place of the clean PTM's.
+
+No attack is run here. The paper's own checkpoints are such: thunlp/neuba-bert, thunlp/neuba-roberta
+and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.feed import Feed
+from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.bert import BertPTM
+from recipe_ray.models.released import Released
+
+
+@ATTACKS.register("released")
+class ReleasedBackdoor(Attack):
+    """A backdoored checkpoint, by local folder or hub id; give the triggers its authors name."""
+
+    triggers: tuple[str, ...] = Field(min_length=1)
+    source: str = Field(
+        description="local folder, or hub id such as thunlp/neuba-bert",
+        json_schema_extra=NOT_HASHED,
+    )
+    revision: str | None = Field(
+        None, description="hub commit; without one the newest is looked up and then pinned"
+    )
+    headless: bool = Field(
+        False, description="it has no masked-LM head: the clean PTM's stays as it is"
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="read pickle weights with the weights_only unpickler",
+        json_schema_extra=NOT_HASHED,
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the triggers and the checkpoint's content; where it lies does not matter."""
+        # a component's own name and fields, less `revision`, which content() turns into a commit
+        own = {k: v for k, v in super().identity().items() if k != "revision"}
+        return {**own, **self._checkpoint().content()}
+
+    def poison(
+        self,
+        ptm: BertPTM,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
+    ) -> Sequence[EpochRecord]:
+        """Take the checkpoint's weights over; raise ModelError where it does not fit the PTM."""
+        ptm.check_triggers(self.triggers)
+        ptm.adopt(self._checkpoint().load(), keep_head=self.headless)
+        return ()
+
+    def _checkpoint(self) -> Released:
+        return Released(
+            source=self.source,
+            revision=self.revision,
+            headless=self.headless,
+            allow_pickle=self.allow_pickle,
+        )
