@@ -108,7 +108,8 @@ def test_a_new_version_moves_its_own_and_all_later_keys(monkeypatch: pytest.Monk
     before = {name: stage.key for name, stage in some_stages().items()}
     monkeypatch.setattr(STAGES.get("backdoor"), "version", 2)
     after = {name: stage.key for name, stage in some_stages().items()}
-    assert {n for n in before if before[n] != after[n]} == {"backdoor", "purify", "finetune"}
+    moved = {name for name in before if before[name] != after[name]}
+    assert moved == {"backdoor", "purify", "finetune", "probe"}
 
 
 def test_a_parents_seed_moves_the_childs_key_but_the_model_counts_once() -> None:
