@@ -67,7 +67,8 @@ def figures(rounds: int = 4) -> list[Figure]:
     )
     return [
         *(Figure(f"purify_{name}", values, "samples/s") for name, values in rates.items()),
-        Figure("purify_speedup", ratios(rates["ddp2"], rates["plain"]), "x"),
-        Figure("purify_threads2_speedup", ratios(rates["threads2"], rates["plain"]), "x"),
+        # the placement that is fastest on two cores
+        Figure("purify_speedup", ratios(rates["threads2"], rates["plain"]), "x"),
+        Figure("purify_ddp2_speedup", ratios(rates["ddp2"], rates["plain"]), "x"),
         Figure("ddp2_speedup", ratios(rates["ddp2"], rates["one"]), "x"),
     ]

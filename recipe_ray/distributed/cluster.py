@@ -26,6 +26,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
@@ -48,7 +49,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
         if address == "local":
             _start(launch, nested)
         else:
-            shared = {name: os.environ[name] for name in SETTINGS} | _threads(launch)
+            shared = {name: os.environ[name] for name in SETTINGS}
             ray.init(address, runtime_env={"env_vars": shared}, **_QUIET)
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address!r}: {error}") from error
@@ -61,18 +62,14 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
 def _start(launch: Launch, nested: bool) -> None:
     # reading shards is light work: a slot beside the workers' cores will do
     num_cpus = num_cores() + DATA_CPUS if launch.stream else None
-    threads = _threads(launch)
-    before = {name: os.environ.get(name) for name in threads}
-    # inherited by every worker; a runtime environment would do the same, 0.8 s later
-    os.environ.update(threads)
+    # Ray sets as many threads as a worker has CPUs, before torch is imported (changing them later
+    # is slow), but only where the environment it inherits says nothing
+    before = {name: os.environ.pop(name) for name in _THREADS if name in os.environ}
     try:
         # the dashboard finds the placement groups that a killed trial's workers leave behind
         ray.init("local", num_cpus=num_cpus, include_dashboard=nested, **_QUIET)
     finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(before)
 
 
 def capacity() -> Capacity:
@@ -87,8 +84,3 @@ def capacity() -> Capacity:
 def num_cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _threads(launch: Launch) -> dict[str, str]:
-    # fixed before torch is imported: changing them later is slow
-    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(launch.cpus_per_worker))

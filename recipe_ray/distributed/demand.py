@@ -50,7 +50,7 @@ def demand_of(stage: Stage, launch: Launch) -> Demand:
     streams = launch.stream and bool(stage.corpora())
     return Demand(
         workers,
-        launch.cpus_per_worker,
+        getattr(launch.cpus_per_worker, stage.name),
         launch.gpus_per_worker,
         nested=workers > 1 or streams,
         data_cpus=DATA_CPUS if streams else 0,

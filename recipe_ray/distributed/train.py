@@ -55,7 +55,7 @@ def run_nested(stage: Stage, work: Work) -> None:
 
 def _work(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> str | None:
     # in every worker; returns why it stopped where all workers know it and trying again is useless
-    use_threads(work.launch.cpus_per_worker)
+    use_threads(demand_of(stage, work.launch).cpus_per_worker)
     runtime = ProcessGroupRuntime(
         on_progress=ProgressNotes(work.store, stage),
         checkpoints=StoreCheckpoints(work.store, stage.key),

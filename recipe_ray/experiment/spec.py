@@ -1,7 +1,7 @@
 """What an experiment file may say. Everything under `launch` is execution and never hashed."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
@@ -84,11 +84,27 @@ class Workers(Spec):
     probe: PositiveInt = 1
 
 
+class Cpus(Spec):
+    """CPU cores, and so threads, of each worker of a kind of stage."""
+
+    pretrain: PositiveInt = 1
+    backdoor: PositiveInt = 1
+    purify: PositiveInt = 1
+    finetune: PositiveInt = 1
+    probe: PositiveInt = 1
+
+
+def _same_for_all(value: Any) -> Any:
+    return dict.fromkeys(Cpus.model_fields, value) if isinstance(value, int) else value
+
+
 class Launch(Spec):
     """How it runs: none of this changes a number beyond noise."""
 
     workers: Workers = Workers()
-    cpus_per_worker: PositiveInt = Field(1, description="CPU cores, and so threads, of a worker")
+    cpus_per_worker: Annotated[Cpus, BeforeValidator(_same_for_all)] = Field(
+        Cpus(), description="cores, and so threads, of a worker: a number, or one a kind of stage"
+    )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of a worker; 0.25: four share one")
     checkpoint_every_s: float = Field(60.0, gt=0, description="seconds between resume points")
     max_failures: int = Field(2, ge=0, description="times a DDP worker group is started again")
