@@ -215,3 +215,16 @@ def test_what_cannot_be_hashed_faithfully_is_refused_with_its_path(value: object
 def test_a_key_does_not_depend_on_the_order_of_fields_nor_on_1_being_written_1_0() -> None:
     assert fingerprint({"a": 1, "b": [2.0]}) == fingerprint({"b": (2,), "a": 1.0})
     assert len({fingerprint(v) for v in (1, "1", True, None, [1], 1.5)}) == 6
+
+
+def test_cpus_are_one_number_for_all_or_one_a_kind_of_stage(tmp_path: Path) -> None:
+    def cpus(value: object) -> dict[str, int]:
+        values = {**grid(), "launch": {"cpus_per_worker": value}}
+        launch = load_experiment(written(tmp_path, values)).launch
+        found: dict[str, int] = launch.cpus_per_worker.model_dump()
+        return found
+
+    assert set(cpus(2).values()) == {2}
+    assert cpus({"pretrain": 2}) == {**cpus(1), "pretrain": 2}
+    with pytest.raises(SpecError, match=r"cpus_per_worker.*did you mean 'purify'"):
+        cpus({"purfy": 2})
