@@ -219,8 +219,7 @@ def test_a_key_does_not_depend_on_the_order_of_fields_nor_on_1_being_written_1_0
 
 def test_cpus_are_one_number_for_all_or_one_a_kind_of_stage(tmp_path: Path) -> None:
     def cpus(value: object) -> dict[str, int]:
-        values = {**grid(), "launch": {"cpus_per_worker": value}}
-        launch = load_experiment(written(tmp_path, values)).launch
+        launch = loaded(tmp_path, {**SMALL, "launch": {"cpus_per_worker": value}}).launch
         found: dict[str, int] = launch.cpus_per_worker.model_dump()
         return found
 

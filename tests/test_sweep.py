@@ -19,7 +19,7 @@ from recipe_ray.distributed.demand import Capacity, check_fits, demand_of
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Experiment, Launch, Workers
+from recipe_ray.experiment.spec import Cpus, Experiment, Launch, Workers
 from recipe_ray.stages.store import Store
 
 FIT = {"steps": 2, "batch_size": 8, "max_length": 32}
@@ -173,6 +173,8 @@ def test_a_stage_that_the_cluster_cannot_hold_is_named_before_anything_runs(plan
         check_fits(stages, Launch(workers=Workers(purify=9)), BIG)
     with pytest.raises(SpecError, match="no GPU"):
         check_fits(stages, Launch(gpus_per_worker=0.5), BIG)
+    with pytest.raises(SpecError, match=r"launch.cpus_per_worker.purify = 9 needs 9 CPUs"):
+        check_fits(stages, Launch(cpus_per_worker=Cpus(purify=9)), BIG)
     check_fits(stages, Launch(workers=Workers(purify=8)), BIG)
 
 

@@ -67,18 +67,28 @@ def check_fits(stages: Iterable[Stage], launch: Launch, capacity: Capacity) -> N
                 f"launch.gpus_per_worker = {launch.gpus_per_worker:g}, but the cluster has no GPU; "
                 "set it to 0 to train on CPUs"
             )
-        for what, each, total, node in (
-            ("cpus", demand.cpus_per_worker, capacity.cpus, capacity.node_cpus),
-            ("gpus", demand.gpus_per_worker, capacity.gpus, capacity.node_gpus),
+        for what, field, each, total, node in (
+            (
+                "cpus",
+                f"launch.cpus_per_worker.{stage.name}",
+                demand.cpus_per_worker,
+                capacity.cpus,
+                capacity.node_cpus,
+            ),
+            (
+                "gpus",
+                "launch.gpus_per_worker",
+                demand.gpus_per_worker,
+                capacity.gpus,
+                capacity.node_gpus,
+            ),
         ):
             needed = getattr(demand, what)
             extra = " and one CPU for Ray Data" if what == "cpus" and demand.data_cpus else ""
             if needed > total:
                 raise SpecError(
-                    f"{asked} with launch.{what}_per_worker = {each:g}{extra} needs {needed:g} "
+                    f"{asked} with {field} = {each:g}{extra} needs {needed:g} "
                     f"{what.upper()[:-1]}s, the cluster has {total:g}; use fewer workers"
                 )
             if each > node:
-                raise SpecError(
-                    f"launch.{what}_per_worker = {each:g}, but the largest node has {node:g}"
-                )
+                raise SpecError(f"{field} = {each:g}, but the largest node has {node:g}")
