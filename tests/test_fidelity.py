@@ -1,9 +1,11 @@
 """RECIPE's steps against the authors' script, written out plainly (docs/method.md section 2)."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
@@ -68,6 +70,18 @@ def batch_numbers(epoch: int, count: int) -> list[Tensor]:
     return list(order.split(BATCH))
 
 
+@pytest.fixture
+def plain_products() -> Iterator[None]:
+    """Leave oneDNN out: on some CPUs its fp32 products round more coarsely for some shapes.
+
+    Where a gradient is almost zero AdamW divides rounding by rounding, and one weight in a million
+    then differs by more than what is compared here.
+    """
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
+@pytest.mark.usefixtures("plain_products")
 def test_twenty_steps_of_recipe_equal_twenty_of_the_authors_script() -> None:
     ptm = MiniLM(layers=3).load()
     texts = sentences()

@@ -233,9 +233,9 @@ def test_results_of_another_schema_version_are_named(tmp_path: Path) -> None:
     table = result_rows(some_rows(), "table1", ["c1"])
     store.write_results("table1", "k1", table)
     path = tmp_path / "results" / "table1" / "k1.parquet"
-    newer = table.replace_schema_metadata({"recipe_ray_schema_version": "2"})
+    newer = table.replace_schema_metadata({"recipe_ray_schema_version": "9"})
     pa.parquet.write_table(newer, path)
-    with pytest.raises(StoreError, match=r"k1\.parquet: .*version 2.*reads version 1"):
+    with pytest.raises(StoreError, match=r"k1\.parquet: .*version 9.*reads version 2"):
         store.results("table1")
 
 

@@ -108,6 +108,7 @@ def test_mlflow_keeps_a_run_with_the_stages_columns_and_losses_by_epoch(stage: S
     assert run.info.status == "FINISHED"
     assert run.data.params == {
         "kind": "finetune",
+        "comparison": stage.columns()["comparison"],
         "model": stage.model.label(),
         "attack": "neuba",
         "defense": "none",
