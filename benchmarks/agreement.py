@@ -1,15 +1,20 @@
-"""Do the fast paths change what comes out? ACC, AASR and MASR of the same work done both ways.
+"""Do the fast paths change what comes out? ACC, AASR and MASR of the same work done three ways.
 
-The quick start's backdoored PTM is purified and fine-tuned by recipe_ray (bf16, packed texts, own
-kernels) and by the plain fp32 loop in transformers' own classes, on the same texts with the same
-settings, several seeds each. Batches, masks and dropout differ, as they do between two seeds.
+The quick start's backdoored PTM is fine-tuned, and apart from that purified, by recipe_ray in bf16,
+by recipe_ray in fp32 and by the plain fp32 loop in transformers' own classes: same texts, same
+settings, several seeds. Batches, masks and dropout differ, as they do between two seeds. What was
+purified three ways is fine-tuned one way (ours), so that the two comparisons do not mix.
 """
 
+import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
 
 from benchmarks.contenders import Figure
@@ -17,7 +22,8 @@ from benchmarks.reference import plain_finetune, plain_predict, plain_recipe
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.inline import run_inline
-from recipe_ray.experiment.plan import Cell, Plan, make_plan
+from recipe_ray.experiment.plan import Cell, make_plan
+from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.metrics import accuracy, attack_success
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage
@@ -26,82 +32,142 @@ from recipe_ray.stages.store import Store
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "runs" / "demo"  # `make demo` leaves its backdoored PTM there; else it is made
-SEEDS = (0, 1, 2)
-STEPS = 200
+PLAIN = ROOT / "runs" / "agreement"  # what the plain loops made, so that a stopped run goes on
+SEEDS = (0, 1, 2, 3)
 TASK = {"train_size": 2000, "test_size": 750}
 LEARNING_RATE = 1.5e-4  # of fine-tuning, in fewer steps than the quick start's
 METRICS = ("acc", "aasr", "masr")
 Values = dict[str, float]
+Measured = dict[int, Values]  # by seed
 
 
-def figures() -> list[Figure]:
-    """Measure both ways for every seed; differences are ours minus plain, seed by seed."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    plan = _plan()
-    store = Store.open(str(STORE))
-    locations = Locations.from_environment()
-    ours, plain = [], []
-    for cell in plan.cells:
-        run_inline(cell.stages, store, locations)
-        ours.append(_measured(store, cell))
-        plain.append(_plainly(cell, store, locations))
-    found = []
+def figures() -> Iterator[Figure]:
+    """Yield each way's values, and seed by seed what ours minus plain is."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    for work, measure in (("finetune", _finetuned), ("purify", _purified)):
+        plain = measure("plain")
+        yield from _described(f"agreement_{work}_plain", plain)
+        for precision in ("bf16", "fp32"):
+            ours = measure(precision)
+            yield from _described(f"agreement_{work}_{precision}", ours)
+            apart = {
+                seed: {metric: ours[seed][metric] - plain[seed][metric] for metric in METRICS}
+                for seed in SEEDS
+            }
+            yield from _described(f"agreement_{work}_{precision}_minus_plain", apart)
+
+
+def _described(name: str, measured: Measured) -> Iterator[Figure]:
     for metric in METRICS:
-        pairs = [(100 * a[metric], 100 * b[metric]) for a, b in zip(ours, plain, strict=True)]
-        found += [
-            Figure(f"agreement_{metric}_ours", [a for a, _ in pairs], "%"),
-            Figure(f"agreement_{metric}_plain", [b for _, b in pairs], "%"),
-            Figure(f"agreement_{metric}_difference", [a - b for a, b in pairs], "points"),
-        ]
-    return found
+        values = [100 * measured[seed][metric] for seed in SEEDS]
+        yield Figure(f"{name}_{metric}", values, "points" if "minus" in name else "%")
 
 
-def _plan() -> Plan:
+def _finetuned(way: str) -> Measured:
+    """Fine-tune the backdoored PTM as it is."""
+    cells = _cells(_experiment("none", "fp32" if way == "fp32" else "bf16"))
+    return {seed: _plain_cell(cell) if way == "plain" else _cell(cell) for seed, cell in cells}
+
+
+def _purified(way: str) -> Measured:
+    """Purify it, and fine-tune what comes out with recipe_ray in bf16."""
+    cells = _cells(_experiment("recipe", "bf16", "fp32" if way == "fp32" else "bf16"))
+    if way == "plain":
+        return {seed: _cell(_behind_plain_recipe(cell, seed)) for seed, cell in cells}
+    return {seed: _cell(cell) for seed, cell in cells}
+
+
+def _experiment(defense: str, finetune_in: str, purify_in: str = "bf16") -> Experiment:
     experiment = load_experiment(ROOT / "experiments" / "quickstart.yaml")
     [block] = [block for block in experiment.grid if block.attacks[0].poisons]
-    recipes = tuple(
-        defense.revised(fit={**defense.fit.fields(), "steps": STEPS})
-        for defense in block.defenses
-        if defense.acts
+    defenses = tuple(
+        one.revised(fit={**one.fit.fields(), "precision": purify_in}) if one.acts else one
+        for one in block.defenses
+        if one.name == defense
     )
     tasks = tuple(task.revised(**TASK) for task in block.tasks)
-    only = block.revised(defenses=recipes, tasks=tasks, seeds=SEEDS)
-    finetuning = experiment.finetuning.revised(learning_rate=LEARNING_RATE)
-    changed = experiment.revised(name="agreement", grid=(only,), finetuning=finetuning)
-    return make_plan(changed, Locations.from_environment())
+    only = block.revised(defenses=defenses, tasks=tasks, seeds=SEEDS)
+    finetuning = experiment.finetuning.revised(learning_rate=LEARNING_RATE, precision=finetune_in)
+    return experiment.revised(name="agreement", grid=(only,), finetuning=finetuning)
 
 
-def _measured(store: Store, cell: Cell) -> Values:
+def _cells(experiment: Experiment) -> Iterator[tuple[int, Cell]]:
+    plan = make_plan(experiment, Locations.from_environment())
+    return zip(SEEDS, plan.cells, strict=True)
+
+
+def _cell(cell: Cell) -> Values:
+    store = Store.open(str(STORE))
+    run_inline(cell.stages, store, Locations.from_environment())
     rows = store.rows(cell.last.artifact).to_pylist()
     return {row["metric"]: row["value"] for row in rows if row["metric"] in METRICS}
 
 
-def _plainly(cell: Cell, store: Store, locations: Locations) -> Values:
-    purify = next(stage for stage in cell.stages if isinstance(stage, PurifyStage))
+def _plain_cell(cell: Cell) -> Values:
+    """Fine-tune and measure with the plain loop."""
     finetune = cell.last
     assert isinstance(finetune, FinetuneStage)
-    assert purify.parent is not None
-    folder = store.fetch(purify.parent.artifact) / MODEL_FOLDER
+    noted = PLAIN / f"finetune-{finetune.key}.json"
+    if not noted.exists():
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.write_text(json.dumps(_plainly(finetune, _released(cell))))
+    found: Values = json.loads(noted.read_text())
+    return found
+
+
+def _plainly(finetune: FinetuneStage, folder: Path) -> Values:
+    task, locations = finetune.task, Locations.from_environment()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    defense = purify.defense
-    lm: Any = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32)
-    # from_pretrained leaves out the pooler, which a masked LM does not use
     classifier: Any = BertForSequenceClassification.from_pretrained(
-        folder, num_labels=finetune.task.num_labels, dtype=torch.float32
+        folder, num_labels=task.num_labels, dtype=torch.float32
     )
-    texts = list(purify.corpus.texts(locations))
-    plain_recipe(lm, tokenizer, texts, defense.fit, purify.seed)
-    classifier.bert.load_state_dict(lm.bert.state_dict(), strict=False)
-    train = finetune.task.load("train", locations)
-    test = finetune.task.load(finetune.task.evaluate_on, locations)
-    seed = finetune.seed
-    plain_finetune(classifier, tokenizer, train.texts, train.labels, finetune.fit, seed)
+    train, test = task.load("train", locations), task.load(task.evaluate_on, locations)
+    plain_finetune(classifier, tokenizer, train.texts, train.labels, finetune.fit, finetune.seed)
 
     def predicted(trigger: str | None) -> Any:
         return plain_predict(classifier, tokenizer, test.texts, trigger, finetune.fit.max_length)
 
     poisoned = {trigger: predicted(trigger) for trigger in finetune.triggers}
-    task = finetune.task
     attacked = attack_success(poisoned, test.labels, task.num_labels, task.classes)
     acc = accuracy(predicted(None), test.labels).value
     return {"acc": acc, "aasr": attacked.aasr, "masr": attacked.masr}
+
+
+def _behind_plain_recipe(cell: Cell, seed: int) -> Cell:
+    """Return the cell of the fine-tuning alone, on what the plain loop purified."""
+    purify = next(stage for stage in cell.stages if isinstance(stage, PurifyStage))
+    folder = PLAIN / f"purify-{purify.key}"
+    if not folder.exists():
+        _plain_purification(purify, _released(cell), folder)
+    experiment = _experiment("none", "bf16")
+    clean = experiment.grid[0].attacks[0]
+    model = {"name": "bert", "source": str(folder)}
+    attack = {"name": "none", "triggers": clean.triggers}
+    tasks = experiment.grid[0].tasks
+    grid = {"models": [model], "attacks": [attack], "tasks": tasks, "seeds": [seed]}
+    values = {"name": "agreement", "finetuning": experiment.finetuning, "grid": grid}
+    return make_plan(Experiment.model_validate(values), Locations.from_environment()).cells[0]
+
+
+def _plain_purification(purify: PurifyStage, released: Path, folder: Path) -> None:
+    lm: Any = BertForMaskedLM.from_pretrained(released, dtype=torch.float32)
+    texts = list(purify.corpus.texts(Locations.from_environment()))
+    tokenizer = AutoTokenizer.from_pretrained(released)
+    plain_recipe(lm, tokenizer, texts, purify.defense.fit, purify.seed)
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(released, unfinished)
+    # the released weights hold the pooler too, which a masked LM in transformers does not
+    weights = load_file(released / "model.safetensors")
+    trained = {name: value for name, value in lm.state_dict().items() if name in weights}
+    weights.update({name: value.contiguous() for name, value in trained.items()})
+    save_file(weights, unfinished / "model.safetensors", metadata={"format": "pt"})
+    unfinished.rename(folder)
+
+
+def _released(cell: Cell) -> Path:
+    """Return the folder of the backdoored PTM, made first where the store does not have it."""
+    store = Store.open(str(STORE))
+    backdoor = next(stage for stage in cell.stages if stage.name == "backdoor")
+    run_inline(backdoor.lineage(), store, Locations.from_environment())
+    return store.fetch(backdoor.artifact) / MODEL_FOLDER

@@ -221,6 +221,8 @@ def test_locations_come_from_the_environment(
     with pytest.raises(DataError, match=r"nowhere does not exist.*RECIPE_RAY_DATA"):
         Locations.from_environment()
     assert Locations.from_environment(tmp_path) == Locations(tmp_path, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path.parent)
+    assert Locations.from_environment(Path(tmp_path.name)).data_dir == tmp_path
     monkeypatch.delenv("RECIPE_RAY_DATA")
     monkeypatch.delenv("RECIPE_RAY_CACHE")
     assert Locations.from_environment() == Locations(None, Path.home() / ".cache" / "recipe-ray")

@@ -59,11 +59,13 @@ class Swept:
 def swept(
     plan: Plan, locations: Locations, ray_session: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Swept:
-    """Sweep the first cell, then all."""
+    """Sweep the first cell, with a relative path to the data, then all."""
     from recipe_ray.distributed.sweep import sweep
 
     store = Store.open(tmp_path_factory.mktemp("store"))
-    first = sweep(plan.limited(1), store, locations)
+    assert locations.data_dir is not None
+    relative = Locations(Path(os.path.relpath(locations.data_dir)), locations.cache_dir)
+    first = sweep(plan.limited(1), store, relative)
     events: list[SweepEvent] = []
     second = sweep(plan, store, locations, on_event=events.append)
     return Swept(store, first, second, events)

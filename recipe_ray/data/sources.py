@@ -49,7 +49,7 @@ class Locations:
         """
         named = data or os.environ.get("RECIPE_RAY_DATA") or None
         cache = os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray"
-        found = cls(Path(named).expanduser() if named else None, Path(cache).expanduser())
+        found = cls(_absolute(named) if named else None, _absolute(cache))
         found.check()
         return found
 
@@ -66,6 +66,11 @@ class Locations:
         self.check()
         file = self.data_dir / f"{name}.parquet" if self.data_dir else None
         return file if file is not None and file.exists() else None
+
+
+def _absolute(path: str | Path) -> Path:
+    """A stage's process works in another folder than the command that started it."""
+    return Path(path).expanduser().absolute()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from recipe_ray.experiment.spec import Launch
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of an experiment file hold in every stage
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table even when told to be quiet
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # default 2: seconds lost at every stage's end
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
