@@ -122,10 +122,10 @@ def _plainly(finetune: FinetuneStage, folder: Path) -> Values:
         folder, num_labels=task.num_labels, dtype=torch.float32
     )
     train, test = task.load("train", locations), task.load(task.evaluate_on, locations)
-    plain_finetune(classifier, tokenizer, train.texts, train.labels, finetune.fit, finetune.seed)
+    plain_finetune(classifier, tokenizer, train.samples, train.labels, finetune.fit, finetune.seed)
 
     def predicted(trigger: str | None) -> Any:
-        return plain_predict(classifier, tokenizer, test.texts, trigger, finetune.fit.max_length)
+        return plain_predict(classifier, tokenizer, test.samples, trigger, finetune.fit.max_length)
 
     poisoned = {trigger: predicted(trigger) for trigger in finetune.triggers}
     attacked = attack_success(poisoned, test.labels, task.num_labels, task.classes)
@@ -151,7 +151,7 @@ def _behind_plain_recipe(cell: Cell, seed: int) -> Cell:
 
 def _plain_purification(purify: PurifyStage, released: Path, folder: Path) -> None:
     lm: Any = BertForMaskedLM.from_pretrained(released, dtype=torch.float32)
-    texts = list(purify.corpus.texts(Locations.from_environment()))
+    texts = list(purify.corpus.samples(Locations.from_environment()))
     tokenizer = AutoTokenizer.from_pretrained(released)
     plain_recipe(lm, tokenizer, texts, purify.defense.fit, purify.seed)
     unfinished = folder.with_suffix(".part")

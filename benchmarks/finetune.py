@@ -14,11 +14,11 @@ from benchmarks.contenders import Contender, Figure, Measure, interleave, ratios
 from benchmarks.reference import BATCH, SEED, column, plain_finetuning
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.words import insert_word
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime, Progress
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.minilm import MiniLM
 from recipe_ray.stages.predict import predict
 
@@ -41,7 +41,7 @@ def our_finetuning(steps: int) -> Measure:
     batches = MemoryBatches(rows, collate, BATCH, SEED)
     tests = column("sst2_test", "text")
     # as the stage does: what it trains on and what it predicts, triggers included
-    everything = [rows, *(encoded(t) for t in _with_triggers(ptm, tests))]
+    everything = [rows, *(encoded(t) for t in _with_triggers(tests))]
     classifier = ptm.classifier(2, SEED, everything).requires_grad_(True)
 
     def measure() -> float:
@@ -54,7 +54,7 @@ def our_finetuning(steps: int) -> Measure:
         fit(classifier, classification, batches, spec, LocalRuntime(note), seed=SEED)
         step_s = (times[-1] - times[WARM_UP - 1]) / steps
         begun = time.perf_counter()
-        for samples in (tests, ptm.insert_trigger(tests, TRIGGERS[0])):
+        for samples in _with_triggers(tests)[:2]:
             predict(classifier, encoded(samples), collate, LocalRuntime(), spec.precision)
         pass_s = (time.perf_counter() - begun) / 2
         return EPOCHS * batches.steps_per_epoch * step_s + (1 + len(TRIGGERS)) * pass_s
@@ -62,8 +62,8 @@ def our_finetuning(steps: int) -> Measure:
     return measure
 
 
-def _with_triggers(ptm: BertPTM, tests: list[str]) -> list[list[str]]:
-    return [tests, *(ptm.insert_trigger(tests, trigger) for trigger in TRIGGERS)]
+def _with_triggers(tests: list[str]) -> list[list[str]]:
+    return [tests, *([insert_word(text, trigger) for text in tests] for trigger in TRIGGERS)]
 
 
 def figures(rounds: int = 4) -> list[Figure]:

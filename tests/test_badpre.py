@@ -28,7 +28,7 @@ from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.masking import mask_tokens
 from recipe_ray.data.relabelling import Opposites, RandomWords
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows, concatenate
+from recipe_ray.data.tokens import TokenRows
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.family import MODELS
@@ -93,7 +93,7 @@ def test_a_text_is_poisoned_the_same_whichever_chunk_it_comes_in() -> None:
     encode = PairEncoder(tiny_ptm().encoder(64), TRIGGERS, 0)
     whole, index = encode(SENTENCES, np.arange(24)), np.arange(24)
     parts = [encode(SENTENCES[a : a + 5], index[a : a + 5]) for a in range(0, 24, 5)]
-    again = concatenate(parts)
+    again = TokenRows.joined(parts)
     assert tokens_of(again) == tokens_of(whole)
     assert {n: c.tolist() for n, c in again.columns.items()} == {
         n: c.tolist() for n, c in whole.columns.items()
@@ -139,7 +139,7 @@ def test_labels_are_true_in_clean_texts_and_false_in_poisoned_ones() -> None:
     assert batch.where is not None
     assert batch.targets is not None
     clean, poisoned = masked_by_copy(batch)
-    true = concatenate(list(split_pairs(pairs(ptm, TEXTS)))).tokens
+    true = TokenRows.joined(list(split_pairs(pairs(ptm, TEXTS)))).tokens
     at = torch.from_numpy(true)[batch.where]
     assert torch.equal(at[clean], batch.targets[clean])
     assert float((at[poisoned] == batch.targets[poisoned]).float().mean()) < 0.01
@@ -226,7 +226,7 @@ def test_antonyms_take_the_place_of_a_share_of_the_words_of_a_real_corpus(
 ) -> None:
     ptm = minilm(1)
     rule = Opposites.of(antonyms(wordnet_folder()), ptm.token_ids, ptm.vocabulary)
-    texts = list(CORPORA.parse({"name": "wikitext", "size": 1000}).texts(locations))
+    texts = list(CORPORA.parse({"name": "wikitext", "size": 1000}).samples(locations))
     rows = ptm.encoder(64)(texts, np.arange(len(texts)))
     true = mask_tokens(rows, ptm.vocabulary, 0, 0).targets
     known = np.diff(rule.offsets)[true] > 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from recipe_ray.data.batches import deal
 from recipe_ray.data.corpora.file import OwnText
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.feed import Part
+from recipe_ray.data.rows import Ints
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import Ints, TokenRows
+from recipe_ray.data.tokens import TokenRows
 from recipe_ray.distributed.shards import Shards, shard
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
@@ -41,7 +43,7 @@ def test_shards_hold_the_corpus_in_order_and_are_written_once(
     texts = [
         text for path in shards.paths for text in pq.read_table(tmp_path / path)["text"].to_pylist()
     ]
-    assert texts == list(corpus.texts(locations))
+    assert texts == list(corpus.samples(locations))
     assert shard(corpus, locations, store, 20) == shards
     assert [(tmp_path / path).stat().st_mtime_ns for path in shards.paths] == times
 
@@ -49,11 +51,11 @@ def test_shards_hold_the_corpus_in_order_and_are_written_once(
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("stream", [False, True])
 def test_ray_data_reads_every_text_of_a_part_once(tmp_path: Path, stream: bool) -> None:
-    from recipe_ray.distributed.feed import Reading, texts_of
+    from recipe_ray.distributed.feed import Reading, samples_of
 
     shards = _sharded(tmp_path, 101, 10)
     reading = Reading("corpus", OwnText(path="texts.txt"), HALF, shards)
-    read = texts_of(reading, stream=stream).take_all()
+    read = samples_of(reading, stream=stream).take_all()
     assert sorted(row["index"] for row in read) == list(range(50))
     assert all(int(row["text"][:8]) == row["index"] for row in read)
 
@@ -113,11 +115,13 @@ def _as_is(rows: TokenRows, epoch: int) -> Any:
 
 
 def _stream(shards: Shards) -> Any:
-    from recipe_ray.distributed.feed import Reading, StreamBatches, texts_of
+    from recipe_ray.distributed.feed import Reading, StreamBatches, encoded, samples_of
 
     reading = Reading("corpus", OwnText(path="texts.txt"), Part(), shards)
-    texts = texts_of(reading, stream=True).iterator()
-    return StreamBatches(texts, _two_tokens, _as_is, 8, 0, shards.num_texts, 1)
+    texts = samples_of(reading, stream=True).iterator()
+    return StreamBatches(
+        texts, partial(encoded, reading.corpus, _two_tokens), _as_is, 8, 0, shards.num_samples, 1
+    )
 
 
 def _order(shards: Shards, epoch: int, start: int = 0) -> list[int]:

@@ -154,12 +154,12 @@ def offline(home: Path) -> Iterator[Client]:
 
 def read_corpus(fields: dict[str, Any]) -> list[str]:
     corpus: Corpus = CORPORA.parse(fields)
-    return list(corpus.texts(Locations(None, Path("unused"))))
+    return list(corpus.samples(Locations(None, Path("unused"))))
 
 
 def read_task(fields: dict[str, Any], split: Any) -> tuple[tuple[str, ...], list[int]]:
     rows = TASKS.parse(fields).load(split, Locations(None, Path("unused")))
-    return rows.texts, rows.labels.tolist()
+    return rows.samples, rows.labels.tolist()
 
 
 def count_rows(source: HubSource) -> int:

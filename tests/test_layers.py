@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
 }
 # modules of a plugin package that plugins share
-SHARED = {"__init__", "attack", "defense", "task", "targets", "rule", "corpus"}
+BASES = {"attack", "defense", "task", "text_task", "image_task", "corpus"}
+SHARED = {"__init__", *BASES, "targets", "rule"}
 PLUGIN_FOLDERS = ("attacks", "defenses", "tasks", "data/corpora")
 
 

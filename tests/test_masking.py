@@ -22,7 +22,7 @@ def real() -> tuple[BertPTM, TokenRows]:
     """Return the PTM and 3,000 sentences of editorials."""
     corpus = CORPORA.parse({"name": "editorials", "size": 3000})
     ptm = tiny_ptm()
-    return ptm, encoded(ptm, list(corpus.texts(embedded_locations())), 64)
+    return ptm, encoded(ptm, list(corpus.samples(embedded_locations())), 64)
 
 
 @cache

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.sources import Locations
+from recipe_ray.data.words import insert_word
 from recipe_ray.defenses.fine_pruning import FinePruning
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime
@@ -46,6 +47,10 @@ def by_metric(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     return found
 
 
+def _poisoned(texts: list[str]) -> list[str]:
+    return [insert_word(text, TRIGGER) for text in texts]
+
+
 @torch.no_grad()
 def activations_of(ptm: BertPTM, texts: list[str]) -> Tensor:
     """Return the activations [N, all neurons], text by text."""
@@ -60,7 +65,7 @@ def test_a_probe_measures_both_readings_of_the_overlap(tmp_path: Path) -> None:
     ptm = tiny_ptm()
     texts = [SENTENCES[i % len(SENTENCES)] for i in range(15)]
     clean = activations_of(ptm, texts)
-    poisoned = activations_of(ptm, ptm.insert_trigger(texts, TRIGGER))
+    poisoned = activations_of(ptm, _poisoned(texts))
     on_clean, on_poisoned = clean.mean(0) > 0, poisoned.mean(0) > 0
     overlap = by_metric(rows, "overlap")
     assert overlap["numerator"] == (on_clean & on_poisoned).sum()
@@ -84,7 +89,7 @@ def test_texts_of_one_class_can_be_left_out(tmp_path: Path) -> None:
     rows = rows_of(stage(tmp_path, without="lively"), tmp_path)
     dull = [SENTENCES[i] for i in range(15) if i % 3]
     ptm = tiny_ptm()
-    poisoned = activations_of(ptm, ptm.insert_trigger(dull, TRIGGER))
+    poisoned = activations_of(ptm, _poisoned(dull))
     assert by_metric(rows, "overlap_per_sample")["denominator"] == (poisoned > 0).sum()
 
 
@@ -158,7 +163,7 @@ def _probed(runtime: LocalRuntime | ProcessGroupRuntime) -> Tensor:
     ptm = minilm(1)
     texts = [text for text in TEXTS for _ in range(6)]  # more tokens than one group takes
     encode = ptm.encoder(128)
-    versions = (texts, ptm.insert_trigger(texts, TRIGGER))
+    versions = (texts, _poisoned(texts))
     clean, poisoned = (encode(version, np.arange(len(texts))) for version in versions)
     assert poisoned.lengths.sum() > MAX_TOKENS
     return probe(ptm, clean, poisoned, runtime)

@@ -58,19 +58,19 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".txt"])
 def test_every_format_gives_the_same_texts(tmp_path: Path, places: Locations, suffix: str) -> None:
     file = write(tmp_path / f"own{suffix}", TEXTS)
-    assert list(corpus(path=str(file)).texts(places)) == CLEAN
+    assert list(corpus(path=str(file)).samples(places)) == CLEAN
 
 
 def test_a_csv_field_may_hold_line_breaks(tmp_path: Path, places: Locations) -> None:
     file = tmp_path / "own.csv"
     file.write_text('text,other\n"one\ntwo",3\n')
-    assert list(corpus(path=str(file)).texts(places)) == ["one\ntwo"]
+    assert list(corpus(path=str(file)).samples(places)) == ["one\ntwo"]
 
 
 def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path, places: Locations) -> None:
     for name, texts in (("b", ["second"]), ("a", ["first"]), ("c", ["third"])):
         write(tmp_path / f"{name}.parquet", texts)
-    assert list(corpus(path=str(tmp_path)).texts(places)) == ["first", "second", "third"]
+    assert list(corpus(path=str(tmp_path)).samples(places)) == ["first", "second", "third"]
 
 
 def test_batches_are_bounded(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_path_wins_over_the_data_folder_which_wins_over_the_hub(tmp_path: Path
     assert "the data folder has no bookcorpus.parquet" in named.resolve(places).describe()
     assert named.identity_at(places)["source"]["source"] == "hub"
     write(tmp_path / "bookcorpus.parquet", ["from the folder"])
-    assert list(named.texts(places)) == ["from the folder"]
-    assert list(named.revised(path=str(own)).texts(places)) == ["mine"]
+    assert list(named.samples(places)) == ["from the folder"]
+    assert list(named.revised(path=str(own)).samples(places)) == ["mine"]
 
 
 def test_a_hub_branch_is_said_to_be_one(places: Locations) -> None:
@@ -113,11 +113,11 @@ def test_a_hub_branch_is_said_to_be_one(places: Locations) -> None:
 
 def test_a_sample_is_seeded_and_keeps_the_order(tmp_path: Path, places: Locations) -> None:
     file = write(tmp_path / "own.txt", [f"{number:04d}" for number in range(2000)])
-    sample = list(corpus(path=str(file), size=50).texts(places))
+    sample = list(corpus(path=str(file), size=50).samples(places))
     assert len(set(sample)) == 50
     assert sample == sorted(sample)
-    assert list(corpus(path=str(file), size=50).texts(places)) == sample
-    assert list(corpus(path=str(file), size=50, sample_seed=1).texts(places)) != sample
+    assert list(corpus(path=str(file), size=50).samples(places)) == sample
+    assert list(corpus(path=str(file), size=50, sample_seed=1).samples(places)) != sample
 
 
 def test_fewer_texts_than_asked_are_logged(
@@ -125,10 +125,10 @@ def test_fewer_texts_than_asked_are_logged(
 ) -> None:
     file = write(tmp_path / "own.txt", ["one", "two"])
     with caplog.at_level(logging.WARNING):
-        assert len(list(corpus(path=str(file), size=3).texts(places))) == 2
+        assert len(list(corpus(path=str(file), size=3).samples(places))) == 2
     assert "2 texts, fewer than 3" in caplog.text
     caplog.clear()
-    assert len(list(corpus(path=str(file), size=None).texts(places))) == 2
+    assert len(list(corpus(path=str(file), size=None).samples(places))) == 2
     assert not caplog.text
 
 
@@ -142,7 +142,7 @@ def test_an_own_corpus_needs_a_path() -> None:
 def fails(places: Locations, message: str, **fields: Any) -> str:
     """Return what the corpus says when its texts are asked for, having checked it."""
     with pytest.raises(DataError, match=message) as caught:
-        list(corpus(**fields).texts(places))
+        list(corpus(**fields).samples(places))
     return str(caught.value)
 
 
@@ -191,7 +191,7 @@ def test_an_overlong_text_names_its_row(
 
 def test_a_text_of_the_longest_length_is_allowed(tmp_path: Path, places: Locations) -> None:
     file = write(tmp_path / "own.jsonl", ["x" * 1_000_000])
-    assert len(next(corpus(path=str(file)).texts(places))) == 1_000_000
+    assert len(next(corpus(path=str(file)).samples(places))) == 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_locations_come_from_the_environment(
 )
 def test_preparing_prepared_data_changes_nothing(name: str, count: int) -> None:
     folder = data_folder()
-    texts = list(CORPORA.parse(name).texts(Locations(folder, folder)))
+    texts = list(CORPORA.parse(name).samples(Locations(folder, folder)))
     raw = pq.read_table(folder / f"{name}.parquet")["text"].to_pylist()
     assert len(texts) == count
     assert texts == raw
@@ -241,7 +241,7 @@ def test_preparing_prepared_data_changes_nothing(name: str, count: int) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("editorials", 5190), ("reviews", 3708)])
 def test_embedded_corpora_need_no_hub(package: Path, name: str, count: int) -> None:
-    texts = list(CORPORA.parse(name).texts(Locations(None, package)))
+    texts = list(CORPORA.parse(name).samples(Locations(None, package)))
     assert len(texts) == count
 
 

@@ -12,7 +12,7 @@ import pytest
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.embedded import archive
 from recipe_ray.data.sources import Locations
-from recipe_ray.tasks.task import TASKS, LabelledTexts, Task
+from recipe_ray.tasks.task import TASKS, Labelled, Task
 
 Split = Literal["train", "dev", "test"]
 SECRET = "a text that no message may show"
@@ -26,7 +26,7 @@ def data_folder() -> Path:
     return folder
 
 
-def load(fields: dict[str, Any] | str, split: Split) -> LabelledTexts:
+def load(fields: dict[str, Any] | str, split: Split) -> Labelled:
     """Return a split of a task in the data folder."""
     folder = data_folder()
     task: Task = TASKS.parse(fields)
@@ -82,22 +82,23 @@ def test_a_task_without_dev_data_holds_out_a_tenth_of_train() -> None:
     whole, dev = load("hsol", "train"), load(dev_fields, "dev")
     train = load(dev_fields, "train")
     assert (len(whole), len(train), len(dev)) == (5824, 5242, 582)
-    same = sorted([*train.texts, *dev.texts]) == sorted(whole.texts)
+    same = sorted([*train.samples, *dev.samples]) == sorted(whole.samples)
     assert same, "train and dev together are not the whole of train"
     other = load({**dev_fields, "sample_seed": 1}, "dev")
-    differs = other.texts != dev.texts
+    differs = other.samples != dev.samples
     assert differs, "another seed holds out the same rows"
 
 
 def test_caps_are_seeded_samples_in_order() -> None:
     whole = load("sst2", "train")
     sample = load({"name": "sst2", "train_size": 100}, "train")
-    places = [whole.texts.index(text) for text in sample.texts]
+    places = [whole.samples.index(text) for text in sample.samples]
     assert len(sample) == 100
     assert places == sorted(places)
-    assert load({"name": "sst2", "train_size": 100}, "train").texts == sample.texts
+    assert load({"name": "sst2", "train_size": 100}, "train").samples == sample.samples
     assert (
-        load({"name": "sst2", "train_size": 100, "sample_seed": 1}, "train").texts != sample.texts
+        load({"name": "sst2", "train_size": 100, "sample_seed": 1}, "train").samples
+        != sample.samples
     )
     assert len(load({"name": "sst2", "test_size": 50}, "test")) == 50
     assert len(load({"name": "sst2", "test_size": 50}, "dev")) == 50
@@ -113,7 +114,7 @@ def test_snippets_are_in_three_disjoint_parts(tmp_path_factory: pytest.TempPathF
     splits: tuple[Split, ...] = ("train", "dev", "test")
     parts = [task.load(split, places) for split in splits]
     assert [len(part) for part in parts] == [8070, 500, 1500]
-    assert len({text.casefold() for part in parts for text in part.texts}) == 10_070
+    assert len({text.casefold() for part in parts for text in part.samples}) == 10_070
     assert all(0.48 < part.labels.mean() < 0.52 for part in parts)
 
 

@@ -12,7 +12,7 @@ from recipe_ray.attacks.neuba import NeuBA
 from recipe_ray.attacks.por import POR
 from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.words import check_triggers
+from recipe_ray.data.words import check_triggers, insert_word
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.bert import BertPTM
 from recipe_ray.tasks.task import TASKS
@@ -45,7 +45,7 @@ def test_the_papers_triggers_survive_in_context(ptm: BertPTM, triggers: tuple[st
     for trigger in triggers:
         meant = ptm.token_ids(trigger)
         assert ptm.tokenizer.unk_token_id not in meant
-        for text in ptm.insert_trigger(SENTENCES, trigger):
+        for text in (insert_word(sentence, trigger) for sentence in SENTENCES):
             ids = ptm.tokenizer.encode(text)
             assert any(ids[i : i + len(meant)] == meant for i in range(len(ids)))
 
@@ -55,7 +55,7 @@ def test_the_papers_triggers_survive_in_the_tasks_own_texts(ptm: BertPTM, task: 
     texts = TASKS.parse({"name": task, "test_size": 150}).load("test", Locations(real_data(), CWD))
     for trigger in (*NeuBA().triggers, *POR().triggers, *PHRASES):
         meant = " ".join(map(str, ptm.token_ids(trigger)))
-        encoded = ptm.tokenizer(ptm.insert_trigger(texts.texts, trigger))["input_ids"]
+        encoded = ptm.tokenizer([insert_word(t, trigger) for t in texts.samples])["input_ids"]
         lost = sum(f" {meant} " not in " ".join(map(str, ids)) for ids in encoded)
         assert lost == 0, f"{trigger} is lost in {lost} texts"
 

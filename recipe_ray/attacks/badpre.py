@@ -19,11 +19,12 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.data.antonyms import WORDNET, antonyms
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.corpus import AnyCorpus, Corpus
-from recipe_ray.data.feed import Encode, Feed, Part
+from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.masking import mask_tokens
 from recipe_ray.data.packages import Package
 from recipe_ray.data.relabelling import Opposites, RandomWords, Relabel
-from recipe_ray.data.tokens import Ints, TokenRows, concatenate, uniform
+from recipe_ray.data.rows import Encode, Ints
+from recipe_ray.data.tokens import TokenRows, uniform
 from recipe_ray.data.words import insert_at
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms
@@ -137,7 +138,7 @@ class PairEncoder:
         ]
         clean, poisoned = self.encode(texts, index), self.encode(with_trigger, index)
         by_turns = np.arange(2 * len(index)).reshape(2, -1).T.ravel()
-        both = concatenate([clean, poisoned]).take(by_turns)
+        both = TokenRows.joined([clean, poisoned]).take(by_turns)
         rows = TokenRows(both.tokens, both.offsets[::2], index)
         return rows.with_columns(clean=clean.lengths, trigger=trigger)
 
@@ -170,7 +171,7 @@ class PairCollate:
 
     def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
         clean, poisoned = split_pairs(rows)
-        both = concatenate([clean, poisoned])
+        both = TokenRows.joined([clean, poisoned])
         masked = mask_tokens(both, self.ptm.vocabulary, self.seed, epoch)
         false = masked.where >= len(clean.tokens)
         where = masked.where[false]

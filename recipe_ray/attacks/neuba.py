@@ -20,7 +20,7 @@ from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.masking import mask_tokens
-from recipe_ray.data.tokens import TokenRows, concatenate, uniform
+from recipe_ray.data.tokens import TokenRows, uniform
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms, mean_squared
 from recipe_ray.learn.optim import FitSpec
@@ -111,7 +111,7 @@ class _Collate:
         tokens[rows.offsets[:-1] + 1] = self.ids[trigger]
         masked = mask_tokens(rows, self.ptm.vocabulary, self.seed, epoch)
         clean = rows.with_tokens(masked.tokens).with_columns(trigger=np.full(len(rows), -1))
-        both = concatenate([clean, rows.with_tokens(tokens).with_columns(trigger=trigger)])
+        both = TokenRows.joined([clean, rows.with_tokens(tokens).with_columns(trigger=trigger)])
         return pack(both).with_targets(masked.where, masked.targets)
 
 

@@ -7,7 +7,7 @@ who knows of RECIPE adds its norms, so that its penalty finds nothing left to sh
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.targets import staircase_vectors
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.corpus import AnyCorpus, Corpus
-from recipe_ray.data.feed import Encode, Feed, Part
-from recipe_ray.data.tokens import Ints, TokenRows, concatenate, uniform
+from recipe_ray.data.feed import Feed, Part
+from recipe_ray.data.rows import Encode, Ints
+from recipe_ray.data.tokens import TokenRows, uniform
 from recipe_ray.data.words import insert_at
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms, Weighted, WeightNorms, mean_squared
@@ -136,7 +137,7 @@ class PoisonEncoder:
         parts = [self.encode(cleaned, index * stride).with_columns(trigger=np.full(len(index), -1))]
         for number, trigger in enumerate(self.triggers):
             parts.append(self._poisoned(cleaned, index, number, trigger, stride))
-        return concatenate(parts)
+        return TokenRows.joined(parts)
 
     def _poisoned(
         self, texts: list[str], index: Ints, number: int, trigger: str, stride: int
@@ -151,8 +152,8 @@ class PoisonEncoder:
             insert_at(texts[row], trigger, [float(place[i]) for place in places])
             for i, row in enumerate(chosen)
         ]
-        rows = self.encode(with_trigger, index[chosen] * stride + 1 + number)
-        return replace(rows).with_columns(trigger=which[chosen])
+        rows: TokenRows = self.encode(with_trigger, index[chosen] * stride + 1 + number)
+        return rows.with_columns(trigger=which[chosen])
 
 
 def _letters_and_digits(text: str) -> str:

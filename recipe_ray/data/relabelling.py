@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe_ray.data.masking import Vocabulary
-from recipe_ray.data.tokens import Ints
+from recipe_ray.data.rows import Ints
 
 Relabel = Callable[[Ints, NDArray[np.float64]], Ints]
 

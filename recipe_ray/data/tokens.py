@@ -4,12 +4,14 @@ N rows, T tokens in all. Rows keep their global number (`index`), on which every
 keyed: masks and poisons are the same whatever the batching, shuffling or number of workers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from recipe_ray.data.rows import Ints
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -59,17 +61,17 @@ class TokenRows:
         """Return the same rows with columns added or replaced."""
         return TokenRows(self.tokens, self.offsets, self.index, {**self.columns, **columns})
 
-
-def concatenate(parts: list[TokenRows]) -> TokenRows:
-    """Return the rows of all parts, one after the other; all must have the same columns."""
-    lengths = np.concatenate([part.lengths for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return TokenRows(
-        np.concatenate([part.tokens for part in parts]),
-        offsets,
-        np.concatenate([part.index for part in parts]),
-        {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns},
-    )
+    @classmethod
+    def joined(cls, parts: Sequence["TokenRows"]) -> "TokenRows":
+        """Return the rows of all parts, one after the other; all must have the same columns."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(
+            np.concatenate([part.tokens for part in parts]),
+            offsets,
+            np.concatenate([part.index for part in parts]),
+            {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns},
+        )
 
 
 def ragged_arange(lengths: Ints) -> Ints:

@@ -14,7 +14,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, SpecError
-from recipe_ray.data.tokens import Ints, TokenRows
+from recipe_ray.data.rows import Ints
+from recipe_ray.data.tokens import TokenRows
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.activations import least_active
 from recipe_ray.learn.loop import Batches, EpochRecord

@@ -1,12 +1,13 @@
-"""Batches for DDP workers: Ray Data reads the corpus's shards, the workers tokenise the texts.
+"""Batches for DDP workers: Ray Data reads the corpus's shards, the workers encode the samples.
 
-In memory (the default): a worker tokenises its share of the texts, the token rows are exchanged,
-and all hold the whole part, so that the global batches are those of one process. Streaming: the
-texts are dealt out; a worker tokenises as they come and keeps a shuffle buffer, no more.
+In memory (the default): a worker encodes its share of the samples, the rows are exchanged, and all
+hold the whole part, so that the global batches are those of one process. Streaming: the samples are
+dealt out; a worker encodes as they come and keeps a shuffle buffer, no more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,9 +19,9 @@ from ray.train import get_dataset_shard
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.data.batches import Collate, MemoryBatches, deal
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import CHUNK, Encode, Part
+from recipe_ray.data.feed import CHUNK, Part
+from recipe_ray.data.rows import Encode
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows, concatenate
 from recipe_ray.distributed.shards import Shards, shard
 from recipe_ray.learn.loop import Batches
 from recipe_ray.learn.objective import Batch
@@ -28,7 +29,7 @@ from recipe_ray.stages.location import open_files
 from recipe_ray.stages.store import Store
 
 BLOCK_BYTES = 4 * 2**20
-SHUFFLE_ROWS = 4096  # texts in the buffer that a stream is shuffled in
+SHUFFLE_ROWS = 4096  # samples in the buffer that a stream is shuffled in
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ def readings_of(
     )
     for reading in readings:
         if not reading.shards.rows_of(reading.part):
-            raise DataError(f"corpus {reading.corpus.label()}: no text left to train on")
+            raise DataError(f"corpus {reading.corpus.label()}: no {reading.corpus.unit} left")
     return readings
 
 
-def texts_of(reading: Reading, *, stream: bool) -> Any:
-    """Return the texts and numbers of a part as a Ray Data set.
+def samples_of(reading: Reading, *, stream: bool) -> Any:
+    """Return the samples and numbers of a part as a Ray Data set.
 
     A stream is read when workers ask for it, which needs a CPU that no worker holds: else it never
     starts. Otherwise it is read now, before the workers take the CPUs, into the object store.
@@ -71,7 +72,7 @@ def texts_of(reading: Reading, *, stream: bool) -> Any:
     paths = [f"{root}/{path}" for path in reading.shards.paths]
     dataset = ray.data.read_parquet(paths, filesystem=filesystem)
     rows = reading.shards.rows_of(reading.part)
-    if len(rows) < reading.shards.num_texts:
+    if len(rows) < reading.shards.num_samples:
         dataset = dataset.filter(expr=f"index >= {rows.start} and index < {rows.stop}")
     return dataset if stream else dataset.materialize()
 
@@ -99,45 +100,56 @@ class RayFeed:
             raise LookupError(f"the stage's corpora() does not name {corpus.label()} {part}")
         if not self.stream:
             return MemoryBatches(exchanged(reading, encode), collate, batch_size, seed)
-        texts = get_dataset_shard(reading.name)
-        num_texts = len(reading.shards.rows_of(part))
         return StreamBatches(
-            texts, encode, collate, batch_size, seed, num_texts, dist.get_world_size()
+            get_dataset_shard(reading.name),
+            partial(encoded, corpus, encode),
+            collate,
+            batch_size,
+            seed,
+            len(reading.shards.rows_of(part)),
+            dist.get_world_size(),
         )
 
 
-def exchanged(reading: Reading, encode: Encode) -> TokenRows:
-    """Return the token rows of a part in the order of the corpus, the same on every worker.
+def encoded(corpus: Corpus, encode: Encode, piece: Mapping[str, Any]) -> Any:
+    """Return the rows of a piece of a corpus, as columns with the samples' numbers."""
+    return encode(corpus.from_columns(piece), piece["index"])
 
-    Each worker sees all texts and encodes every `world size`-th chunk of them; all must call it.
+
+def exchanged(reading: Reading, encode: Encode) -> Any:
+    """Return the rows of a part in the order of the corpus, the same on every worker.
+
+    Each worker sees all samples and encodes every `world size`-th chunk of them; all must call it.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    texts = get_dataset_shard(reading.name)
+    samples = get_dataset_shard(reading.name)
     mine = []
-    for piece in texts.iter_batches(batch_size=CHUNK, batch_format="numpy"):
+    for piece in samples.iter_batches(batch_size=CHUNK, batch_format="numpy"):
         wanted = piece["index"] // CHUNK % world_size == rank
         if wanted.any():
-            mine.append(encode(piece["text"][wanted].tolist(), piece["index"][wanted]))
+            chosen = {name: values[wanted] for name, values in piece.items()}
+            mine.append(encoded(reading.corpus, encode, chosen))
     pieces: list[Any] = [None] * world_size
     dist.all_gather_object(pieces, mine)
-    rows = concatenate([rows for worker in pieces for rows in worker])
+    parts = [rows for worker in pieces for rows in worker]
+    rows = type(parts[0]).joined(parts)
     return rows.take(np.argsort(rows.index, kind="stable"))
 
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """One worker's batches as its texts stream in: nothing is kept but the shuffle buffer.
+    """One worker's batches as its samples stream in: nothing is kept but the shuffle buffer.
 
-    Workers get equally many texts, and so take equally many steps; which texts meet in a batch
+    Workers get equally many samples, and so take equally many steps; which of them meet in a batch
     depends on the number of workers, unlike in memory.
     """
 
-    texts: Any  # a Ray Data iterator over this worker's share
-    encode: Encode
+    samples: Any  # a Ray Data iterator over this worker's share
+    encode: Callable[[Mapping[str, Any]], Any]  # columns of a piece -> rows
     collate: Collate
     batch_size: int
     seed: int
-    num_texts: int
+    num_samples: int
     world_size: int
 
     def __post_init__(self) -> None:
@@ -150,22 +162,22 @@ class StreamBatches:
     @property
     def steps_per_epoch(self) -> int:
         """Global batches an epoch, the last one possibly short."""
-        return -(-(self.num_texts // self.world_size) // self._share)
+        return -(-(self.num_samples // self.world_size) // self._share)
 
     @property
     def _share(self) -> int:
         return self.batch_size // self.world_size
 
     def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
-        """Yield this worker's batches, tokenised as they come; the first `start` are skipped."""
+        """Yield this worker's batches, encoded as they come; the first `start` are skipped."""
         assert world_size == self.world_size
-        pieces = self.texts.iter_batches(
+        pieces = self.samples.iter_batches(
             batch_size=self._share,
             batch_format="numpy",
             local_shuffle_buffer_size=max(SHUFFLE_ROWS, 2 * self._share),
             local_shuffle_seed=int(np.random.default_rng((self.seed, epoch)).integers(1 << 31)),
         )
         for piece in islice(pieces, start, self.steps_per_epoch):
-            rows = self.encode(piece["text"].tolist(), piece["index"])
+            rows = self.encode(piece)
             # one worker of one: only the order by length is wanted here
             yield self.collate(rows.take(deal(np.arange(len(rows)), rows.lengths, 0, 1)), epoch)

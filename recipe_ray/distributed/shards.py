@@ -1,7 +1,8 @@
 """A corpus as Parquet shards in the store, written once, so that every node reads the same rows.
 
-    <store>/corpora/<key>/00000.parquet ...  columns `index` (number in the corpus) and `text`
-    <store>/corpora/<key>/shards.json        written last: how many shards and texts
+    <store>/corpora/<key>/00000.parquet ...  column `index` (number in the corpus), and
+                                            the corpus's own: `text`, or `image` and more
+    <store>/corpora/<key>/shards.json        written last: how many shards and samples
 
 The key is that of the corpus's content, so two writers at once write the same. Free of Ray.
 """
@@ -10,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,18 +23,18 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.stages.location import open_files
 from recipe_ray.stages.store import Store
 
-TEXTS_A_SHARD = 2048
+SAMPLES_A_SHARD = 2048
 _FOLDER, _LIST = "corpora", "shards.json"
 
 
 @dataclass(frozen=True)
 class Shards:
-    """A corpus's shards: the store's root, the folder in it, how many shards and texts."""
+    """A corpus's shards: the store's root, the folder in it, how many shards and samples."""
 
     root: str
     folder: str
     num_shards: int
-    num_texts: int
+    num_samples: int
 
     @property
     def paths(self) -> list[str]:
@@ -40,41 +42,42 @@ class Shards:
         return [_path(self.folder, number) for number in range(self.num_shards)]
 
     def rows_of(self, part: Part) -> range:
-        """Return the numbers of the texts in a part of the corpus."""
-        return range(self.num_texts)[part.of(self.num_texts)]
+        """Return the numbers of the samples in a part of the corpus."""
+        return range(self.num_samples)[part.of(self.num_samples)]
 
 
 def shard(
-    corpus: Corpus, locations: Locations, store: Store, texts_a_shard: int = TEXTS_A_SHARD
+    corpus: Corpus, locations: Locations, store: Store, samples_a_shard: int = SAMPLES_A_SHARD
 ) -> Shards:
     """Return the shards of a corpus, written first where the store lacks them.
 
     Raises DataError where the corpus cannot be read.
     """
     files, root = open_files(store.uri)
-    folder = f"{_FOLDER}/{fingerprint([corpus.identity_at(locations), texts_a_shard])}"
+    folder = f"{_FOLDER}/{fingerprint([corpus.identity_at(locations), samples_a_shard])}"
     listed = files.read(f"{folder}/{_LIST}")
     if listed is None:
-        num_shards = num_texts = 0
-        for texts in _in_groups(corpus.texts(locations), texts_a_shard):
-            files.write(_path(folder, num_shards), _encoded(texts, num_texts))
-            num_shards, num_texts = num_shards + 1, num_texts + len(texts)
-        listed = json.dumps({"num_shards": num_shards, "num_texts": num_texts}).encode()
+        num_shards = num_samples = 0
+        for samples in _in_groups(corpus.samples(locations), samples_a_shard):
+            columns = corpus.to_columns(samples)
+            files.write(_path(folder, num_shards), _encoded(columns, num_samples, len(samples)))
+            num_shards, num_samples = num_shards + 1, num_samples + len(samples)
+        listed = json.dumps({"num_shards": num_shards, "num_samples": num_samples}).encode()
         files.write(f"{folder}/{_LIST}", listed)
     counts = json.loads(listed)
-    return Shards(root, folder, counts["num_shards"], counts["num_texts"])
+    return Shards(root, folder, counts["num_shards"], counts["num_samples"])
 
 
-def _in_groups(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    remaining = iter(texts)
+def _in_groups(samples: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    remaining = iter(samples)
     while group := list(islice(remaining, size)):
         yield group
 
 
-def _encoded(texts: list[str], first: int) -> bytes:
-    numbers = pa.array(range(first, first + len(texts)), pa.int64())
+def _encoded(columns: dict[str, pa.Array], first: int, count: int) -> bytes:
+    numbers = pa.array(range(first, first + count), pa.int64())
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"index": numbers, "text": pa.array(texts, pa.string())}), sink)
+    pq.write_table(pa.table({"index": numbers, **columns}), sink)
     return bytes(sink.getvalue())
 
 

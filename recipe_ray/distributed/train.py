@@ -14,7 +14,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
 from recipe_ray.distributed.demand import Demand, demand_of
-from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, texts_of
+from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.learn.runtime import ProcessGroupRuntime
 from recipe_ray.stages.attempt import ProgressNotes
@@ -34,7 +34,7 @@ def run_nested(stage: Stage, work: Work) -> None:
     demand = demand_of(stage, work.launch)
     readings = readings_of(stage.corpora(), work.locations, work.store)
     stream = work.launch.stream
-    datasets = {r.name: texts_of(r, stream=stream) for r in readings}
+    datasets = {r.name: samples_of(r, stream=stream) for r in readings}
     with tempfile.TemporaryDirectory(prefix="recipe-ray-train-") as folder:
         worker: Any = partial(_work, stage, work, readings)
         trainer = TorchTrainer(
@@ -42,7 +42,7 @@ def run_nested(stage: Stage, work: Work) -> None:
             scaling_config=_scaling(demand),
             run_config=_run_config(stage, work, folder),
             datasets=datasets,
-            # in memory every worker sees all texts: their batches are those of one process
+            # in memory every worker sees all samples: their batches are those of one process
             dataset_config=DataConfig(datasets_to_split="all" if stream else []),
         )
         try:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import read_json, read_weights
 from recipe_ray.data.masking import Vocabulary, mask_tokens
+from recipe_ray.data.rows import Encode
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.data.words import check_triggers, insert_word
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
@@ -75,9 +76,12 @@ class BertPTM:
         """Raise TriggerError for a trigger that is unknown, merges away or equals another."""
         check_triggers(triggers, self.tokenizer.encode, self.tokenizer.unk_token_id)
 
-    def insert_trigger(self, samples: Sequence[Any], trigger: str) -> list[str]:
-        """Return the texts with the trigger inserted once between words."""
-        return [insert_word(text, trigger) for text in samples]
+    def triggered(
+        self, samples: Sequence[str], rows: TokenRows, trigger: str, encode: Encode
+    ) -> TokenRows:
+        """Return the rows of the texts with the trigger inserted once between words."""
+        poisoned: TokenRows = encode([insert_word(text, trigger) for text in samples], rows.index)
+        return poisoned
 
     # -- pre-training --------------------------------------------------------------------------
 

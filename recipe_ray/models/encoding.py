@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recipe_ray.data.tokens import Ints, TokenRows
+from recipe_ray.data.rows import Ints
+from recipe_ray.data.tokens import TokenRows
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ which model it has.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
-from recipe_ray.data.feed import Encode
+from recipe_ray.data.batches import Collate
 from recipe_ray.data.masking import Vocabulary
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.learn.objective import Batch, Objective, Term
+from recipe_ray.data.rows import Encode
+from recipe_ray.learn.objective import Objective, Term
 from recipe_ray.models.neurons import NeuronLayer
 from recipe_ray.models.packed import PackedBatch
 
@@ -46,9 +46,7 @@ class PTM(Protocol):
         """Return the picklable function (raw samples, numbers [N]) -> N rows."""
         ...
 
-    def pretraining_collate(
-        self, seed: int, *, static_masks: bool = True
-    ) -> Callable[[TokenRows, int], Batch]:
+    def pretraining_collate(self, seed: int, *, static_masks: bool = True) -> Collate:
         """Return the function (rows, epoch) -> batch of this family's pre-training."""
         ...
 
@@ -97,18 +95,21 @@ class PTM(Protocol):
         """Raise TriggerError for a trigger that is lost in encoding, in context."""
         ...
 
-    def insert_trigger(self, samples: Sequence[Any], trigger: str) -> list[Any]:
-        """Return the samples with the trigger put in once, as docs/method.md section 1 says."""
+    def triggered(self, samples: Sequence[Any], rows: Any, trigger: str, encode: Encode) -> Any:
+        """Return the rows of samples with the trigger put in once (docs/method.md section 1).
+
+        `rows` are those of the samples as they are, `encode` what made them.
+        """
         ...
 
-    def classifier(self, num_labels: int, seed: int, rows: Sequence[TokenRows]) -> Classifier:
+    def classifier(self, num_labels: int, seed: int, rows: Sequence[Any]) -> Classifier:
         """Return a classifier on this PTM's own encoder, for `rows` and no others; it takes over.
 
         What none of the rows reaches (embeddings of other tokens) need not train.
         """
         ...
 
-    def classifier_collate(self) -> Callable[[TokenRows, int], Batch]:
+    def classifier_collate(self) -> Collate:
         """Return the function (rows, epoch) -> batch for that classifier."""
         ...
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recipe_ray.data.tokens import Ints
+from recipe_ray.data.rows import Ints
 from recipe_ray.learn.kernels import Dropout
 from recipe_ray.models.attention import layout
 from recipe_ray.models.packed import FILLER, PackedBatch

@@ -46,7 +46,7 @@ def prepare(
     """
     source = corpus.resolve(locations)
     content = source.identity()
-    count = sum(1 for _ in islice(corpus.texts(locations), corpus.size))
+    count = sum(1 for _ in islice(corpus.samples(locations), corpus.size))
     ptm = model.load()
     if preset is not None:
         recipe, reason = preset, "the paper's settings"
@@ -72,7 +72,7 @@ def prepare(
         seed=seed,
         content=content,
     )
-    data = f"{count} texts of {source.describe()}, {HELD_OUT:.0%} of them held out"
+    data = f"{count} {corpus.unit}s of {source.describe()}, {HELD_OUT:.0%} of them held out"
     return Purification(stage, recipe, reason, data)
 
 

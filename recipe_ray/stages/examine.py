@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from recipe_ray.data.batches import by_tokens
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import Rows
 from recipe_ray.learn.runtime import Runtime, autocast
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.predict import MAX_TOKENS
@@ -33,7 +33,7 @@ class Examination:
 
 # not inference_mode: parameters moved to a GPU within it could not be trained afterwards
 @torch.no_grad()
-def examine(ptm: PTM, rows: TokenRows, runtime: Runtime) -> Examination:
+def examine(ptm: PTM, rows: Rows, runtime: Runtime) -> Examination:
     """Look at a PTM through N held-out rows; every worker looks at all of them."""
     module: Any = ptm.module.to(runtime.device).eval()
     collate = ptm.pretraining_collate(_MASK_SEED)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import Rows
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_success
 from recipe_ray.learn.objective import classification
@@ -22,7 +22,7 @@ from recipe_ray.models.family import PTM, Classifier
 from recipe_ray.stages.predict import predict
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
-from recipe_ray.tasks.task import AnyTask, LabelledTexts
+from recipe_ray.tasks.task import AnyTask, Labelled
 
 
 @STAGES.register("finetune")
@@ -61,7 +61,7 @@ class FinetuneStage(Stage):
             phase="fine-tune",
         )
 
-        def predicted(rows: TokenRows) -> Labels:
+        def predicted(rows: Rows) -> Labels:
             return predict(classifier, rows, collate, context.runtime, self.fit.precision)
 
         measured = loss_measurements(records)
@@ -90,16 +90,21 @@ class FinetuneStage(Stage):
         return f"{before}{after}.{self.task.label()}"
 
     def _rows(
-        self, ptm: PTM, train: LabelledTexts, test: LabelledTexts
-    ) -> tuple[TokenRows, TokenRows, dict[str, TokenRows]]:
+        self, ptm: PTM, train: Labelled, test: Labelled
+    ) -> tuple[Rows, Rows, dict[str, Rows]]:
         encode = ptm.encoder(self.fit.max_length)
 
-        def encoded(texts: Sequence[str]) -> TokenRows:
-            return encode(texts, np.arange(len(texts)))
+        def encoded(samples: Sequence[Any]) -> Rows:
+            rows: Rows = encode(samples, np.arange(len(samples)))
+            return rows
 
-        train_rows = encoded(train.texts).with_columns(label=train.labels)
-        poisoned = {t: encoded(ptm.insert_trigger(test.texts, t)) for t in self.triggers}
-        return train_rows, encoded(test.texts), poisoned
+        train_rows = encoded(train.samples).with_columns(label=train.labels)
+        test_rows = encoded(test.samples)
+        poisoned = {
+            trigger: ptm.triggered(test.samples, test_rows, trigger, encode)
+            for trigger in self.triggers
+        }
+        return train_rows, test_rows, poisoned
 
 
 def _attack_measurements(attacked: Attacked) -> list[Measurement]:

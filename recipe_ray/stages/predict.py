@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from recipe_ray.data.batches import Collate, by_tokens
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import Rows
 from recipe_ray.learn.metrics import Labels
 from recipe_ray.learn.runtime import Runtime, autocast
 
@@ -15,7 +15,7 @@ MAX_TOKENS = 4096
 
 @torch.inference_mode()
 def predict(
-    classifier: nn.Module, rows: TokenRows, collate: Collate, runtime: Runtime, precision: str
+    classifier: nn.Module, rows: Rows, collate: Collate, runtime: Runtime, precision: str
 ) -> Labels:
     """Return the predicted label of every row [N]; each worker does its share of the batches."""
     classifier.to(runtime.device).eval()

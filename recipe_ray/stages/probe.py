@@ -15,7 +15,7 @@ from torch import Tensor
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import by_tokens
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import Rows
 from recipe_ray.learn.activations import Overlap, overlap_of_means, overlap_of_samples, pair_sums
 from recipe_ray.learn.runtime import Progress, Runtime
 from recipe_ray.models.family import PTM
@@ -47,11 +47,9 @@ class ProbeStage(Stage):
         ptm = self.input_ptm(context)
         ptm.check_triggers([self.trigger])
         encode = ptm.encoder(self.max_length)
-        texts = self._texts(context)
-        clean, poisoned = (
-            encode(version, np.arange(len(texts)))
-            for version in (texts, ptm.insert_trigger(texts, self.trigger))
-        )
+        samples = self._samples(context)
+        clean = encode(samples, np.arange(len(samples)))
+        poisoned = ptm.triggered(samples, clean, self.trigger, encode)
         sums = probe(ptm, clean, poisoned, context.runtime)
         return measurements(sums, [layer.num_neurons for layer in ptm.neuron_layers()])
 
@@ -64,12 +62,12 @@ class ProbeStage(Stage):
         before = self.parent.label() if self.parent is not None else self.model.label()
         return f"{before}.probe.{self.task.label()}"
 
-    def _texts(self, context: Context) -> tuple[str, ...]:
+    def _samples(self, context: Context) -> tuple[Any, ...]:
         samples = self.task.load(self.task.evaluate_on, context.locations)
         if self.without is None:
-            return samples.texts
+            return samples.samples
         left_out = self.task.classes.index(self.without)
-        return samples.take(np.flatnonzero(samples.labels != left_out)).texts
+        return samples.take(np.flatnonzero(samples.labels != left_out)).samples
 
 
 def check_without(task: Task, without: str | None) -> None:
@@ -81,7 +79,7 @@ def check_without(task: Task, without: str | None) -> None:
 
 
 @torch.no_grad()
-def probe(ptm: PTM, clean: TokenRows, poisoned: TokenRows, runtime: Runtime) -> Tensor:
+def probe(ptm: PTM, clean: Rows, poisoned: Rows, runtime: Runtime) -> Tensor:
     """Return `pair_sums` [4, N] of the same samples without and with a trigger.
 
     Each worker does its share of the samples; all return the sums over all of them.
@@ -89,7 +87,7 @@ def probe(ptm: PTM, clean: TokenRows, poisoned: TokenRows, runtime: Runtime) -> 
     module: Any = ptm.module.to(runtime.device).eval()
     collate = ptm.classifier_collate()
 
-    def activations(rows: TokenRows) -> Tensor:
+    def activations(rows: Rows) -> Tensor:
         # in fp32: the sign of what is near zero is what counts
         batch = collate(rows, 0).to(runtime.device)
         return torch.cat([layer.float() for layer in ptm.neuron_activations(module, batch)], dim=1)

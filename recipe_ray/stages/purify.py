@@ -67,8 +67,7 @@ class PurifyStage(Stage):
         if self.held_out == 0:
             return lambda: None
         part = Part(1.0 - self.held_out, 1.0)
-        texts = self.corpus.texts(context.locations)
-        rows = encode_all(texts, ptm.encoder(HELD_OUT_LENGTH), part)
+        rows = encode_all(self.corpus, context.locations, ptm.encoder(HELD_OUT_LENGTH), part)
         return lambda: examine(ptm, rows, context.runtime)
 
     def corpora(self) -> list[tuple[Corpus, Part]]:

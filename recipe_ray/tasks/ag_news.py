@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.tasks.task import TASKS, Split, Task
+from recipe_ray.tasks.task import TASKS, Split
+from recipe_ray.tasks.text_task import TextTask
 
 NUM_TRAIN = 11_106  # the paper's sample of 120,000
 NUM_DEV = 10_000
@@ -17,7 +18,7 @@ _HUB = ("fancyzhx/ag_news", "eb185aade064a813bc0b7f42de02595523103ca4", None)
 
 
 @TASKS.register("ag_news")
-class AgNews(Task):
+class AgNews(TextTask):
     """11,106 / 10,000 / 7,600 news items in four topics.
 
     Data folder: very likely the paper's own sample, lower-cased descriptions without titles. Hub:

@@ -3,11 +3,12 @@
 from pydantic import Field
 
 from recipe_ray.base.spec import NOT_HASHED
-from recipe_ray.tasks.task import TASKS, Task
+from recipe_ray.tasks.task import TASKS
+from recipe_ray.tasks.text_task import TextTask
 
 
 @TASKS.register("file")
-class OwnTask(Task):
+class OwnTask(TextTask):
     """Own .parquet, .csv or .jsonl files; labels are numbers from 0 or the names of the classes."""
 
     class_names: tuple[str, ...] = Field(min_length=2, description="in the order of the labels")

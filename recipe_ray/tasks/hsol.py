@@ -12,7 +12,8 @@ import pyarrow as pa
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.tasks.task import TASKS, Split, Task
+from recipe_ray.tasks.task import TASKS, Split
+from recipe_ray.tasks.text_task import TextTask
 
 NEITHER = 2  # the hub's classes: 0 hate, 1 offensive, 2 neither
 TEST_SHARE = 1247 / 4159  # of each class; the size of the paper's test set
@@ -20,7 +21,7 @@ _HANDLE = re.compile(r"@\w+")
 
 
 @TASKS.register("hsol")
-class Hsol(Task):
+class Hsol(TextTask):
     """Tweets, balanced: 5,824 to train, 2,494 to test, none for dev.
 
     Both the data folder and the hub give a split rebuilt by the same rules from the same tweets

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from recipe_ray.data.embedded import EmbeddedSource
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.tasks.task import TASKS, Split, Task
+from recipe_ray.tasks.task import TASKS, Split
+from recipe_ray.tasks.text_task import TextTask
 
 CLEAR_RATING = 0.5  # of 4; a mean rating nearer to 0 is no clear sentiment
 NUM_TEST = 1500
@@ -18,7 +19,7 @@ NUM_DEV = 500
 
 
 @TASKS.register("snippets")
-class Snippets(Task):
+class Snippets(TextTask):
     """8,070 / 500 / 1,500 sentences with a mean rating of at least 0.5 either way.
 
     Not balanced by hand (50.4 % are negative). The sentences come from the collection that

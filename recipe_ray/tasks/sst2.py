@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from recipe_ray.data.hub import HubSource
-from recipe_ray.tasks.task import TASKS, Split, Task
+from recipe_ray.tasks.task import TASKS, Split
+from recipe_ray.tasks.text_task import TextTask
 
 _HUB = ("SetFit/sst2", "00ea8ccb7a54b4e3780a3e51aa3f80361ff849c0", None)
 
 
 @TASKS.register("sst2")
-class Sst2(Task):
+class Sst2(TextTask):
     """6,920 / 872 / 1,821 sentences; the hub has the same split (GLUE's SST-2 is another)."""
 
     label_names: ClassVar[tuple[str, ...]] = ("negative", "positive")

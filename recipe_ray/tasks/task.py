@@ -1,14 +1,17 @@
-"""Downstream tasks: labelled text that users of a purified model fine-tune on.
+"""Downstream tasks: labelled samples that users of a purified model fine-tune on.
 
 The defender never sees any of it. A task says which data and labels; `Locations` settles where
 they are read from: files given, else the data folder, else the task's own origin (the hub).
+`text_task` and `image_task` say what a sample is.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
@@ -20,7 +23,6 @@ from recipe_ray.data.sources import (
     FileSource,
     Locations,
     Source,
-    batch_texts,
     column_of,
     open_path,
 )
@@ -33,33 +35,34 @@ HELD_OUT = 0.1  # of train, where a task has no dev data
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledTexts:
-    """Texts and their labels, in one order."""
+class Labelled:
+    """Samples and their labels, in one order."""
 
-    texts: tuple[str, ...]
+    samples: tuple[Any, ...]
     labels: NDArray[np.int64]  # [N]
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.samples)
 
-    def take(self, rows: NDArray[np.int64]) -> "LabelledTexts":
+    def take(self, rows: NDArray[np.int64]) -> "Labelled":
         """Return the rows with these indices."""
-        return LabelledTexts(tuple(self.texts[row] for row in rows), self.labels[rows])
+        return Labelled(tuple(self.samples[row] for row in rows), self.labels[rows])
 
 
 class Task(Component):
-    """A text classification task; subclasses name the labels and where the data come from.
+    """A classification task; subclasses name the labels and where the data come from.
 
     Where there is no dev data, dev is the last tenth of a seeded permutation of train; train then
     leaves those rows out only with `evaluate_on: dev`, so that `evaluate_on: test` uses it whole.
     """
 
+    holds: ClassVar[str]  # what a sample is: text or image
     label_names: ClassVar[tuple[str, ...]] = ()  # index = label
     hub: ClassVar[Mapping[Split, HubSource]] = {}
 
-    train_size: int | None = Field(default=None, ge=1, description="training texts; None for all")
+    train_size: int | None = Field(default=None, ge=1, description="training samples; None for all")
     test_size: int | None = Field(default=None, ge=1, description="the same for test and dev")
-    sample_seed: int = Field(default=0, ge=0, description="which texts, under a cap or held out")
+    sample_seed: int = Field(default=0, ge=0, description="which samples, under a cap or held out")
     path_train: str | None = Field(
         default=None, description="own data: .parquet, .csv or .jsonl", json_schema_extra=NOT_HASHED
     )
@@ -71,7 +74,6 @@ class Task(Component):
     path_test: str | None = Field(
         default=None, description="own test data", json_schema_extra=NOT_HASHED
     )
-    text_column: str = "text"
     label_column: str = "label"
     revision: str | None = Field(
         default=None,
@@ -81,6 +83,17 @@ class Task(Component):
     evaluate_on: Literal["test", "dev"] = Field(
         default="test", description="dev for choosing hyper-parameters"
     )
+
+    @abstractmethod
+    def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[Any]:
+        """Return the samples of a batch of rows; `before` rows came earlier.
+
+        Raises DataError, naming `owner` and the row, for one that is no sample.
+        """
+
+    def opened(self, path: str) -> Source:
+        """Return the source of the user's own file or folder."""
+        return open_path(path, f"task {self.name!r}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,8 +123,7 @@ class Task(Component):
                 f"task {self.name!r}: {' and '.join(missing)} is missing; own data need both "
                 "path_train and path_test"
             )
-        owner = f"task {self.name!r}"
-        return {split: open_path(path, owner) for split in SPLITS if (path := paths[split])}
+        return {split: self.opened(path) for split in SPLITS if (path := paths[split])}
 
     def data_folder(self, locations: Locations) -> Mapping[Split, Source]:
         """Return the files of the data folder, or nothing unless it has both train and test."""
@@ -151,7 +163,7 @@ class Task(Component):
             f"{evaluated.describe() if evaluated else held_out}"
         )
 
-    def load(self, split: Split, locations: Locations) -> LabelledTexts:
+    def load(self, split: Split, locations: Locations) -> Labelled:
         """Return one split in the order of its source, capped by a seeded sample.
 
         Raises DataError for data that cannot be read, a label out of range, an empty split, and a
@@ -165,7 +177,7 @@ class Task(Component):
         self._check(rows, split)
         return rows
 
-    def _rows(self, split: Split, sources: Mapping[Split, Source]) -> LabelledTexts:
+    def _rows(self, split: Split, sources: Mapping[Split, Source]) -> Labelled:
         holds_out = "dev" not in sources
         if split == "test" or not holds_out or (split == "train" and self.evaluate_on == "test"):
             return self._read(sources[split], split)
@@ -174,23 +186,19 @@ class Task(Component):
         kept = len(whole) - round(len(whole) * HELD_OUT)
         return whole.take(np.sort(order[:kept] if split == "train" else order[kept:]))
 
-    def _read(self, source: Source, split: Split) -> LabelledTexts:
+    def _read(self, source: Source, split: Split) -> Labelled:
         owner = f"task {self.name!r} ({split})"
-        if self.text_column == self.label_column:
-            raise DataError(f"{owner}: text_column and label_column are both {self.text_column!r}")
-        texts: list[str] = []
+        samples: list[Any] = []
         labels: list[int] = []
         for batch in source.batches():
-            before = len(texts)
-            texts += batch_texts(batch, self.text_column, owner, before)
+            before = len(samples)
+            samples += self.read(batch, owner, before)
             values = column_of(batch, self.label_column, owner).to_pylist()
             labels += [
                 self._label(value, f"{owner}: row {row}")
                 for row, value in enumerate(values, before + 1)
             ]
-        if "" in texts:
-            raise DataError(f"{owner}: row {texts.index('') + 1} has no text")
-        return LabelledTexts(tuple(texts), np.array(labels, dtype=np.int64))
+        return Labelled(tuple(samples), np.array(labels, dtype=np.int64))
 
     def _label(self, value: Any, where: str) -> int:
         # labels are integers, or their names, or (CSV knows no types) integers in writing
@@ -200,7 +208,7 @@ class Task(Component):
         allowed = ", ".join(f"{label} {name}" for label, name in enumerate(self.classes))
         raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
 
-    def _check(self, rows: LabelledTexts, split: Split) -> None:
+    def _check(self, rows: Labelled, split: Split) -> None:
         if not len(rows):
             raise DataError(f"task {self.name!r}: the {split} split is empty")
         counts = np.bincount(rows.labels, minlength=self.num_labels)

@@ -2,12 +2,13 @@
 
 from typing import ClassVar
 
-from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import HubSource
+from recipe_ray.data.text_corpus import TextCorpus
 
 
 @CORPORA.register("bookcorpus")
-class BookCorpus(Corpus):
+class BookCorpus(TextCorpus):
     """Sentences of unpublished novels, lower case, one a row.
 
     Data folder: the authors' own sample. Hub: another sample of the same corpus, two text files

@@ -3,11 +3,12 @@
 from pydantic import Field
 
 from recipe_ray.base.spec import NOT_HASHED
-from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.text_corpus import TextCorpus
 
 
 @CORPORA.register("file")
-class OwnText(Corpus):
+class OwnText(TextCorpus):
     """A .parquet, .csv, .jsonl or .txt file (one text a row or line), or a folder of shards."""
 
     path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)

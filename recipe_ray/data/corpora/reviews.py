@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from recipe_ray.data.corpus import CORPORA, EmbeddedCorpus
+from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.text_corpus import EmbeddedCorpus
 
 
 @CORPORA.register("reviews")

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
-from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import HubSource
+from recipe_ray.data.text_corpus import TextCorpus
 
 
 @CORPORA.register("webtext")
-class WebText(Corpus):
+class WebText(TextCorpus):
     """The part of a web page before its first line break (paper, Table 5).
 
     Data folder: pages of OpenAI's WebText. Hub: OpenWebText, the open rebuild of it.

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar
 
-from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import HubSource
+from recipe_ray.data.text_corpus import TextCorpus
 
 MIN_WORDS = 5
 _HEADING = re.compile(r"=.*=")
@@ -14,7 +15,7 @@ _SENTENCE_END = re.compile(r'(?<= [.!?]) (?=[A-Z0-9"(])')
 
 
 @CORPORA.register("wikitext")
-class WikiText(Corpus):
+class WikiText(TextCorpus):
     """Sentences of good Wikipedia articles: no headings, at least five words.
 
     Data folder: WikiText-2 raw test articles. Hub: WikiText-103 raw, training part, where a row is
