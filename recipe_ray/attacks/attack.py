@@ -21,6 +21,7 @@ class Attack(Component):
     """A way to backdoor a PTM."""
 
     poisons: ClassVar[bool] = True
+    poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
 
     triggers: tuple[str, ...]
 

@@ -15,6 +15,7 @@ class NoAttack(Attack):
     """The clean PTM; `triggers` empty means those of every attack of the experiment."""
 
     poisons: ClassVar[bool] = False
+    poisons_what: ClassVar[str | None] = None
 
     triggers: tuple[str, ...] = ()
 

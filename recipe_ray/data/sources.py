@@ -173,6 +173,22 @@ def batch_texts(batch: pa.RecordBatch, column: str, owner: str, before: int) -> 
         yield (value or "").strip()
 
 
+def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) -> Iterator[bytes]:
+    """Return one column's encoded images; `before` rows came earlier.
+
+    A column of the hub's image feature (a struct with `bytes`) counts as one of bytes. Raises
+    DataError for a column that is unknown, and for a row without an image.
+    """
+    for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes) or not data:
+            raise DataError(
+                f"{owner}: row {row}: column {column!r} holds {type(data).__name__}, not the bytes "
+                "of an image; name the column of images"
+            )
+        yield data
+
+
 def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
     """Return one column of a batch; raises DataError naming the columns there are."""
     names = list(batch.schema.names)

@@ -7,7 +7,7 @@ which model it has.
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor, nn
@@ -154,6 +154,9 @@ class TextPTM(PTM, Protocol):
 
 class ModelRef(Component):
     """Which PTM to start from."""
+
+    learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
+    reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
 
     @abstractmethod
     def load(self) -> PTM:

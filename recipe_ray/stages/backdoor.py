@@ -28,6 +28,11 @@ class BackdoorStage(Stage):
         """Return the attacker's corpora."""
         return [(corpus, Part()) for corpus in self.attack.corpora()]
 
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what carries the attack's trigger."""
+        kind = self.attack.poisons_what
+        return [] if kind is None else [(f"attack {self.attack.label()!r} poisons {kind}s", kind)]
+
     def own_columns(self) -> dict[str, Any]:
         """Return the attack."""
         return {"attack": self.attack.label()}

@@ -74,6 +74,10 @@ class FinetuneStage(Stage):
             _save_classifier(classifier, context)
         return measured
 
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what the task's samples are."""
+        return [self.task.kind_of_samples()]
+
     def own_columns(self) -> dict[str, Any]:
         """Return the task, the epochs of purification and what this may be compared with."""
         same = {name: getattr(self, name).identity() for name in ("task", "fit")}

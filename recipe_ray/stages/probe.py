@@ -53,6 +53,10 @@ class ProbeStage(Stage):
         sums = probe(ptm, clean, poisoned, context.runtime)
         return measurements(sums, [layer.num_neurons for layer in ptm.neuron_layers()])
 
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what the task's samples are."""
+        return [self.task.kind_of_samples()]
+
     def own_columns(self) -> dict[str, Any]:
         """Return the task and the trigger."""
         return {"task": self.task.label(), "trigger": self.trigger}

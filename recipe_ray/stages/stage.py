@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from recipe_ray.base.errors import SpecError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
@@ -66,6 +67,23 @@ class Stage(Component):
     def run(self, context: Context) -> list[Measurement]:
         """Do the work: write files into the context's folder, return what was measured."""
 
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        for corpus, _ in self.corpora():
+            if not corpus.holds >= self.model.learns_from:
+                raise SpecError(
+                    f"model {self.model.label()!r} learns from {_and(self.model.learns_from)}; "
+                    f"corpus {corpus.label()!r} holds {_and(corpus.holds)}"
+                )
+        for what, reads in self.reads():
+            if reads != self.model.reads:
+                raise SpecError(f"model {self.model.label()!r} reads {self.model.reads}s; {what}")
+        return self
+
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what must be of the model's kind: why, for people, and the kind (text, image)."""
+        return []
+
     @abstractmethod
     def own_columns(self) -> dict[str, Any]:
         """Return the result columns that this stage decides (attack, defense, task ...)."""
@@ -115,6 +133,10 @@ class Stage(Component):
             return self.model.load()
         folder = MODEL_FOLDER if snapshot is None else snapshot_folder(snapshot)
         return self.model.reload(context.store.fetch(self.parent.artifact) / folder)
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names))
 
 
 _ORIGIN_COLUMNS = {"attack": "none", "defense": "none"}

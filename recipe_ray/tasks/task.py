@@ -84,6 +84,10 @@ class Task(Component):
         default="test", description="dev for choosing hyper-parameters"
     )
 
+    def kind_of_samples(self) -> tuple[str, str]:
+        """Return a clause for people and what a sample is: text or image."""
+        return f"task {self.label()!r} holds {self.holds}s", self.holds
+
     @abstractmethod
     def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[Any]:
         """Return the samples of a batch of rows; `before` rows came earlier.

@@ -1,0 +1,174 @@
+"""What PTMs on images have in common: decoding, normalising, patches, the trainable set.
+
+A family adds its module, its features (what attackers aim at) and its pre-training loss.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.data.batches import Collate
+from recipe_ray.data.images import PATCH, ImageBatch, ImageEncoder, ImageRows, ImageSample, batch_of
+from recipe_ray.data.patches import check_patches, code_of
+from recipe_ray.data.rows import Encode
+from recipe_ray.learn.objective import Objective, classification
+from recipe_ray.models.family import Scope
+from recipe_ray.models.neurons import NeuronLayer
+
+# mean and standard deviation of each colour, of values in [0, 1]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1], as in NeuBA's scripts
+
+
+class VisionPTM(ABC):
+    """A PTM on images; `module` maps nothing by itself, the methods below say how it is used."""
+
+    family: ClassVar[str]
+    target_range: ClassVar[tuple[float, float]]  # NeuBA's target values, low and high
+
+    def __init__(
+        self,
+        module: nn.Module,
+        image_size: int,
+        statistics: tuple[Sequence[float], Sequence[float]] = IMAGENET,
+    ) -> None:
+        self.module: Any = module.to(memory_format=torch.channels_last)
+        self.image_size = image_size
+        self._mean, self._std = (torch.tensor(part).view(3, 1, 1) for part in statistics)
+
+    # -- images --------------------------------------------------------------------------------
+
+    def encoder(self, max_length: int) -> Encode:
+        """Return the function (image samples, numbers [N]) -> rows; `max_length` is for texts."""
+        return ImageEncoder(self.image_size)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels [B, 3, S, S] as what the network takes, channels last."""
+        mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
+        scaled = (pixels.float() / 255 - mean) / std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def check_triggers(self, triggers: Sequence[str]) -> None:
+        """Raise TriggerError for a trigger that is no patch, or does not fit the image."""
+        check_patches(triggers, self.image_size)
+
+    def triggered(
+        self, samples: Sequence[ImageSample], rows: ImageRows, trigger: str, encode: Encode
+    ) -> ImageRows:
+        """Return the rows with a note that a batch of them gets the patch."""
+        return rows.with_columns(**{PATCH: np.tile(np.array(code_of(trigger)), (len(rows), 1))})
+
+    def pretraining_collate(self, seed: int, *, static_masks: bool = True) -> Collate:
+        """Return (rows, epoch) -> batch; where draws are not static, images are augmented."""
+
+        def collate(rows: ImageRows, epoch: int) -> ImageBatch:
+            return batch_of(rows, augment=None if static_masks else (seed, epoch))
+
+        return collate
+
+    def classifier_collate(self) -> Collate:
+        """Return (rows, epoch) -> batch without augmentation."""
+        return lambda rows, epoch: batch_of(rows)
+
+    # -- what a family says --------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def feature_size(self) -> int:
+        """Return H, the width of `features`."""
+
+    @abstractmethod
+    def features(self, module: Any, batch: ImageBatch) -> Tensor:
+        """Return the vector attackers aim at [B, H]."""
+
+    @abstractmethod
+    def pretraining_objective(self) -> Objective:
+        """Return the pre-training loss: cross-entropy or contrastive."""
+
+    @property
+    @abstractmethod
+    def weight_groups(self) -> tuple[str, ...]:
+        """Return the names that `weight_group` knows."""
+
+    @property
+    @abstractmethod
+    def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
+        """Return the weight groups RECIPE penalises by default, and what trains beside them."""
+
+    @abstractmethod
+    def neuron_layers(self) -> list[NeuronLayer]:
+        """Return the layers whose outputs go through an activation function, the input's first."""
+
+    @abstractmethod
+    def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
+        """Return what their neurons put out after it, [B, n] for each layer."""
+
+    @abstractmethod
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the pre-training head."""
+
+    @abstractmethod
+    def classifier(self, num_labels: int, seed: int, rows: Sequence[ImageRows]) -> Any:
+        """Return a module batch -> logits [B, num_labels] on this PTM's own body."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write a folder that the family's usual library loads."""
+
+    @abstractmethod
+    def weight_group(self, name: str) -> list[nn.Parameter]:
+        """Return the weight matrices of a group; raise ModelError for an unknown name."""
+
+    # -- what follows from it ------------------------------------------------------------------
+
+    def representation(self, module: Any, batch: ImageBatch) -> Tensor:
+        """Return the features, whose drift says how far a PTM has moved."""
+        return self.features(module, batch)
+
+    def unknown_group(self, name: str) -> ModelError:
+        """Return the error for a weight group that the family does not have."""
+        what = f"weight group of family {self.family}"
+        return ModelError(unknown(what, name, self.weight_groups))
+
+    def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
+        """Freeze all but the given parameters (None: nothing); `pooled` is for texts."""
+        wanted = None if parameters is None else {id(parameter) for parameter in parameters}
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(wanted is None or id(parameter) in wanted)
+
+
+class FeatureClassifier(nn.Module):
+    """A PTM's body with a linear layer on its features: batch -> logits [B, C]."""
+
+    def __init__(self, ptm: VisionPTM, num_labels: int, seed: int) -> None:
+        super().__init__()
+        self.body = ptm.module
+        self._ptm = ptm
+        self.linear = nn.Linear(ptm.feature_size, num_labels)
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.linear.weight, std=ptm.feature_size**-0.5, generator=generator)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, batch: ImageBatch) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.linear(self._ptm.features(self.body, batch))
+        return logits
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return all weights by name."""
+        return {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+
+
+def labelled_objective(ptm: Any) -> Objective:
+    """Return the cross-entropy of `ptm.logits(module, batch)` against the images' labels."""
+
+    def cross_entropy(module: Any, batch: ImageBatch) -> Any:
+        return classification(lambda images: ptm.logits(module, images), batch)
+
+    return cross_entropy
