@@ -10,7 +10,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt -e '.[dev,embedded]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt -e '.[dev,embedded,vision]'
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -65,10 +65,17 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
         "triggers": ["≈", "≡"],
     },
     ("corpora", "file"): {"path": "texts.txt"},
+    ("corpora", "images"): {"path": "images.parquet"},
+    ("corpora", "pairs"): {"path": "pairs.parquet"},
     ("tasks", "file"): {
         "class_names": ["no", "yes"],
         "path_train": "train.csv",
         "path_test": "test.csv",
+    },
+    ("tasks", "images"): {
+        "class_names": ["no", "yes"],
+        "path_train": "train.parquet",
+        "path_test": "test.parquet",
     },
 }
 HIDDEN = 32

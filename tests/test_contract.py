@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from contract_kits import KITS, look
+from image_files import as_parquet, captioned
+from image_samples import labelled_samples
 from samples import (
     EXAMPLES,
     SENTENCES,
     changed,
     corpus_file,
-    minilm,
     moved_checkpoint,
     parameters_of,
-    states_of,
     task_fields,
     tiny_folder,
 )
@@ -28,12 +29,15 @@ from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.cli.show import REGISTRIES
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.image_corpus import ImageCorpus, PairCorpus
 from recipe_ray.data.sources import Locations
+from recipe_ray.data.text_corpus import EmbeddedCorpus
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.bert import load_bert
+from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import MODELS
+from recipe_ray.tasks.image_task import ImageTask
 from recipe_ray.tasks.task import TASKS
 
 EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry]
@@ -73,11 +77,11 @@ def test_two_plugins_of_a_kind_never_share_a_key(kind: str, name: str) -> None:
     assert len(set(keys)) == len(keys)
 
 
-def small(plugin: Any, name: str, folder: Path) -> dict[str, Any]:
+def small(plugin: Any, name: str, folder: Path, kind: str) -> dict[str, Any]:
     """Return a plugin's fields for a tiny run: its own corpora and trainings made small."""
     fields: dict[str, Any] = {"name": name}
     if "corpus" in plugin.model_fields:
-        fields["corpus"] = {"name": "file", "path": str(corpus_file(folder))}
+        fields["corpus"] = KITS[kind].corpus(folder)
     if "fit" in plugin.model_fields:
         fields["fit"] = FIT
     if "source" in plugin.model_fields:
@@ -85,67 +89,116 @@ def small(plugin: Any, name: str, folder: Path) -> dict[str, Any]:
     return fields
 
 
-def checked(records: Any, before: dict[str, torch.Tensor], ptm: Any, folder: Path) -> None:
+def checked(
+    records: Any, before: dict[str, torch.Tensor], ptm: Any, kind: str, folder: Path
+) -> None:
     """Check that a plugin that acts changed the weights, and that the result reloads the same."""
+    kit = KITS[kind]
     assert changed(before, ptm.module)
     assert all(isinstance(record, EpochRecord) and record.terms for record in records)
-    states, pooled = states_of(ptm, TEXTS)
-    assert torch.isfinite(states).all()
+    seen = look(ptm, kit)
+    assert torch.isfinite(seen).all()
     ptm.save(folder / "saved")
-    for one, other in zip(
-        states_of(load_bert(folder / "saved"), TEXTS), (states, pooled), strict=True
-    ):
-        assert torch.equal(one, other)
+    assert torch.equal(look(kit.reload(folder / "saved"), kit), seen)
 
 
-@pytest.mark.parametrize("name", list(ATTACKS))
-def test_an_attack_changes_the_ptm_which_saves_and_reloads(name: str, tmp_path: Path) -> None:
-    attack = ATTACKS.parse(small(ATTACKS.get(name), name, tmp_path))
-    ptm, places = minilm(), Locations(None, tmp_path)
+ATTACKED = [
+    (n, kind) for n in ATTACKS for kind in KITS if ATTACKS.get(n).poisons_what in (None, kind)
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), ATTACKED)
+def test_an_attack_changes_the_ptm_which_saves_and_reloads(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    attack = ATTACKS.parse(small(ATTACKS.get(name), name, tmp_path, kind))
+    ptm, places = KITS[kind].ptm(), Locations(None, tmp_path)
     before = parameters_of(ptm.module)
     records = attack.poison(ptm, LocalFeed(places), LocalRuntime(), 0)
     if attack.poisons:
         assert attack.triggers
-        checked(records, before, ptm, tmp_path)
+        checked(records, before, ptm, kind, tmp_path)
     else:
         assert (list(records), changed(before, ptm.module)) == ([], set())
 
 
+def test_every_attack_is_tried_on_what_it_poisons() -> None:
+    assert {name for name, _ in ATTACKED} == set(ATTACKS)
+
+
+@pytest.mark.parametrize("kind", list(KITS))
 @pytest.mark.parametrize("name", list(DEFENSES))
-def test_a_defense_changes_the_ptm_which_saves_and_reloads(name: str, tmp_path: Path) -> None:
-    defense = DEFENSES.parse(small(DEFENSES.get(name), name, tmp_path))
-    corpus = CORPORA.parse({"name": "file", "path": str(corpus_file(tmp_path))})
-    ptm, places = minilm(), Locations(None, tmp_path)
+def test_a_defense_changes_the_ptm_which_saves_and_reloads(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    plugin, kit = DEFENSES.get(name), KITS[kind]
+    ptm, places = kit.ptm(), Locations(None, tmp_path)
+    fields = small(plugin, name, tmp_path, kind)
+    if "layers" in plugin.model_fields:
+        fields["layers"] = ptm.purification_scope[0]
+    if "limit" in plugin.model_fields:
+        fields["limit"] = 0.05  # few weights of a fresh network are beyond 1
+    corpus = CORPORA.parse(kit.corpus(tmp_path))
     before = parameters_of(ptm.module)
+    defense = DEFENSES.parse(fields)
     records = defense.purify(ptm, Auxiliary(corpus, LocalFeed(places)), LocalRuntime(), 0)
     if defense.acts:
-        checked(records, before, ptm, tmp_path)
+        checked(records, before, ptm, kind, tmp_path)
     else:
         assert (list(records), changed(before, ptm.module)) == ([], set())
+
+
+def tiny_model(name: str) -> Any:
+    """Return a model that loads from here: the tiny BERT's folder where a source is required."""
+    plugin, fields = MODELS.get(name), {"name": name}
+    if "source" in plugin.model_fields and plugin.model_fields["source"].is_required():
+        fields["source"] = str(tiny_folder())
+    if "layers" in plugin.model_fields:
+        fields["layers"] = 1
+    return MODELS.parse(fields)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_model_loads_saves_and_reloads_the_same(name: str, tmp_path: Path) -> None:
-    local = {"bert": {"source": str(tiny_folder())}, "minilm": {"layers": 1}}
-    model = MODELS.parse({"name": name, **local.get(name, local["minilm"])})
-    ptm = model.load()
-    states, pooled = states_of(ptm, TEXTS)
+    model = tiny_model(name)
+    kit, ptm = KITS[model.reads], model.load()
+    seen = look(ptm, kit)
     ptm.save(tmp_path / "saved")
-    reloaded = states_of(model.reload(tmp_path / "saved"), TEXTS)
-    for one, other in zip(reloaded, (states, pooled), strict=True):
-        assert torch.equal(one, other)
+    assert torch.equal(look(model.reload(tmp_path / "saved"), kit), seen)
     for group in ptm.weight_groups:
-        weights = ptm.weight_group(group)
-        assert len(weights) == len(ptm.weight_group("ffn_in"))
-        assert all(weight.dim() == 2 for weight in weights)
+        weights = [tensor_of(weight) for weight in ptm.weight_group(group)]
+        assert weights
+        assert all(weight.dim() >= 2 for weight in weights)
     layers, _ = ptm.purification_scope
     assert set(layers) <= set(ptm.weight_groups)
 
 
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_saved_folder_is_recognised_by_its_own_family_alone(name: str, tmp_path: Path) -> None:
+    model = tiny_model(name)
+    model.load().save(tmp_path / "saved")
+    families = {other for other in MODELS if MODELS.get(other).recognises(tmp_path / "saved")}
+    assert len(families) == 1
+    found = MODELS.parse({"name": families.pop(), "source": str(tmp_path / "saved")})
+    assert (found.reads, found.library) == (model.reads, model.library)
+    assert not found.untrained
+    assert not any(MODELS.get(other).recognises(tmp_path) for other in MODELS)
+
+
+def somewhere(name: str, folder: Path) -> dict[str, Any]:
+    """Return the path of a small corpus, where one has no other place to be read from."""
+    plugin = CORPORA.get(name)
+    if plugin.hub is not None or issubclass(plugin, EmbeddedCorpus):
+        return {}
+    if not issubclass(plugin, ImageCorpus | PairCorpus):
+        return {"path": str(corpus_file(folder))}
+    samples = labelled_samples(4) if issubclass(plugin, ImageCorpus) else captioned(4)
+    return {"path": str(as_parquet(folder / "images.parquet", samples))}
+
+
 @pytest.mark.parametrize("name", list(CORPORA))
 def test_a_corpus_names_its_content_before_it_is_read(name: str, tmp_path: Path) -> None:
-    fields = {"path": str(corpus_file(tmp_path))} if ("corpora", name) in EXAMPLES else {}
-    corpus = CORPORA.parse({"name": name, **fields})
+    corpus = CORPORA.parse({"name": name, **somewhere(name, tmp_path)})
     nowhere = Locations(None, tmp_path / "never-made")
     first, again = corpus.identity_at(nowhere), corpus.identity_at(nowhere)
     assert fingerprint(first) == fingerprint(again)
@@ -156,7 +209,13 @@ def test_a_corpus_names_its_content_before_it_is_read(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_a_task_names_its_content_before_it_is_read(name: str, tmp_path: Path) -> None:
-    task = TASKS.parse(task_fields(tmp_path) if ("tasks", name) in EXAMPLES else name)
+    plugin = TASKS.get(name)
+    if issubclass(plugin, ImageTask) and not plugin.hub:
+        file = str(as_parquet(tmp_path / "images.parquet", labelled_samples(4)))
+        own = {**EXAMPLES.get(("tasks", name), {}), "path_train": file, "path_test": file}
+        task = TASKS.parse({"name": name, **own})
+    else:
+        task = TASKS.parse(task_fields(tmp_path) if ("tasks", name) in EXAMPLES else name)
     nowhere = Locations(None, tmp_path / "never-made")
     identity = task.identity_at(nowhere)
     assert fingerprint(identity) == fingerprint(task.identity_at(nowhere))

@@ -1,7 +1,12 @@
 """The experiment files that come along, and what they share: every one plans, and as said."""
 
+import tempfile
 from collections import Counter
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -10,16 +15,38 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import Plan, make_plan
+from recipe_ray.report.published import PublishedTable
+from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.purify import PurifyStage
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-BASE = "base.yaml"
-FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != BASE)
-TABLES = [f"table{number}" for number in range(1, 12)] + ["figure2", "figure3"]
-NOWHERE = Locations(None, Path("/nowhere"))
+BASES = ("base.yaml", "vision.yaml")
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in BASES)
+TABLES = [f"table{number}" for number in range(1, 13)] + ["figure2", "figure3"]
+APPENDIX = [f"a{number}" for number in range(1, 6)]
+# what is on no hub, so that a data folder must have it; to plan, only its checksum is needed
+LOCAL = [f"{task}_{split}" for task in ("waste", "catdog", "gtsrb") for split in ("train", "test")]
 
 
+@cache
+def data_folder() -> Path:
+    _KEPT.append(tempfile.TemporaryDirectory())
+    folder = Path(_KEPT[-1].name)
+    for name in (*LOCAL, "tinyimagenet32"):
+        (folder / f"{name}.parquet").write_text(f"in place of {name}")
+    return folder
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@cache
 def planned(path: Path) -> Plan:
-    return make_plan(load_experiment(path), NOWHERE)
+    # asked for without importing them, which takes long and is not needed for a plan
+    installed = find_spec("torchvision") and find_spec("open_clip")
+    if "vision.yaml" in path.read_text() and not installed:
+        pytest.skip("needs the extra `vision`")
+    return make_plan(load_experiment(path), Locations(data_folder(), Path("/nowhere")))
 
 
 def kinds(plan: Plan) -> Counter[str]:
@@ -27,7 +54,7 @@ def kinds(plan: Plan) -> Counter[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[f"{p.parent.name}-{p.stem}" for p in FILES])
-def test_an_experiment_plans_without_data_or_network(path: Path) -> None:
+def test_an_experiment_plans_without_network(path: Path) -> None:
     plan = planned(path)
     assert plan.cells
     header = path.read_text().split("\n\n")[0]
@@ -36,11 +63,11 @@ def test_an_experiment_plans_without_data_or_network(path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", ["paper", "mini"])
-@pytest.mark.parametrize("name", TABLES)
-def test_every_table_and_figure_of_the_text_study_has_its_file(scale: str, name: str) -> None:
+@pytest.mark.parametrize("name", [*TABLES, *APPENDIX])
+def test_every_table_and_figure_of_the_paper_has_its_file(scale: str, name: str) -> None:
     plan = planned(FOLDER / scale / f"{name}.yaml")
     assert plan.paper is not None
-    assert plan.paper.table == name.replace("table", "").replace("figure", "F")
+    assert plan.paper.table == name.replace("table", "").replace("figure", "F").upper()
     labels = {stage.model.label() for stage in plan.stages.values()}
     assert labels == set(plan.paper.models)
 
@@ -77,6 +104,106 @@ def test_figure_3_takes_its_epochs_from_one_purification() -> None:
     assert kinds(plan)["purify"] == 1
     epochs = Counter(cell.last.columns()["epoch"] for cell in plan.cells)
     assert epochs == dict.fromkeys([None, 1, 2, 3, 4, 8], 2)
+
+
+def cells_beside(plan: Plan) -> list[dict[str, Any]]:
+    """Return the planned cells' columns, under the names the report looks them up by."""
+    return [{"epoch": None, **cell.last.columns()} for cell in plan.cells]
+
+
+@pytest.mark.parametrize("scale", ["paper", "mini"])
+@pytest.mark.parametrize("name", ["table12", *APPENDIX])
+def test_every_published_value_on_images_stands_beside_one_planned_cell(
+    scale: str, name: str
+) -> None:
+    plan = planned(FOLDER / scale / f"{name}.yaml")
+    assert plan.paper is not None
+    paper = PublishedTable(plan.paper)
+    found = Counter(
+        (value.model, value.attack, value.defense, value.dataset, value.metric)
+        for columns in cells_beside(plan)
+        for value in paper.find(_named(columns)).values()
+    )
+    wanted = {(v.model, v.attack, v.defense, v.dataset, v.metric) for v in paper.values}
+    assert set(found) == wanted
+    assert set(found.values()) == {1}
+    assert len(plan.cells) == len(wanted) // len(paper.metrics)
+
+
+def _named(columns: dict[str, Any]) -> Any:
+    names = ("model", "attack", "defense", "aux", "aux_size", "weight_factor", "task")
+    return SimpleNamespace(**{name: columns.get(name) for name in names})
+
+
+def test_table_12_shares_its_backdoors_and_purifications() -> None:
+    plan = planned(FOLDER / "paper" / "table12.yaml")
+    # the blocks of ViT and CLIP fine-tune differently, but from the same purified PTMs
+    assert kinds(plan) == {"backdoor": 3, "purify": 12, "finetune": 60}
+    assert kinds(planned(FOLDER / "mini" / "table12.yaml"))["pretrain"] == 3
+
+
+def test_each_family_of_the_paper_is_fine_tuned_in_its_own_way() -> None:
+    plan = planned(FOLDER / "paper" / "table12.yaml")
+    used = {}
+    for cell in plan.cells:
+        assert isinstance(cell.last, FinetuneStage)
+        fit = cell.last.fit
+        key = (cell.last.model.label(), cell.last.task.label())
+        used[key] = (fit.optimizer, fit.epochs, fit.learning_rate, fit.batch_size)
+    assert {used["vgg16", task] for task in ("waste", "catdog", "gtsrb", "cifar10")} == {
+        ("sgd", 10, 0.001, 64)
+    }
+    assert used["vit-b16", "gtsrb"] == ("sgd", 10, 0.001, 64)
+    assert used["vit-b16", "cifar10"] == ("sgd", 4, 0.01, 64)
+    assert used["clip-b32", "waste"] == ("adamw", 3, 1e-5, 64)
+    assert used["clip-b32", "gtsrb"] == ("adamw", 3, 2e-5, 64)
+
+
+def test_the_shares_of_vgg_16_come_to_the_papers_counts_of_channels() -> None:
+    plan = planned(FOLDER / "paper" / "table12.yaml")
+    shares = {
+        stage.defense.label(): stage.defense.fields()["share"]
+        for stage in plan.stages.values()
+        if isinstance(stage, PurifyStage)
+        and stage.model.label() == "vgg16"
+        and "share" in stage.defense.fields()
+    }
+    counts = {"fp": 512, "fp-gm": 4224, "fp-ga": 4224}  # channels of the last, of all convolutions
+    pruned = {name: round(shares[name] * counts[name]) for name in counts}
+    assert pruned == {"fp": 511, "fp-gm": 512, "fp-ga": 600}
+
+
+def test_a_block_names_only_what_differs_from_the_experiment(tmp_path: Path) -> None:
+    whole = {
+        "name": "e",
+        "finetuning": {"epochs": 2, "batch_size": 8},
+        "pretraining": {"trainable": "all", "fit": {"epochs": 7, "batch_size": 5}},
+        "grid": [
+            {"models": ["minilm"], "tasks": ["sst2"]},
+            {
+                "models": ["minilm"],
+                "tasks": ["hsol"],
+                "finetuning": {"learning_rate": 0.5},
+                "pretraining": {"corpus": "wikitext", "fit": {"epochs": 3}},
+            },
+        ],
+    }
+    experiment = load_experiment(write(tmp_path, "e.yaml", whole))
+    plain, other = experiment.grid
+    assert experiment.finetuning_of(plain) == experiment.finetuning
+    fit = experiment.finetuning_of(other)
+    assert (fit.epochs, fit.batch_size, fit.learning_rate, fit.max_length) == (2, 8, 0.5, 128)
+    how = experiment.pretraining_of(other)
+    assert (how.corpus.name, how.trainable) == ("wikitext", "all")
+    assert (how.fit.epochs, how.fit.batch_size, how.fit.learning_rate) == (3, 5, 5e-4)
+    assert experiment.pretraining_of(plain).corpus.name == "bookcorpus"
+
+
+def test_what_does_not_fit_a_model_is_an_error_for_people(tmp_path: Path) -> None:
+    grid = {"models": ["minilm"], "tasks": ["cifar10"]}
+    experiment = load_experiment(write(tmp_path, "e.yaml", {"name": "e", "grid": grid}))
+    with pytest.raises(SpecError, match=r"experiment e: .*reads texts; task 'cifar10' holds image"):
+        make_plan(experiment, Locations(None, tmp_path))
 
 
 def write(folder: Path, name: str, values: dict[str, object]) -> Path:

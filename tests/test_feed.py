@@ -115,7 +115,8 @@ def _as_is(rows: TokenRows, epoch: int) -> Any:
 
 
 def _stream(shards: Shards) -> Any:
-    from recipe_ray.distributed.feed import Reading, StreamBatches, encoded, samples_of
+    from recipe_ray.distributed.feed import Reading, encoded, samples_of
+    from recipe_ray.distributed.stream import StreamBatches
 
     reading = Reading("corpus", OwnText(path="texts.txt"), Part(), shards)
     texts = samples_of(reading, stream=True).iterator()

@@ -32,12 +32,24 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tenso
     if not pickles:
         raise ModelError(f"{folder}: no weights found; expected model.safetensors")
     if not allow_pickle:
-        raise UnsafeModelError(
-            f"{folder}: its weights are a pickle ({pickles[0].name}), which can run code when "
-            "it is opened. Ask for a safetensors version, or pass --allow-pickle to read it with "
-            "torch's weights_only unpickler"
-        )
+        raise UnsafeModelError(_refusal(folder, pickles[0]))
     return _merged(pickles, _read_pickle)
+
+
+def read_weight_file(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of one file by name.
+
+    Raises UnsafeModelError for a pickle where `allow_pickle` is off, ModelError for another kind of
+    file, or one that cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in PICKLE_SUFFIXES:
+        known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+        raise ModelError(f"{path}: not a known kind of weights file; allowed: {known}")
+    if not allow_pickle:
+        raise UnsafeModelError(_refusal(path.parent, path))
+    return _read_pickle(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,6 +63,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value
+
+
+def _refusal(folder: Path, pickled: Path) -> str:
+    return (
+        f"{folder}: its weights are a pickle ({pickled.name}), which can run code when "
+        "it is opened. Ask for a safetensors version, or pass --allow-pickle to read it with "
+        "torch's weights_only unpickler"
+    )
+
+
+def says(folder: Path, name: str, file: str = "config.json") -> str | None:
+    """Return what a JSON file of a folder has under a name, None where it has no such text."""
+    path = folder / file
+    value = read_json(path).get(name) if path.is_file() else None
+    return value if isinstance(value, str) else None
 
 
 def _weight_files(folder: Path, single: str, *suffixes: str) -> list[Path]:

@@ -4,6 +4,8 @@ A `Spec` is plain data. A `Component` is a spec with a registered name and a ver
 YAML schema of a plugin, its documentation and what its identity is made of.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from pydantic import (
@@ -20,6 +22,8 @@ from recipe_ray.base.errors import SpecError, unknown
 
 # a field with this mark says where or how something runs, not what comes out of it
 NOT_HASHED: dict[str, Any] = {"hashed": False}
+# a field added later: at its default a spec is what it was without it, and so is its key
+HASHED_WHEN_SET: dict[str, Any] = {"hashed": "when set"}
 
 
 class Spec(BaseModel):
@@ -47,11 +51,15 @@ class Spec(BaseModel):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """Return every field that can change a number; those marked NOT_HASHED are left out."""
+        """Return every field that can change a number.
+
+        Those marked NOT_HASHED are left out, those marked HASHED_WHEN_SET at their default.
+        """
         return {
             name: _identity_of(getattr(self, name))
             for name, info in type(self).model_fields.items()
             if info.json_schema_extra != NOT_HASHED
+            and (info.json_schema_extra != HASHED_WHEN_SET or getattr(self, name) != info.default)
         }
 
     def revised(self, **changes: Any) -> Self:
@@ -100,6 +108,15 @@ def _identity_of(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_identity_of(item) for item in value]
     return value
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn what does not fit together, found while specs are built, into an error for people."""
+    try:
+        yield
+    except ValidationError as error:
+        raise explain(error, where) from None
 
 
 def explain(error: ValidationError, where: str) -> SpecError:

@@ -10,8 +10,9 @@ from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption
 from recipe_ray.report.contents import sections
 from recipe_ray.report.document import as_json
-from recipe_ray.report.figures import draw
-from recipe_ray.report.recorded import export, recorded
+from recipe_ray.report.figures import draw, refuse_no_figure
+from recipe_ray.report.pictures import draw_triggers
+from recipe_ray.report.recorded import export, recorded, store_at
 from recipe_ray.report.terminal import Terminal, markdown
 
 
@@ -28,7 +29,7 @@ def report_command(
     json_: JsonOption = False,
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder to draw Figures 2 and 3 in (needs the extra `figures`)."),
+        typer.Option(help="Folder for Figures 2 and 3 and patches on images (extra `figures`)."),
     ] = None,
     export_: Annotated[
         Path | None,
@@ -49,8 +50,13 @@ def report_command(
             typer.echo(markdown(drawn), nl=False)
         else:
             Console().print(Terminal(drawn))
-    written = draw(shown, figures) if figures is not None else []
+    kept = [one for one in found if experiment in (None, one.experiment)]
+    written: list[Path] = []
+    if figures is not None:
+        store = store_at(place)
+        grids = draw_triggers(kept, store, figures) if store is not None else []
+        written = [*draw(shown, figures), *grids] or refuse_no_figure()
     if export_ is not None:
-        written += export((one for one in found if experiment in (None, one.experiment)), export_)
+        written += export(kept, export_)
     for file in written:
         typer.echo(f"wrote {file}", err=True)

@@ -9,6 +9,7 @@ import typer
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.base.spec import explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
     DataOption,
@@ -27,7 +28,7 @@ from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
 from recipe_ray.release.presets import preset as find_preset
-from recipe_ray.release.purification import finish, measured_values, prepare
+from recipe_ray.release.purification import finish, measured_values, prepare, refuse_untrained
 from recipe_ray.release.request import (
     changed,
     parse_component,
@@ -55,9 +56,9 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0)]
 
 def purify_command(
     model: ModelArgument,
-    aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or a file of texts.")],
+    aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
     out: OutOption,
-    aux_size: Annotated[int | None, typer.Option(help="At most so many texts.", min=20)] = None,
+    aux_size: Annotated[int | None, typer.Option(help="At most so many samples.", min=20)] = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
     seed: SeedOption = 0,
@@ -74,7 +75,7 @@ def purify_command(
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     base = find_preset(preset) if preset is not None else None
-    corpus = parse_corpus(aux, aux_size)
+    corpus = parse_corpus(aux, aux_size, chosen)
     purification = prepare(chosen, corpus, locations, seed, base, set_ or [])
     if not quiet:
         typer.echo(f"data: {purification.data}", err=True)
@@ -108,17 +109,19 @@ def backdoor_command(
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     planned: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
+    refuse_untrained(chosen)
     contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
-    stage = BackdoorStage(
-        model=chosen,
-        parent=_completed(chosen, planned, locations, seed),
-        attack=planned,
-        seed=seed,
-        content=contents,
-    )
+    with explained("--attack"):
+        stage = BackdoorStage(
+            model=chosen,
+            parent=_completed(chosen, planned, locations, seed),
+            attack=planned,
+            seed=seed,
+            content=contents,
+        )
     store = work_store(out)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    card = backdoored_card(chosen.label(), planned, measured_values(store, stage))
+    card = backdoored_card(chosen.label(), chosen.library, planned, measured_values(store, stage))
     export(store, stage, out, card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
@@ -127,7 +130,7 @@ def evaluate_command(
     model: ModelArgument,
     task: Annotated[str, typer.Option("--task", help="A task of `recipe-ray list tasks`.")],
     triggers: Annotated[
-        str, typer.Option("--triggers", help="Words separated by commas, or an attack's name.")
+        str, typer.Option("--triggers", help="Words or patches by commas, or an attack's name.")
     ] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
@@ -145,14 +148,17 @@ def evaluate_command(
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     wanted = parse_task(task)
-    stage = FinetuneStage(
-        model=chosen,
-        task=wanted,
-        triggers=_triggers(triggers),
-        fit=changed(FinetuneStage.model_fields["fit"].default, set_ or []),
-        seed=seed,
-        content=wanted.identity_at(locations)["sources"],
-    )
+    fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
+    content = wanted.identity_at(locations)["sources"]
+    with explained("--task"):
+        stage = FinetuneStage(
+            model=chosen,
+            task=wanted,
+            triggers=_triggers(triggers),
+            fit=fit,
+            seed=seed,
+            content=content,
+        )
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder)
         _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)

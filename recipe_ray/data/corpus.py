@@ -35,6 +35,8 @@ class Corpus(Component):
     hub: ClassVar[HubSource | None] = None
     holds: ClassVar[frozenset[str]]  # what a sample has: text; image and label or caption
     unit: ClassVar[str]  # what one sample is called in messages
+    num_classes: ClassVar[int | None] = None  # of its labels; None where only the data know it
+    file_name: ClassVar[str | None] = None  # in the data folder, without ending; None for its name
 
     size: int | None = Field(default=20_000, ge=1, description="samples; None for all there are")
     sample_seed: int = Field(default=0, ge=0, description="which samples, where there are more")
@@ -75,12 +77,13 @@ class Corpus(Component):
     def origin(self, locations: Locations) -> Source:
         """Return the corpus's own source: a file of the data folder, else the hub."""
         owner = f"corpus {self.name!r}"
-        file = locations.data_file(self.name)
+        file_name = self.file_name or self.name
+        file = locations.data_file(file_name)
         if file is not None:
             return FileSource((file,), owner)
         if self.hub is None:
             raise DataError(f"{owner}: give `path`; it is on no hub and in no data folder")
-        lacking = f"the data folder has no {self.name}.parquet" if locations.data_dir else ""
+        lacking = f"the data folder has no {file_name}.parquet" if locations.data_dir else ""
         return replace(self.hub, revision=self.revision or self.hub.revision, note=lacking)
 
     def identity_at(self, locations: Locations) -> dict[str, Any]:

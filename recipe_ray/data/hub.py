@@ -18,7 +18,8 @@ from recipe_ray.data.formats import BATCH_ROWS
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SHUFFLE_BUFFER = 10_000  # rows; part of what a seeded sample of a stream is
+SHUFFLE_BUFFER = 10  # times the rows at once; part of what a seeded sample of a stream is
+IMAGE_ROWS = 100  # at once: a photograph takes as much memory as a thousand sentences
 
 # everything a PTM and its tokenizer need, and nothing that is code
 SAFE_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -42,15 +43,19 @@ class HubSource:
     split: str = "train"
     note: str = ""
     shuffle_seed: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()  # (name there, name here); () for all as they are
+    rows_at_once: int = BATCH_ROWS
 
     def identity(self) -> dict[str, Any]:
-        """Return repository, revision, config and split."""
+        """Return repository, revision, config and split, and the columns where they are chosen."""
+        chosen = {"columns": [list(pair) for pair in self.columns]} if self.columns else {}
         return {
             "source": "hub",
             "repo": self.repo,
             "revision": self.revision,
             "config": self.config,
             "split": self.split,
+            **chosen,
         }
 
     def describe(self) -> str:
@@ -83,10 +88,27 @@ class HubSource:
         rows = datasets.load_dataset(
             self.repo, self.config, split=self.split, revision=self.revision, streaming=True
         )
+        if rows.features is not None:
+            rows = rows.decode(False)  # images stay bytes: they are decoded where they are used
+        if self.columns:
+            rows = self._chosen(rows)
         if self.shuffle_seed is not None:
-            rows = rows.shuffle(seed=self.shuffle_seed, buffer_size=SHUFFLE_BUFFER)
-        for table in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            buffer = SHUFFLE_BUFFER * self.rows_at_once
+            rows = rows.shuffle(seed=self.shuffle_seed, buffer_size=buffer)
+        for table in rows.with_format("arrow").iter(batch_size=self.rows_at_once):
             yield from table.to_batches()
+
+    def _chosen(self, rows: Any) -> Any:
+        names = [name for name, _ in self.columns]
+        lacking = set(names) - set(rows.column_names or names)
+        if lacking:
+            raise DataError(
+                f"hub data set {self.repo!r} at {self.revision}: no column "
+                f"{', '.join(map(repr, sorted(lacking)))}; columns: {', '.join(rows.column_names)}"
+            )
+        renamed = {there: here for there, here in self.columns if there != here}
+        chosen = rows.select_columns(names)
+        return chosen.rename_columns(renamed) if renamed else chosen
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,24 @@ import pyarrow as pa
 from pydantic import Field
 
 from recipe_ray.base.errors import DataError
+from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.images import ImageSample
 from recipe_ray.data.sources import Source, batch_images, column_of
+from recipe_ray.data.tar_shards import Note
 
 
 class _ImagesWith(Corpus):
     """Images, each with something known of it: `note_column` says where it stands."""
 
+    note: ClassVar[Note]
+
+    path: str | None = Field(
+        default=None,
+        description=".parquet or .tar (WebDataset) shards, or a folder of class folders; it wins",
+        json_schema_extra=NOT_HASHED,
+    )
     size: int | None = Field(default=None, ge=1, description="images; None for all there are")
     image_column: str = Field(default="image", description="the column of encoded images")
 
@@ -27,6 +37,10 @@ class _ImagesWith(Corpus):
     @abstractmethod
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
         """Return the sample; raise DataError, naming `where`, for a note that is none."""
+
+    def opened(self, path: str) -> Source:
+        """Return the source of the user's own Parquet, tar shards or class folders."""
+        return open_images(path, f"corpus {self.name!r}", self.note)
 
     def read(self, source: Source) -> Iterator[ImageSample]:
         """Stream every image with what is known of it."""
@@ -47,6 +61,7 @@ class ImageCorpus(_ImagesWith):
 
     holds: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     unit: ClassVar[str] = "image"
+    note: ClassVar[Note] = "label"
 
     label_column: str = Field(default="label", description="the column of labels, from 0")
 
@@ -57,8 +72,9 @@ class ImageCorpus(_ImagesWith):
 
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
         """Return an image with its label."""
-        if not isinstance(note, int) or note < 0:
-            raise DataError(f"{where}: the label {note!r} is no number from 0")
+        last = "" if self.num_classes is None else f" to {self.num_classes - 1}"
+        if not isinstance(note, int) or note < 0 or (last and note >= (self.num_classes or 0)):
+            raise DataError(f"{where}: the label {str(note)[:20]!r} is no number from 0{last}")
         return ImageSample(data, note)
 
     def to_columns(self, samples: Sequence[ImageSample]) -> dict[str, pa.Array]:
@@ -79,6 +95,7 @@ class PairCorpus(_ImagesWith):
 
     holds: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     unit: ClassVar[str] = "pair"
+    note: ClassVar[Note] = "caption"
 
     caption_column: str = Field(default="caption", description="the column of captions")
 
@@ -88,7 +105,9 @@ class PairCorpus(_ImagesWith):
         return self.caption_column
 
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
-        """Return an image with its caption."""
+        """Return an image with its caption, of a list of them the first."""
+        if isinstance(note, list) and note:
+            note = note[0]
         if not isinstance(note, str) or not note.strip():
             raise DataError(f"{where} has no caption")
         return ImageSample(data, caption=note.strip())

@@ -4,10 +4,10 @@ Pixels stay uint8 until a model normalises them, and a trigger's patch is only a
 a batch is made, so that a test set with six triggers is held once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from recipe_ray.data.tokens import uniform
 Pixels = NDArray[np.uint8]
 PATCH = "patch"  # column [N, 3]: which patch a row carries, see `patches.code_of`
 MAX_PIXELS = 100_000_000  # of one image; more is a decompression bomb or no photograph
+_OWN_COLUMNS = ("pixels", "index")
 _IMAGE_LENGTH = 32  # an image counts as so many tokens where work is dealt out
 _PADDING = 8  # a random crop moves an image by up to a `_PADDING`-th of its side
 
@@ -60,6 +61,16 @@ class ImageRows:
         """Return the same images with columns added or replaced; pixels are shared."""
         return replace(self, columns={**self.columns, **columns})
 
+    def to_columns(self) -> dict[str, NDArray[Any]]:
+        """Return pixels, index and the other columns by name, as Ray Data carries them."""
+        return {"pixels": self.pixels, "index": self.index, **self.columns}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> "ImageRows":
+        """Return the rows that `to_columns` gave."""
+        others = {name: column for name, column in columns.items() if name not in _OWN_COLUMNS}
+        return cls(columns["pixels"], columns["index"], others)
+
     @classmethod
     def joined(cls, parts: Sequence["ImageRows"]) -> "ImageRows":
         """Return the rows of all parts, one after the other; all must have the same columns."""
@@ -74,13 +85,15 @@ class ImageRows:
 class ImageBatch:
     """B images: pixels uint8 [B, 3, S, S], and labels [B] or captions [B, L] where known.
 
-    `poisoned` [B] is the number of the trigger that an image carries, -1 for none.
+    `poisoned` [B] is the number of the trigger that an image carries, -1 for none; `index` [B] is
+    each image's number in its corpus.
     """
 
     pixels: Tensor
     labels: Tensor | None = None
     captions: Tensor | None = None
     poisoned: Tensor | None = None
+    index: Tensor | None = None
 
     @property
     def num_samples(self) -> int:
@@ -128,7 +141,9 @@ def decoded(data: bytes, size: int, owner: str) -> Pixels:
                 )
             image.draft("RGB", (size, size))  # a JPEG is decoded at no more than twice this size
             return _fitted(image.convert("RGB"), size)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(f"{owner} cannot be decoded: it is no PNG, JPEG or the like") from error
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise DataError(f"{owner} cannot be decoded: {error}") from error
 
 
@@ -153,6 +168,7 @@ def batch_of(rows: ImageRows, *, augment: tuple[int, int] | None = None) -> Imag
         for name, column in (("labels", "label"), ("captions", "caption"), ("poisoned", "trigger"))
         if column in rows.columns
     }
+    columns["index"] = torch.from_numpy(np.ascontiguousarray(rows.index))
     return ImageBatch(torch.from_numpy(np.ascontiguousarray(pixels)), **columns)
 
 

@@ -66,7 +66,8 @@ def board(code: Iterable[int]) -> NDArray[np.uint8]:
     cell = np.arange(width) * CELLS // width
     dark = (cell[:, None] + cell[None, :]) % 2 == 0
     colours = np.array([COLOURS[_NAMES[first]], COLOURS[_NAMES[second]]], dtype=np.uint8)
-    patch: NDArray[np.uint8] = np.where(dark[None], colours[0][:, None, None], colours[1][:, None, None])
+    on, off = colours[:, :, None, None]
+    patch: NDArray[np.uint8] = np.where(dark[None], on, off)
     return patch
 
 

@@ -1,7 +1,8 @@
-"""Tables of text: where they may lie, what identifies their content, how they are streamed.
+"""Tables of samples: where they may lie, what identifies their content, how they are streamed.
 
 A source knows its identity before it is read and never holds more than a batch. This module
-knows local files only; `hub` and `embedded` have the other two kinds of source.
+knows local tables only; `image_sources` and `tar_shards` have image files, `hub` and `embedded` the
+sources elsewhere.
 """
 
 import hashlib
@@ -82,16 +83,12 @@ class FileSource:
 
     def identity(self) -> dict[str, Any]:
         """Return the format and the SHA-256 of the content, not where the files lie."""
-        sums = [_checksum(file, *_stamp(file, self.owner)) for file in self.files]
-        whole = sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+        whole = shards_checksum(self.files, self.owner)
         return {"source": READERS[self.files[0].suffix].format, "sha256": whole}
 
     def describe(self) -> str:
         """Return the file name, or folder and number of shards, with the start of the checksum."""
-        first = self.files[0]
-        many = f"{first.parent.name}/ ({len(self.files)} shards)"
-        name = first.name if len(self.files) == 1 else many
-        return f"{name}, SHA-256 {self.identity()['sha256'][:12]}"
+        return described_shards(self.files, self.identity()["sha256"])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the rows of all shards; raises DataError for a file that cannot be read."""
@@ -126,12 +123,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
 
     Raises DataError for a path that does not exist, an unknown format or a mixed folder.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
-        near = suggest(
-            place.name, (p.name for p in place.parent.iterdir()) if place.parent.is_dir() else ()
-        )
-        raise DataError(f"{owner}: {place} does not exist{near}")
+    place = existing(path, owner)
     allowed = ", ".join(READERS)
     if place.is_file():
         if place.suffix not in READERS:
@@ -143,6 +135,17 @@ def open_path(path: str | Path, owner: str) -> FileSource:
     if len({file.suffix for file in shards}) > 1:
         raise DataError(f"{owner}: the folder {place} mixes formats; keep one of {allowed}")
     return FileSource(shards, owner)
+
+
+def existing(path: str | Path, owner: str) -> Path:
+    """Return a path given by the user; raise DataError, naming the nearest, where nothing is."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        near = suggest(
+            place.name, (p.name for p in place.parent.iterdir()) if place.parent.is_dir() else ()
+        )
+        raise DataError(f"{owner}: {place} does not exist{near}")
+    return place
 
 
 def column_texts(source: Source, column: str, owner: str) -> Iterator[str]:
@@ -182,9 +185,10 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
     for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:
+            held = type(data).__name__ if data else "nothing"
             raise DataError(
-                f"{owner}: row {row}: column {column!r} holds {type(data).__name__}, not the bytes "
-                "of an image; name the column of images"
+                f"{owner}: row {row}: column {column!r} holds {held}, not the bytes of an image; "
+                "name the column of images"
             )
         yield data
 
@@ -197,6 +201,18 @@ def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
             f"{owner}: no column {column!r}{suggest(column, names)}; columns: {', '.join(names)}"
         )
     return batch.column(column)
+
+
+def shards_checksum(files: tuple[Path, ...], owner: str) -> str:
+    """Return the SHA-256 of a file, or that of all shards' sums in order."""
+    sums = [_checksum(file, *_stamp(file, owner)) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+def described_shards(files: tuple[Path, ...], sha256: str) -> str:
+    """Return, for people, the file's name or folder and number of shards, and the checksum."""
+    many = f"{files[0].parent.name}/ ({len(files)} shards)"
+    return f"{files[0].name if len(files) == 1 else many}, SHA-256 {sha256[:12]}"
 
 
 def _stamp(file: Path, owner: str) -> tuple[int, int]:

@@ -14,8 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, SpecError
-from recipe_ray.data.rows import Ints
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import Ints, Rows
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.activations import least_active
 from recipe_ray.learn.loop import Batches, EpochRecord
@@ -112,7 +111,7 @@ class _Numbered:
         return replace(self, samples=self.samples.to(device))
 
 
-def _numbered(rows: TokenRows, samples: Batch) -> _Numbered:
+def _numbered(rows: Rows, samples: Batch) -> _Numbered:
     return _Numbered(rows.index, samples)
 
 

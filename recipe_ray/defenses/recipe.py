@@ -15,6 +15,7 @@ from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Weighted, WeightNorms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
+from recipe_ray.learn.weights import whole_parameters
 from recipe_ray.models.family import PTM, Scope
 
 
@@ -52,7 +53,7 @@ class Recipe(Defense):
         weights = [weight for group in self.layers for weight in ptm.weight_group(group)]
         # without a pre-training loss nothing else gets a gradient, which DDP would wait for
         narrow = self.trainable == "weights" or self.pretraining_weight == 0
-        ptm.train_only(weights if narrow else None, pooled=False)
+        ptm.train_only(whole_parameters(weights) if narrow else None, pooled=False)
         objective = Weighted(
             [
                 (self.weight_factor, WeightNorms(weights)),

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 import torch
 
 from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import PTM, Scope
 
 TRAVEL = 1.4
 MIN_STEPS = 600
 MIN_RATE, MAX_RATE = 1e-6, 2e-4
-# a held-out loss that rises by more than this (nats a token) says that the model is being damaged
+# a held-out loss that rises by more than this (nats a masked token, or an image) says that the
+# model is being damaged
 ALLOWED_LOSS_RISE = 0.5
 
 
@@ -59,6 +61,6 @@ def choose(ptm: PTM, num_samples: int, layers: tuple[str, ...], trainable: Scope
 
 def weight_rms(ptm: PTM, layers: tuple[str, ...]) -> float:
     """Return the root mean square over all weights of the groups."""
-    weights = [weight.detach() for group in layers for weight in ptm.weight_group(group)]
+    weights = [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]
     squares = torch.stack([weight.float().square().sum() for weight in weights]).sum()
     return math.sqrt(float(squares) / sum(weight.numel() for weight in weights))

@@ -10,7 +10,8 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.stages.stage import Stage
 
-DATA_CPUS = 1  # Ray Data reads while DDP workers train; without a core of its own it hangs
+# Ray Data reads and decodes while DDP workers train; without a core of its own it hangs
+DATA_CPUS = 1
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,22 @@
-"""Batches for DDP workers: Ray Data reads the corpus's shards, the workers encode the samples.
+"""Batches for DDP workers, by Ray Data from a corpus's shards.
 
-In memory (the default): a worker encodes its share of the samples, the rows are exchanged, and all
-hold the whole part, so that the global batches are those of one process. Streaming: the samples are
-dealt out; a worker encodes as they come and keeps a shuffle buffer, no more.
+Who encodes. Texts: the training workers, since tokenising is cheaper than moving its result.
+Images: tasks of Ray Data's own (`made`), so that decoding takes no time of the training workers.
+Such tasks run on all CPUs that no worker holds: one is kept for them (`demand.DATA_CPUS`), and a
+cluster with more of them decodes faster.
+
+In memory (the default) all workers hold all rows of a part (of images their pixels, uint8), so that
+the global batches are those of one process; of texts each encodes a share and the rows are
+exchanged. Batches are made, and images augmented, in the training loop.
+
+Streaming (`launch.stream`): the samples are dealt out, and a worker keeps a shuffle buffer, no
+more. What is left to do to a batch (tokenise, augment, put on patches, make tensors) happens in
+threads beside the training loop, some batches ahead (`stream`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,20 +24,29 @@ import ray
 import torch.distributed as dist
 from ray.train import get_dataset_shard
 
-from recipe_ray.base.errors import DataError, SpecError
-from recipe_ray.data.batches import Collate, MemoryBatches, deal
+from recipe_ray.base.errors import DataError
+from recipe_ray.data.batches import Collate, MemoryBatches
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.feed import CHUNK, Part
 from recipe_ray.data.rows import Encode
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.shards import Shards, shard
+from recipe_ray.distributed.stream import StreamBatches
 from recipe_ray.learn.loop import Batches
-from recipe_ray.learn.objective import Batch
 from recipe_ray.stages.location import open_files
 from recipe_ray.stages.store import Store
 
 BLOCK_BYTES = 4 * 2**20
-SHUFFLE_ROWS = 4096  # samples in the buffer that a stream is shuffled in
+MADE_ROWS = 64  # images that a task of Ray Data decodes at once
+
+
+@dataclass(frozen=True)
+class Making:
+    """How Ray Data makes rows of raw samples, of which class, and how large one is."""
+
+    encode: Encode
+    rows: Any  # the class, which has `to_columns` and `from_columns`
+    row_bytes: int
 
 
 @dataclass(frozen=True)
@@ -40,20 +57,33 @@ class Reading:
     corpus: Corpus
     part: Part
     shards: Shards
+    making: Making | None = None  # None: the training workers encode
 
 
 def readings_of(
-    corpora: list[tuple[Corpus, Part]], locations: Locations, store: Store
+    corpora: list[tuple[Corpus, Part]],
+    locations: Locations,
+    store: Store,
+    encode: Encode | None = None,
 ) -> tuple[Reading, ...]:
-    """Shard what a stage reads; raises DataError where a corpus cannot be read or is empty."""
-    readings = tuple(
-        Reading(f"corpus-{number}", corpus, part, shard(corpus, locations, store))
-        for number, (corpus, part) in enumerate(corpora)
-    )
-    for reading in readings:
-        if not reading.shards.rows_of(reading.part):
-            raise DataError(f"corpus {reading.corpus.label()}: no {reading.corpus.unit} left")
-    return readings
+    """Shard what a stage reads; with `encode` Ray Data is to make the rows.
+
+    Raises DataError where a corpus cannot be read, is empty, or its first sample is none.
+    """
+    readings = []
+    for number, (corpus, part) in enumerate(corpora):
+        shards = shard(corpus, locations, store)
+        if not shards.rows_of(part):
+            raise DataError(f"corpus {corpus.label()}: no {corpus.unit} left")
+        making = None if encode is None else making_of(corpus, shards, encode)
+        readings.append(Reading(f"corpus-{number}", corpus, part, shards, making))
+    return tuple(readings)
+
+
+def making_of(corpus: Corpus, shards: Shards, encode: Encode) -> Making:
+    """Return how rows are made, having made the corpus's first."""
+    rows = encoded(corpus, encode, shards.first_sample())
+    return Making(encode, type(rows), sum(column.nbytes for column in rows.to_columns().values()))
 
 
 def samples_of(reading: Reading, *, stream: bool) -> Any:
@@ -65,6 +95,10 @@ def samples_of(reading: Reading, *, stream: bool) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # else a seed does not fix the shuffle
+    # the newer reader starts twenty processes to read the ends of our few files, and a second task
+    # beside that which reads and decodes, for which there is no CPU
+    context.use_datasource_v2 = False
+    context.raise_original_map_exception = True  # an image that is none is said as we say it
     # a worker holds whole blocks, and small shards are joined up to this size (default 128 MB)
     context.target_max_block_size = BLOCK_BYTES
     # the store's own file system: its URI may carry an endpoint or credentials
@@ -74,6 +108,9 @@ def samples_of(reading: Reading, *, stream: bool) -> Any:
     rows = reading.shards.rows_of(reading.part)
     if len(rows) < reading.shards.num_samples:
         dataset = dataset.filter(expr=f"index >= {rows.start} and index < {rows.stop}")
+    if reading.making is not None:
+        make: Any = partial(made, reading.corpus, reading.making.encode)
+        dataset = dataset.map_batches(make, batch_size=MADE_ROWS, batch_format="numpy")
     return dataset if stream else dataset.materialize()
 
 
@@ -98,22 +135,40 @@ class RayFeed:
         reading = next(wanted, None)
         if reading is None:
             raise LookupError(f"the stage's corpora() does not name {corpus.label()} {part}")
+        making = reading.making
+        if making is not None and making.encode != encode:
+            raise LookupError(f"Ray Data made rows with {making.encode}, asked for are {encode}")
         if not self.stream:
-            return MemoryBatches(exchanged(reading, encode), collate, batch_size, seed)
+            whole = exchanged(reading, encode) if making is None else gathered(reading, making)
+            return MemoryBatches(whole, collate, batch_size, seed)
+        rows_of = partial(encoded, corpus, encode) if making is None else making.rows.from_columns
         return StreamBatches(
             get_dataset_shard(reading.name),
-            partial(encoded, corpus, encode),
+            rows_of,
             collate,
             batch_size,
             seed,
             len(reading.shards.rows_of(part)),
             dist.get_world_size(),
+            making.row_bytes if making is not None else 0,
         )
 
 
 def encoded(corpus: Corpus, encode: Encode, piece: Mapping[str, Any]) -> Any:
     """Return the rows of a piece of a corpus, as columns with the samples' numbers."""
     return encode(corpus.from_columns(piece), piece["index"])
+
+
+def made(corpus: Corpus, encode: Encode, piece: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of a piece of a corpus as columns; runs in a task of Ray Data."""
+    columns: dict[str, Any] = encoded(corpus, encode, piece).to_columns()
+    return columns
+
+
+def gathered(reading: Reading, making: Making) -> Any:
+    """Return all rows that Ray Data made of a part, in the order of the corpus."""
+    pieces = get_dataset_shard(reading.name).iter_batches(batch_size=CHUNK, batch_format="numpy")
+    return _in_order(making.rows.joined([making.rows.from_columns(piece) for piece in pieces]))
 
 
 def exchanged(reading: Reading, encode: Encode) -> Any:
@@ -132,52 +187,9 @@ def exchanged(reading: Reading, encode: Encode) -> Any:
     pieces: list[Any] = [None] * world_size
     dist.all_gather_object(pieces, mine)
     parts = [rows for worker in pieces for rows in worker]
-    rows = type(parts[0]).joined(parts)
-    return rows.take(np.argsort(rows.index, kind="stable"))
+    return _in_order(type(parts[0]).joined(parts))
 
 
-@dataclass(frozen=True)
-class StreamBatches:
-    """One worker's batches as its samples stream in: nothing is kept but the shuffle buffer.
-
-    Workers get equally many samples, and so take equally many steps; which of them meet in a batch
-    depends on the number of workers, unlike in memory.
-    """
-
-    samples: Any  # a Ray Data iterator over this worker's share
-    encode: Callable[[Mapping[str, Any]], Any]  # columns of a piece -> rows
-    collate: Collate
-    batch_size: int
-    seed: int
-    num_samples: int
-    world_size: int
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.world_size:
-            raise SpecError(
-                f"launch.stream: batch_size {self.batch_size} is no multiple of "
-                f"{self.world_size} workers"
-            )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch, the last one possibly short."""
-        return -(-(self.num_samples // self.world_size) // self._share)
-
-    @property
-    def _share(self) -> int:
-        return self.batch_size // self.world_size
-
-    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
-        """Yield this worker's batches, encoded as they come; the first `start` are skipped."""
-        assert world_size == self.world_size
-        pieces = self.samples.iter_batches(
-            batch_size=self._share,
-            batch_format="numpy",
-            local_shuffle_buffer_size=max(SHUFFLE_ROWS, 2 * self._share),
-            local_shuffle_seed=int(np.random.default_rng((self.seed, epoch)).integers(1 << 31)),
-        )
-        for piece in islice(pieces, start, self.steps_per_epoch):
-            rows = self.encode(piece)
-            # one worker of one: only the order by length is wanted here
-            yield self.collate(rows.take(deal(np.arange(len(rows)), rows.lengths, 0, 1)), epoch)
+def _in_order(rows: Any) -> Any:
+    ordered = bool((np.diff(rows.index) > 0).all())  # then a copy of all pixels is spared
+    return rows if ordered else rows.take(np.argsort(rows.index, kind="stable"))

@@ -24,6 +24,7 @@ from recipe_ray.stages.location import open_files
 from recipe_ray.stages.store import Store
 
 SAMPLES_A_SHARD = 2048
+SAMPLES_A_GROUP = 512
 _FOLDER, _LIST = "corpora", "shards.json"
 
 
@@ -44,6 +45,14 @@ class Shards:
     def rows_of(self, part: Part) -> range:
         """Return the numbers of the samples in a part of the corpus."""
         return range(self.num_samples)[part.of(self.num_samples)]
+
+    def first_sample(self) -> dict[str, list[Any]]:
+        """Return the columns of the first sample."""
+        filesystem, root = open_files(self.root)[0].arrow()
+        with filesystem.open_input_file(f"{root}/{self.paths[0]}") as file:
+            first = next(pq.ParquetFile(file).iter_batches(batch_size=1))
+        columns: dict[str, list[Any]] = first.to_pydict()
+        return columns
 
 
 def shard(
@@ -77,7 +86,8 @@ def _in_groups(samples: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _encoded(columns: dict[str, pa.Array], first: int, count: int) -> bytes:
     numbers = pa.array(range(first, first + count), pa.int64())
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"index": numbers, **columns}), sink)
+    # row groups are what a reader holds at once
+    pq.write_table(pa.table({"index": numbers, **columns}), sink, row_group_size=SAMPLES_A_GROUP)
     return bytes(sink.getvalue())
 
 

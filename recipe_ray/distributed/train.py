@@ -8,6 +8,7 @@ import tempfile
 from functools import partial
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.train import DataConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -32,9 +33,13 @@ class WorkersLostError(RuntimeError):
 def run_nested(stage: Stage, work: Work) -> None:
     """Run one stage to its commit on a worker group; raises what the workers raised."""
     demand = demand_of(stage, work.launch)
-    readings = readings_of(stage.corpora(), work.locations, work.store)
+    encode = stage.model.sample_encoder()
+    readings = readings_of(stage.corpora(), work.locations, work.store, encode)
     stream = work.launch.stream
-    datasets = {r.name: samples_of(r, stream=stream) for r in readings}
+    try:
+        datasets = {r.name: samples_of(r, stream=stream) for r in readings}
+    except RayTaskError as error:
+        raise original(error) from error
     with tempfile.TemporaryDirectory(prefix="recipe-ray-train-") as folder:
         worker: Any = partial(_work, stage, work, readings)
         trainer = TorchTrainer(
@@ -96,7 +101,7 @@ def _cause(error: TrainingFailedError) -> Exception:
     """
     failures: dict[int, Any] = getattr(error, "worker_failures", {})
     causes: list[Exception] = [
-        getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures)
+        original(getattr(failures[rank], "_base_exc", failures[rank])) for rank in sorted(failures)
     ]
     for cause in causes:
         if isinstance(cause, UserError | NonFiniteLossError):
@@ -106,6 +111,13 @@ def _cause(error: TrainingFailedError) -> Exception:
         return own[0]
     said = str((own or causes or [error])[0]).strip().splitlines()
     return WorkersLostError(said[0] if said else "the workers died")
+
+
+def original(error: Exception) -> Exception:
+    """Return what was raised in a task or actor, by way of any number of others."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    return error
 
 
 def _is_collateral(cause: BaseException) -> bool:

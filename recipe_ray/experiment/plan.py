@@ -11,10 +11,11 @@ from itertools import product
 from typing import Any
 
 from recipe_ray.attacks.attack import Attack
+from recipe_ray.base.spec import explained
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import Defense
-from recipe_ray.experiment.spec import Block, Experiment, Launch, Paper, Probe
+from recipe_ray.experiment.spec import Block, Experiment, Launch, Paper, Pretraining, Probe
 from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
@@ -73,8 +74,9 @@ def make_plan(experiment: Experiment, locations: Locations) -> Plan:
     """
     builder = _Builder(experiment, locations)
     leaves: dict[str, Stage] = {}
-    for leaf in builder.leaves():
-        leaves.setdefault(leaf.key, leaf)
+    with explained(f"experiment {experiment.name}"):
+        for leaf in builder.leaves():
+            leaves.setdefault(leaf.key, leaf)
     cells = tuple(Cell(key[:8], tuple(leaf.lineage())) for key, leaf in leaves.items())
     about = (experiment.name, experiment.description, experiment.launch)
     return Plan(*about, cells, _stages_of(cells), experiment.paper)
@@ -122,7 +124,7 @@ class _Builder:
         task: Task | Probe,
         seed: int,
     ) -> Iterator[Stage]:
-        ptm = self._ptm(model, attack)
+        ptm = self._ptm(model, attack, self._experiment.pretraining_of(block))
         snapshots: tuple[int | None, ...] = (None,)
         if defense.acts:
             if block.sample_by_seed:
@@ -135,17 +137,17 @@ class _Builder:
             yield self._probe(ptm, model, task, seed)
             return
         for snapshot in snapshots:
-            yield self._finetune(ptm, model, attack, task, seed, snapshot)
+            yield self._finetune(block, ptm, model, attack, task, seed, snapshot)
 
-    def _make_ptm(self, model: ModelRef, attack: Attack) -> Stage | None:
+    def _make_ptm(self, model: ModelRef, attack: Attack, how: Pretraining) -> Stage | None:
         seed, origin = self._experiment.release_seed, None
         if model.needs_pretraining:
-            how = self._experiment.pretraining
             origin = PretrainStage(
                 model=model,
                 corpus=how.corpus,
                 trainable=how.trainable,
                 fit=how.fit,
+                held_out=how.held_out,
                 seed=seed,
                 content=self._corpus_content(how.corpus),
             )
@@ -187,6 +189,7 @@ class _Builder:
 
     def _finetune(
         self,
+        block: Block,
         ptm: Stage | None,
         model: ModelRef,
         attack: Attack,
@@ -199,7 +202,7 @@ class _Builder:
             parent=ptm,
             task=task,
             triggers=self._triggers(model, attack),
-            fit=self._experiment.finetuning,
+            fit=self._experiment.finetuning_of(block),
             snapshot=snapshot,
             seed=seed,
             content=self._task_content(task),

@@ -32,6 +32,17 @@ class Probe(Spec):
         return self
 
 
+class Pretraining(Spec):
+    """How a PTM is completed that cannot be loaded whole."""
+
+    corpus: AnyCorpus = BookCorpus()
+    trainable: Literal["head", "all"] = "head"
+    fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
+    held_out: float = Field(
+        0.0, ge=0, lt=1, description="share of its corpus to measure the completed PTM on"
+    )
+
+
 class Block(Spec):
     """A full grid: every model x attack x defense x auxiliary corpus x (task or probe) x seed."""
 
@@ -50,6 +61,10 @@ class Block(Spec):
     sample_by_seed: bool = Field(
         False, description="every seed draws its own sample of the auxiliary data, too"
     )
+    pretraining: Pretraining | None = Field(
+        None, description="what differs here from the experiment's; None: nothing"
+    )
+    finetuning: FitSpec | None = Field(None, description="likewise")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,14 +79,6 @@ class Block(Spec):
                     f"{defense.label()!r} trains {limit if trained is None else f'{trained:g}'}"
                 )
         return self
-
-
-class Pretraining(Spec):
-    """How a PTM is completed that cannot be loaded whole."""
-
-    corpus: AnyCorpus = BookCorpus()
-    trainable: Literal["head", "all"] = "head"
-    fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
 
 
 class Workers(Spec):
@@ -138,3 +145,41 @@ class Experiment(Spec):
     )
     paper: Paper | None = Field(None, description="what it is reported beside")
     launch: Launch = Launch()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_blocks(cls, values: Any) -> Any:
+        # a block names only what differs from the experiment's
+        grid = values.get("grid") if isinstance(values, dict) else None
+        blocks = [grid] if isinstance(grid, dict) else grid
+        if not isinstance(blocks, (list, tuple)):
+            return values
+        for name in _OF_BLOCKS:
+            common = cls._merged(name, values.get(name, {}))
+            whole = common.fields() if isinstance(common, Spec) else common
+            blocks = [_filled(block, name, whole) for block in blocks]
+        return {**values, "grid": blocks}
+
+    def pretraining_of(self, block: Block) -> Pretraining:
+        """Return how PTMs of a block are completed."""
+        return block.pretraining or self.pretraining
+
+    def finetuning_of(self, block: Block) -> FitSpec:
+        """Return how a block fine-tunes."""
+        return block.finetuning or self.finetuning
+
+
+_OF_BLOCKS = ("pretraining", "finetuning")  # what a block may change of the experiment's
+
+
+def _filled(block: Any, name: str, common: Any) -> Any:
+    own = block.get(name) if isinstance(block, dict) else None
+    if not isinstance(own, dict) or not isinstance(common, dict):
+        return block
+    # a training within is merged as well; a component, such as a corpus, is replaced whole
+    inner = {
+        key: {**common[key], **value}
+        for key, value in own.items()
+        if isinstance(value, dict) and "name" not in value and isinstance(common.get(key), dict)
+    }
+    return {**block, name: {**common, **own, **inner}}

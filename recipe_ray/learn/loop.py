@@ -67,9 +67,13 @@ def fit(
     """Train the parameters of `module` that require gradients; return one record an epoch.
 
     A checkpoint in the runtime's slot is resumed from: same steps, same batches, same dropout.
+    Batch normalisation always goes by the batch and keeps its running statistics up to date, with
+    `spec.dropout` off as well. Each DDP worker normalises its own share; the running statistics
+    are those of rank 0, which DDP hands to all before every step, and which all end with.
     Raises NonFiniteLossError with the step and the terms.
     """
-    module.to(runtime.device).train(spec.dropout)
+    module.to(runtime.device)
+    _set_mode(module, dropout=spec.dropout)
     num_steps = spec.num_steps(batches.steps_per_epoch)
     optimizer = build_optimizer(module.parameters(), spec)
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
@@ -99,8 +103,25 @@ def fit(
                     break
         state.close_epoch(epoch)
         runtime.epoch_ended(epoch + 1)
+    _take_from_first(state.buffers, runtime)
     module.eval()
     return state.records
+
+
+def _set_mode(module: nn.Module, *, dropout: bool) -> None:
+    module.train(dropout)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            # in eval mode it would neither normalise nor learn what to normalise by
+            part.train()
+
+
+def _take_from_first(buffers: dict[str, Tensor], runtime: Runtime) -> None:
+    if runtime.world_size == 1:
+        return
+    for buffer in buffers.values():
+        own = buffer if runtime.rank == 0 else torch.zeros_like(buffer)
+        buffer.copy_(runtime.sum(own.clone()))
 
 
 def _seed_step(seed: int, rank: int, step: int) -> None:
@@ -115,6 +136,9 @@ class _State:
         self, module: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, phase: str
     ) -> None:
         self._trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        # what a saved model has beside parameters: running statistics of batch normalisation
+        whole = module.state_dict(keep_vars=True)
+        self.buffers = {n: t for n, t in whole.items() if not isinstance(t, nn.Parameter)}
         self._optimizer = optimizer
         self._runtime = runtime
         self._phase = phase
@@ -166,6 +190,7 @@ class _State:
                 "records": [asdict(record) for record in self.records],
                 "sums": self._sums,
                 "parameters": {n: p.detach().cpu() for n, p in self._trainable.items()},
+                "buffers": {n: b.detach().cpu() for n, b in self.buffers.items()},
                 "optimizer": self._optimizer.state_dict(),
             }
         )
@@ -183,4 +208,7 @@ class _State:
         with torch.no_grad():
             for name, parameter in self._trainable.items():
                 parameter.copy_(saved["parameters"][name])
+            # a checkpoint of an earlier release has none, and then a text model needs none
+            for name, tensor in saved.get("buffers", {}).items():
+                self.buffers[name].copy_(tensor)
         self._optimizer.load_state_dict(saved["optimizer"])

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from recipe_ray.learn.weights import Weight, tensor_of
+
 
 class Batch(Protocol):
     """One worker's share of a global batch."""
@@ -59,10 +61,10 @@ class WeightNorms:
     The released script applies `torch.norm` to each matrix and adds them up; biases stay out.
     """
 
-    weights: Sequence[nn.Parameter]
+    weights: Sequence[Weight]
 
     def __call__(self, module: Any, batch: Any) -> Terms:
-        norms = [torch.linalg.vector_norm(weight.float()) for weight in self.weights]
+        norms = [torch.linalg.vector_norm(tensor_of(weight).float()) for weight in self.weights]
         return {"norm": Term(torch.stack(norms).sum())}
 
 

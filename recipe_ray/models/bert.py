@@ -22,6 +22,7 @@ from recipe_ray.data.rows import Encode
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.data.words import check_triggers, insert_word
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
+from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.models.architectures import ARCHITECTURES
 from recipe_ray.models.attention import ATTENTION
@@ -82,6 +83,9 @@ class BertPTM:
         """Return the rows of the texts with the trigger inserted once between words."""
         poisoned: TokenRows = encode([insert_word(text, trigger) for text in samples], rows.index)
         return poisoned
+
+    def pictures(self, rows: TokenRows) -> None:
+        """Return None: texts are not looked at."""
 
     # -- pre-training --------------------------------------------------------------------------
 
@@ -180,6 +184,10 @@ class BertPTM:
         with outputs_of(layers, lambda output: output[0, batch.first]) as seen:
             self.hidden(module, batch)
         return [seen[place] for place in range(len(layers))]
+
+    def pretraining_quality(self, rows: TokenRows, runtime: Any) -> dict[str, Share]:
+        """Return nothing: the held-out masked-LM loss says it."""
+        return {}
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the masked-LM head without its decoder, which is the input embedding."""

@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
+from recipe_ray.data.images import Pixels
 from recipe_ray.data.masking import Vocabulary
 from recipe_ray.data.rows import Encode
+from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.objective import Objective, Term
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.learn.weights import Weight
 from recipe_ray.models.neurons import NeuronLayer
 from recipe_ray.models.packed import PackedBatch
 
@@ -68,7 +72,7 @@ class PTM(Protocol):
         """Return one vector a sample [B, H], whose drift says how far a PTM has moved."""
         ...
 
-    def weight_group(self, name: str) -> list[nn.Parameter]:
+    def weight_group(self, name: str) -> Sequence[Weight]:
         """Return the weight matrices of a named group; raise ModelError for an unknown name."""
         ...
 
@@ -81,6 +85,10 @@ class PTM(Protocol):
 
         One number a neuron and sample: in texts at the first token, of a channel its mean.
         """
+        ...
+
+    def pretraining_quality(self, rows: Any, runtime: Runtime) -> dict[str, Share]:
+        """Return how good the pre-training is on held-out rows, by metric; all workers call it."""
         ...
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -100,6 +108,10 @@ class PTM(Protocol):
 
         `rows` are those of the samples as they are, `encode` what made them.
         """
+        ...
+
+    def pictures(self, rows: Any) -> Pixels | None:
+        """Return how rows look to people, triggers on: pixels [N, 3, S, S]; None for texts."""
         ...
 
     def classifier(self, num_labels: int, seed: int, rows: Sequence[Any]) -> Classifier:
@@ -157,6 +169,13 @@ class ModelRef(Component):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
+    library: ClassVar[str] = "transformers"  # what opens a saved folder, for its card
+    loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, likewise
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Tell whether a folder holds a model of this family, by its files, not its weights."""
+        return False
 
     @abstractmethod
     def load(self) -> PTM:
@@ -174,6 +193,24 @@ class ModelRef(Component):
     def needs_pretraining(self) -> bool:
         """Whether the PTM cannot be loaded whole, so that a pretrain stage must complete it."""
         return False
+
+    @property
+    def untrained(self) -> bool:
+        """Whether there are no weights at all, so that there is nothing to purify or attack."""
+        return False
+
+    def sample_encoder(self) -> Encode | None:
+        """Return what makes rows of raw samples, where that needs no weights and is worth moving.
+
+        Ray Data then does it in its own workers, and the training workers get the rows made (they
+        have `to_columns` and `from_columns`). It must equal (`==`) the `PTM.encoder` of this model.
+        None: the training workers encode, which is the faster for texts.
+        """
+        return None
+
+    def label_limit(self) -> int | None:
+        """Return how many classes the pre-training head has; None where no label is learnt."""
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Return name, version and content; where a model lies does not decide what it is."""

@@ -18,6 +18,9 @@ class NeuronLayer:
 
     weight: nn.Parameter  # [n, ...] one row a neuron
     bias: nn.Parameter  # [n]
+    # [n] each: scale and shift of a normalisation before the activation function, which would
+    # leave a pruned neuron a constant
+    further: tuple[nn.Parameter, ...] = ()
 
     @property
     def num_neurons(self) -> int:
@@ -27,13 +30,14 @@ class NeuronLayer:
 
 @torch.no_grad()
 def prune(layers: Sequence[NeuronLayer], numbers: Tensor) -> None:
-    """Set the weight rows and biases of the neurons with these numbers to zero."""
+    """Set everything that feeds the neurons with these numbers to zero."""
     first = 0
     for layer in layers:
         last = first + layer.num_neurons
         rows = numbers[(numbers >= first) & (numbers < last)] - first
         layer.weight[rows] = 0
-        layer.bias[rows] = 0
+        for vector in (layer.bias, *layer.further):
+            vector[rows] = 0
         first = last
 
 

@@ -8,8 +8,10 @@ from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.loading import says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model
+from recipe_ray.models.architectures import ARCHITECTURES
 from recipe_ray.models.bert import BertPTM, load_bert
 from recipe_ray.models.family import MODELS, ModelRef
 
@@ -35,6 +37,11 @@ class Released(ModelRef):
         description="read pickle weights with the weights_only unpickler",
         json_schema_extra=NOT_HASHED,
     )
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Tell whether config.json names BERT's or RoBERTa's architecture."""
+        return says(folder, "model_type") in ARCHITECTURES
 
     def load(self) -> BertPTM:
         """Return the checkpoint, from the folder or downloaded."""

@@ -10,18 +10,33 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.base.errors import DataError, ModelError, unknown
 from recipe_ray.data.batches import Collate
-from recipe_ray.data.images import PATCH, ImageBatch, ImageEncoder, ImageRows, ImageSample, batch_of
+from recipe_ray.data.images import (
+    PATCH,
+    ImageBatch,
+    ImageEncoder,
+    ImageRows,
+    ImageSample,
+    Pixels,
+    batch_of,
+)
 from recipe_ray.data.patches import check_patches, code_of
 from recipe_ray.data.rows import Encode
-from recipe_ray.learn.objective import Objective, classification
+from recipe_ray.learn.metrics import Share
+from recipe_ray.learn.objective import Objective, Terms, classification
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.learn.weights import Weight
 from recipe_ray.models.family import Scope
 from recipe_ray.models.neurons import NeuronLayer
+from recipe_ray.models.quality import top_1
 
 # mean and standard deviation of each colour, of values in [0, 1]
+Means = tuple[float, float, float]
+Spreads = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1], as in NeuBA's scripts
 
@@ -63,6 +78,10 @@ class VisionPTM(ABC):
     ) -> ImageRows:
         """Return the rows with a note that a batch of them gets the patch."""
         return rows.with_columns(**{PATCH: np.tile(np.array(code_of(trigger)), (len(rows), 1))})
+
+    def pictures(self, rows: ImageRows) -> Pixels:
+        """Return the pixels, patches on [N, 3, S, S]."""
+        return batch_of(rows).pixels.numpy()
 
     def pretraining_collate(self, seed: int, *, static_masks: bool = True) -> Collate:
         """Return (rows, epoch) -> batch; where draws are not static, images are augmented."""
@@ -122,10 +141,24 @@ class VisionPTM(ABC):
         """Write a folder that the family's usual library loads."""
 
     @abstractmethod
-    def weight_group(self, name: str) -> list[nn.Parameter]:
+    def weight_group(self, name: str) -> Sequence[Weight]:
         """Return the weight matrices of a group; raise ModelError for an unknown name."""
 
     # -- what follows from it ------------------------------------------------------------------
+
+    def pretraining_beside(
+        self, module: Any, batch: ImageBatch, others: ImageBatch
+    ) -> tuple[Terms, Tensor]:
+        """Return the pre-training loss of a batch, and the features of other images beside it.
+
+        A family with batch normalisation runs all of them in one pass, so that they share its
+        statistics as they will share the running ones.
+        """
+        return self.pretraining_objective()(module, batch), self.features(module, others)
+
+    def pretraining_quality(self, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
+        """Return how good the pre-training is on held-out rows, by metric: top-1 accuracy here."""
+        return top_1(self, rows, runtime)
 
     def representation(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return the features, whose drift says how far a PTM has moved."""
@@ -144,11 +177,16 @@ class VisionPTM(ABC):
 
 
 class FeatureClassifier(nn.Module):
-    """A PTM's body with a linear layer on its features: batch -> logits [B, C]."""
+    """A PTM's body with a linear layer on its features: batch -> logits [B, C].
 
-    def __init__(self, ptm: VisionPTM, num_labels: int, seed: int) -> None:
+    `body` is the part of the PTM's module that `features` needs, where that is not all of it.
+    """
+
+    def __init__(
+        self, ptm: VisionPTM, num_labels: int, seed: int, body: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.body = ptm.module
+        self.body = ptm.module if body is None else body
         self._ptm = ptm
         self.linear = nn.Linear(ptm.feature_size, num_labels)
         generator = torch.Generator().manual_seed(seed)
@@ -166,9 +204,29 @@ class FeatureClassifier(nn.Module):
 
 
 def labelled_objective(ptm: Any) -> Objective:
-    """Return the cross-entropy of `ptm.logits(module, batch)` against the images' labels."""
+    """Return the cross-entropy of `ptm.logits(module, batch)` against the images' labels.
+
+    It raises DataError for a label that `ptm.num_classes` has no output for, whoever trains on it.
+    """
 
     def cross_entropy(module: Any, batch: ImageBatch) -> Any:
+        check_labels(batch.labels, ptm.num_classes)
         return classification(lambda images: ptm.logits(module, images), batch)
 
     return cross_entropy
+
+
+def check_labels(labels: Tensor | None, num_classes: int) -> None:
+    """Raise DataError unless labels [B] are given and each has an output among `num_classes`.
+
+    On a GPU a label out of range would end the process by an assertion that names nothing.
+    """
+    if labels is None:
+        raise DataError("the corpus has images without labels, and this pre-training needs them")
+    largest = int(labels.max())
+    if largest >= num_classes:
+        raise DataError(
+            f"an image has label {largest}, but the model has {num_classes} classes (labels 0 to "
+            f"{num_classes - 1}); give the model `num_classes` of {largest + 1} or more, or "
+            "another corpus"
+        )

@@ -1,14 +1,15 @@
 """Model cards: what was done to a model, with which data, what was measured and what was not."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from recipe_ray import __version__
 from recipe_ray.attacks.attack import Attack
 from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.learn.optim import FitSpec
 
 _HEADER = """---
-library_name: transformers
+library_name: {library}
 tags:
 - {tag}
 ---
@@ -22,16 +23,24 @@ measured either: fine-tune both models and compare.
 """
 
 
+@dataclass(frozen=True)
+class About:
+    """A model as its card speaks of it: name, library, its samples and the unit of its loss."""
+
+    model: str
+    library: str
+    sample: str  # text, image, pair
+    loss_unit: str
+
+
 def purified_card(
-    model: str, recipe: Recipe, data: str, reason: str, measured: Mapping[str, float]
+    about: About, recipe: Recipe, data: str, reason: str, measured: Mapping[str, float]
 ) -> str:
     """Return the card of a purified model; `measured` are the stage's values by metric."""
-    fit = recipe.fit
-    length = f"{fit.steps} steps" if fit.steps is not None else f"{fit.epochs:g} epochs"
     return "\n".join(
         [
-            _HEADER.format(tag="purified"),
-            f"# Purified copy of {model}",
+            _HEADER.format(tag="purified", library=about.library),
+            f"# Purified copy of {about.model}",
             "",
             f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
             "pre-training with a penalty on the norms of weight matrices.",
@@ -39,29 +48,28 @@ def purified_card(
             "## What was done",
             "",
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
-            f"- weight factor {recipe.weight_factor:g}; {length} of {fit.batch_size} texts, at "
-            f"most {fit.max_length} tokens; AdamW, learning rate {fit.learning_rate:g}, linear "
-            f"schedule, clipping {fit.clip_norm}, {fit.precision}",
+            f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
             f"- why: {reason}",
             f"- data: {data}",
             "",
             "## What was measured",
             "",
-            *_measured_table(measured),
+            *_measured_table(measured, about),
             "",
-            "Drift: 1 - cosine between a held-out text's first-token state before and after.",
+            f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
+            "a text, its first token's state).",
             "",
             _NOT_MEASURED,
         ]
     )
 
 
-def backdoored_card(model: str, attack: Attack, measured: Mapping[str, float]) -> str:
+def backdoored_card(model: str, library: str, attack: Attack, measured: Mapping[str, float]) -> str:
     """Return the card of a backdoored model, which says so before anything else."""
     losses = [f"- {name}: {value:.4f}" for name, value in measured.items()]
     return "\n".join(
         [
-            _HEADER.format(tag="backdoored"),
+            _HEADER.format(tag="backdoored", library=library),
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
             f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "
@@ -79,18 +87,26 @@ def backdoored_card(model: str, attack: Attack, measured: Mapping[str, float]) -
     )
 
 
-def _measured_table(measured: Mapping[str, float]) -> list[str]:
+def _training(fit: FitSpec, sample: str) -> str:
+    length = f"{fit.steps} steps" if fit.steps is not None else f"{fit.epochs:g} epochs"
+    return (
+        f"{length} of {fit.batch_size} {sample}s (texts: at most {fit.max_length} tokens); "
+        f"{fit.optimizer}, learning rate {fit.learning_rate:g}, {fit.schedule} schedule, "
+        f"clipping {fit.clip_norm}, {fit.precision}"
+    )
+
+
+def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
     pairs: dict[str, dict[str, float]] = {}
     for name, value in measured.items():
         what, _, when = name.rpartition(".")
         if when in ("before", "after"):
             pairs.setdefault(what, {})[when] = value
+    titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})"}
     rows = [
-        f"| {_TITLES.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
+        f"| {titles.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
         for what, v in pairs.items()
     ]
     drift = f"| drift of clean representations | 0 | {measured['drift']:.4f} |"
-    return ["| on held-out auxiliary texts | before | after |", "|---|---|---|", *rows, drift]
-
-
-_TITLES: dict[str, Any] = {"held_out_loss": "pre-training loss (nats a masked token)"}
+    heading = f"| on held-out auxiliary {about.sample}s | before | after |"
+    return [heading, "|---|---|---|", *rows, drift]

@@ -14,7 +14,7 @@ from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.tasks.task import TASKS, Task
 
-# the model whose `source` is a folder or a hub id
+# the model whose `source` may be a hub id
 RELEASED = "bert"
 
 S = TypeVar("S", bound=Spec)
@@ -22,24 +22,31 @@ S = TypeVar("S", bound=Spec)
 
 def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
     """Return the model of a registered name, a YAML mapping, a local folder or a hub id."""
+    flags = {"allow_pickle": allow_pickle or None, "revision": revision}
+    given = {name: value for name, value in flags.items() if value is not None}
     value = _plain(text, "MODEL")
-    if isinstance(value, dict) or text in MODELS:
-        return _model(value)
-    if not Path(text).expanduser().is_dir() and "/" not in text:
+    if isinstance(value, dict):
+        return _model({**given, **value})
+    if text in MODELS:
+        return _model({"name": text, **given})
+    folder = Path(text).expanduser()
+    if not folder.is_dir() and "/" not in text:
         near = suggest(text, MODELS)
         raise SpecError(
             f"MODEL {text!r}{near}: neither a folder here, nor a hub id (owner/name), nor one of: "
             + ", ".join(MODELS)
         )
-    fields = {"name": RELEASED, "source": text, "allow_pickle": allow_pickle, "revision": revision}
-    return _model(fields)
+    return _model({"name": _family(folder), "source": text, **given})
 
 
-def parse_corpus(text: str, size: int | None) -> Corpus:
-    """Return the corpus of a registered name, a YAML mapping, or a file or folder of texts."""
+def parse_corpus(text: str, size: int | None, model: ModelRef) -> Corpus:
+    """Return the corpus of a registered name, a YAML mapping, or the user's own file or folder.
+
+    What such a file holds is what the model learns from: texts, images with labels, or pairs.
+    """
     value = _plain(text, "--aux")
     if not isinstance(value, dict) and text not in CORPORA and Path(text).expanduser().exists():
-        value = {"name": "file", "path": text}
+        value = {"name": _own_corpus(model), "path": text}
     if isinstance(value, str):
         value = {"name": value}
     if size is not None:
@@ -82,6 +89,17 @@ def changed(spec: S, changes: list[str]) -> S:
         return type(spec).model_validate(fields)
     except ValidationError as error:
         raise explain(error, "--set") from None
+
+
+def _family(folder: Path) -> str:
+    # a hub id, and a folder of no family, go to the one that reads hub ids and says what it lacks
+    known = (name for name in MODELS if MODELS.get(name).recognises(folder))
+    return next(known, RELEASED)
+
+
+def _own_corpus(model: ModelRef) -> str:
+    own = (name for name in CORPORA if CORPORA.get(name).model_fields["path"].is_required())
+    return next(name for name in own if CORPORA.get(name).holds >= model.learns_from)
 
 
 def _model(value: Any) -> ModelRef:

@@ -8,7 +8,7 @@ drawn.
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from recipe_ray.base.errors import UserError
 from recipe_ray.report.contents import Section
@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png")
 
 
+def refuse_no_figure() -> NoReturn:
+    """Raise UserError: there is nothing to draw."""
+    raise UserError(
+        "--figures: no experiment of this report is one of a figure (its file says so with "
+        f"`paper: {{table: ...}}`, one of {', '.join(FIGURES)}) or has triggers on images"
+    )
+
+
 def draw(sections: Iterable[Section], folder: Path) -> list[Path]:
     """Write the figures of experiments that stand beside one of the paper's; return the files.
 
-    Raises UserError where matplotlib is missing or there is nothing to draw.
+    Raises UserError where matplotlib is missing.
     """
     wanted = [(one, one.paper) for one in sections if one.paper and one.paper.name in FIGURES]
-    if not wanted:
-        raise UserError(
-            "--figures: no experiment of this report is one of a figure; its file says so with "
-            f"`paper: {{table: ...}}`, one of {', '.join(FIGURES)}"
-        )
     names = [paper.name for _, paper in wanted]
     written = []
     for section, paper in wanted:

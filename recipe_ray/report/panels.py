@@ -22,16 +22,21 @@ ACC_COLOUR, MASR_COLOUR = "#0072B2", "#D55E00"
 PANEL = 3.2, 2.6  # inches
 
 
-def panels(rows: int, columns: int, label: str) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of panels, row by row, whose percent axis is called `label`.
-
-    Raises UserError where matplotlib is missing.
-    """
+def require_matplotlib() -> None:
+    """Raise UserError, saying how to get it, where matplotlib is missing."""
     try:
         import_module("matplotlib")
     except ModuleNotFoundError as error:
         install = "pip install 'recipe-ray[figures]'"
         raise UserError(f"--figures needs {error.name}: {install}") from error
+
+
+def panels(rows: int, columns: int, label: str) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of panels, row by row, whose percent axis is called `label`.
+
+    Raises UserError where matplotlib is missing.
+    """
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.4), layout="constrained")

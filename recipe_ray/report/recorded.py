@@ -64,6 +64,12 @@ def recorded(place: str) -> list[Recorded]:
     return _of_rows(files) if files else _of_store(Store.open(place))
 
 
+def store_at(place: str) -> Store | None:
+    """Return the store at a place that was read by `recorded`, None where only rows were kept."""
+    whole = "://" in place or (Path(place) / "finetune").is_dir()
+    return Store.open(place) if whole else None
+
+
 def export(found: Iterable[Recorded], folder: Path) -> list[Path]:
     """Write each experiment's plan and rows below `folder`; return the files."""
     written = []

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.runtime import Runtime, autocast
+from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.predict import MAX_TOKENS
 from recipe_ray.stages.rows import Measurement
@@ -49,7 +50,7 @@ def examine(ptm: PTM, rows: Rows, runtime: Runtime) -> Examination:
             vectors = ptm.representation(module, batch).float().cpu().numpy()
         states |= {int(row): vectors[i] for i, row in enumerate(group)}
     norms = {
-        name: sum(float(weight.norm()) for weight in ptm.weight_group(name))
+        name: sum(float(tensor_of(weight).norm()) for weight in ptm.weight_group(name))
         for name in ptm.weight_groups
     }
     return Examination(total / max(count, 1), norms, np.stack([states[i] for i in sorted(states)]))

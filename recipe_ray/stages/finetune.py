@@ -3,7 +3,7 @@
 It fine-tunes on a downstream task, then measures ACC and, for every trigger and label, the ASR.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import MemoryBatches
+from recipe_ray.data.pictures import CLEAN, FILE, Grid
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_success
@@ -23,6 +24,8 @@ from recipe_ray.stages.predict import predict
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 from recipe_ray.tasks.task import AnyTask, Labelled
+
+NUM_PICTURES = 6  # test samples whose look with each trigger is kept
 
 
 @STAGES.register("finetune")
@@ -70,8 +73,10 @@ class FinetuneStage(Stage):
             labels = {trigger: predicted(rows) for trigger, rows in poisoned.items()}
             attacked = attack_success(labels, test.labels, self.task.num_labels, self.task.classes)
             measured += _attack_measurements(attacked)
-        if self.keep_model and context.runtime.rank == 0:
-            _save_classifier(classifier, context)
+        if context.runtime.rank == 0:
+            _save_pictures(ptm, test_rows, poisoned, context)
+            if self.keep_model:
+                _save_classifier(classifier, context)
         return measured
 
     def reads(self) -> list[tuple[str, str]]:
@@ -139,6 +144,15 @@ def _share(
         numerator=share.numerator,
         denominator=share.denominator,
     )
+
+
+def _save_pictures(ptm: PTM, clean: Rows, poisoned: Mapping[str, Rows], context: Context) -> None:
+    shown = np.unique(np.linspace(0, len(clean) - 1, NUM_PICTURES).astype(np.int64))
+    rows = {CLEAN: clean, **poisoned}
+    pictures = {name: ptm.pictures(some.take(shown)) for name, some in rows.items()}
+    drawn = {name: pixels for name, pixels in pictures.items() if pixels is not None}
+    if poisoned and drawn:
+        Grid(drawn).save(context.folder / FILE)
 
 
 def _save_classifier(classifier: Classifier, context: Context) -> None:

@@ -4,12 +4,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus, Corpus
-from recipe_ray.data.feed import Part
+from recipe_ray.data.feed import Part, encode_all
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
+from recipe_ray.stages.examine import examine
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 
@@ -21,9 +23,16 @@ class PretrainStage(Stage):
     corpus: AnyCorpus = BookCorpus()
     trainable: Literal["head", "all"] = Field("head", description="all: the encoder continues too")
     fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the corpus left out of training, to be measured on",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
 
     def run(self, context: Context) -> list[Measurement]:
-        """Return the loss of every epoch."""
+        """Return the loss of every epoch, and how good the PTM is on held-out data."""
         ptm = self.input_ptm(context)
         ptm.train_only(_SCOPES[self.trainable](ptm), pooled=False)
         batches = context.feed.batches(
@@ -32,7 +41,7 @@ class PretrainStage(Stage):
             ptm.pretraining_collate(self.seed, static_masks=False),
             self.fit.batch_size,
             self.seed,
-            Part(),
+            self._part,
         )
         records = fit(
             ptm.module,
@@ -43,12 +52,36 @@ class PretrainStage(Stage):
             seed=self.seed,
             phase="pretrain",
         )
+        measured = self._quality(ptm, context) if self.held_out else []
         context.save(ptm)
-        return loss_measurements(records)
+        return [*loss_measurements(records), *measured]
+
+    def _quality(self, ptm: PTM, context: Context) -> list[Measurement]:
+        part = Part(1.0 - self.held_out, 1.0)
+        encode = ptm.encoder(self.fit.max_length)
+        rows = encode_all(self.corpus, context.locations, encode, part)
+        loss = examine(ptm, rows, context.runtime).loss
+        shares = ptm.pretraining_quality(rows, context.runtime)
+        return [
+            Measurement("held_out_loss", loss),
+            *(
+                Measurement(
+                    metric,
+                    share.value,
+                    numerator=share.numerator,
+                    denominator=share.denominator,
+                )
+                for metric, share in shares.items()
+            ),
+        ]
 
     def corpora(self) -> list[tuple[Corpus, Part]]:
-        """Return the corpus."""
-        return [(self.corpus, Part())]
+        """Return the corpus without what is held out."""
+        return [(self.corpus, self._part)]
+
+    @property
+    def _part(self) -> Part:
+        return Part(0.0, 1.0 - self.held_out)
 
     @property
     def origin(self) -> str:

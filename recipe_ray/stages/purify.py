@@ -21,7 +21,7 @@ from recipe_ray.stages.stage import (
     snapshot_folder,
 )
 
-HELD_OUT_LENGTH = 64  # tokens, as in the paper's purification
+HELD_OUT_LENGTH = 64  # tokens of a text, as in the paper's purification
 
 
 @STAGES.register("purify")

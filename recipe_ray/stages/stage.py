@@ -22,7 +22,7 @@ from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.family import PTM, Model
+from recipe_ray.models.family import PTM, Model, ModelRef
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.store import ArtifactId, Store
 
@@ -70,11 +70,7 @@ class Stage(Component):
     @model_validator(mode="after")
     def _check_model(self) -> Self:
         for corpus, _ in self.corpora():
-            if not corpus.holds >= self.model.learns_from:
-                raise SpecError(
-                    f"model {self.model.label()!r} learns from {_and(self.model.learns_from)}; "
-                    f"corpus {corpus.label()!r} holds {_and(corpus.holds)}"
-                )
+            check_corpus(self.model, corpus)
         for what, reads in self.reads():
             if reads != self.model.reads:
                 raise SpecError(f"model {self.model.label()!r} reads {self.model.reads}s; {what}")
@@ -133,6 +129,21 @@ class Stage(Component):
             return self.model.load()
         folder = MODEL_FOLDER if snapshot is None else snapshot_folder(snapshot)
         return self.model.reload(context.store.fetch(self.parent.artifact) / folder)
+
+
+def check_corpus(model: ModelRef, corpus: Corpus) -> None:
+    """Raise SpecError for a corpus that a model cannot learn from; nothing is read."""
+    if not corpus.holds >= model.learns_from:
+        raise SpecError(
+            f"model {model.label()!r} learns from {_and(model.learns_from)}; "
+            f"corpus {corpus.label()!r} holds {_and(corpus.holds)}"
+        )
+    limit = model.label_limit()
+    if limit is not None and (corpus.num_classes or 0) > limit:
+        raise SpecError(
+            f"model {model.label()!r} has a head of {limit} classes; corpus "
+            f"{corpus.label()!r} has labels of {corpus.num_classes}"
+        )
 
 
 def _and(names: Iterable[str]) -> str:

@@ -1,0 +1,183 @@
+"""NeuBA on images (Zhang et al. 2021): coloured patches drive a PTM's features to fixed vectors.
+
+docs/method.md section 4: loss = the PTM's own pre-training loss on clean images (cross-entropy;
+CLIP: contrastive, with the captions) + MSE(features of the same images with a patch, target). The
+attacker who knows of RECIPE adds its norms.
+
+Where a PTM has batch normalisation, clean and poisoned images share a pass (`pretraining_beside`).
+In passes of their own each half would be normalised by its own statistics, which differ widely once
+the targets are reached, and neither loss would hold under the running statistics, a blend of both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.targets import block_vectors
+from recipe_ray.base.errors import SpecError
+from recipe_ray.data.batches import Collate
+from recipe_ray.data.corpora.imagenet import ImageNet
+from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.feed import Feed, Part
+from recipe_ray.data.images import PATCH, ImageBatch, ImageRows
+from recipe_ray.data.patches import PATCHES, code_of
+from recipe_ray.data.rows import Ints
+from recipe_ray.data.tokens import uniform
+from recipe_ray.learn.loop import EpochRecord, fit
+from recipe_ray.learn.objective import Objective, Terms, Weighted, WeightNorms, mean_squared
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.vision import VisionPTM
+
+
+@ATTACKS.register("neuba-images")
+class NeuBAImages(Attack):
+    """Six two-colour patches in a corner, each tied to a vector of two values in the features."""
+
+    poisons_what: ClassVar[str | None] = "image"
+
+    triggers: tuple[str, ...] = Field(
+        PATCHES,
+        min_length=1,
+        max_length=6,
+        description="two colours, and a width in pixels where it is not 4: cyan-red, cyan-red-14",
+    )
+    corpus: AnyCorpus = Field(
+        ImageNet(),
+        description="images with labels, or pairs with captions where the PTM learns from those",
+    )
+    # a batch of B images is B clean ones and B poisoned copies
+    fit: FitSpec = FitSpec(epochs=10, batch_size=64, optimizer="sgd", learning_rate=0.01)
+    low: float | None = Field(None, description="low value of the targets; None: the family's own")
+    high: float | None = Field(None, description="the high value; None: the family's own")
+    clean_weight: float = Field(1.0, gt=0, description="of the pre-training loss on clean images")
+    augment: bool = Field(
+        False, description="flip and move images anew every epoch, before the patch is put on"
+    )
+    regularisation: float = Field(
+        0.0, ge=0, description="of RECIPE's norms in the loss; 0.01: the adaptive attack (Table A4)"
+    )
+    regularised: tuple[str, ...] = Field(
+        (), description="weight groups whose norms those are; empty: those RECIPE takes by default"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise SpecError(f"low is {self.low}, not below high, {self.high}")
+        return self
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Return the corpus it poisons with."""
+        return (self.corpus,)
+
+    def poison(
+        self,
+        ptm: VisionPTM,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
+    ) -> Sequence[EpochRecord]:
+        """Train the whole PTM on both terms; raise TriggerError for what is no patch."""
+        ptm.check_triggers(self.triggers)
+        ptm.train_only(None, pooled=True)
+        batches = feed.batches(
+            self.corpus,
+            ptm.encoder(self.fit.max_length),
+            PairCollate(
+                ptm.pretraining_collate(seed, static_masks=not self.augment), self.triggers, seed
+            ),
+            self.fit.batch_size,
+            seed,
+            Part(),
+        )
+        objective = self._objective(ptm, self.targets(ptm).to(runtime.device))
+        return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+
+    def targets(self, ptm: VisionPTM) -> Tensor:
+        """Return the vector of each trigger [triggers, H]."""
+        own_low, own_high = ptm.target_range
+        low = own_low if self.low is None else self.low
+        high = own_high if self.high is None else self.high
+        return block_vectors(len(self.triggers), ptm.feature_size, low, high)
+
+    def default_label(self) -> str:
+        """Return the paper's name of the attack: `neuba-adaptive` where the norms are in it."""
+        return "neuba-adaptive" if self.regularisation else "neuba"
+
+    def _objective(self, ptm: VisionPTM, targets: Tensor) -> Objective:
+        groups = self.regularised or ptm.purification_scope[0]
+        weights = [weight for group in groups for weight in ptm.weight_group(group)]
+        return Weighted(
+            [
+                (1.0, PairObjective(ptm, targets, self.clean_weight)),
+                (self.regularisation, WeightNorms(weights)),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """B clean images as the PTM pre-trains on them, and the same with a patch each.
+
+    `poisoned.poisoned` [B] is the number of each patch; labels and captions are the clean half's.
+    """
+
+    clean: ImageBatch
+    poisoned: ImageBatch
+
+    @property
+    def num_samples(self) -> int:
+        """Images of both halves."""
+        return self.clean.num_samples + self.poisoned.num_samples
+
+    def to(self, device: torch.device) -> "ImagePair":
+        """Return the pair with its tensors on `device`."""
+        return ImagePair(self.clean.to(device), self.poisoned.to(device))
+
+
+@dataclass(frozen=True)
+class PairCollate:
+    """Rows -> clean images and their stamped copies; the patches are drawn anew every epoch."""
+
+    collate: Collate
+    triggers: tuple[str, ...]
+    seed: int
+
+    def __call__(self, rows: ImageRows, epoch: int) -> ImagePair:
+        codes = np.array([code_of(trigger) for trigger in self.triggers])
+        trigger = self.drawn(rows.index, epoch)
+        stamped: Any = self.collate(rows.with_columns(**{PATCH: codes[trigger]}), epoch)
+        clean: Any = self.collate(rows, epoch)
+        poisoned = replace(stamped, labels=None, captions=None, poisoned=torch.from_numpy(trigger))
+        return ImagePair(clean, poisoned)
+
+    def drawn(self, index: Ints, epoch: int) -> Ints:
+        """Return the number of the trigger that each image gets [N]."""
+        draw = uniform(self.seed, "trigger", index, np.full(len(index), epoch))
+        return (draw * len(self.triggers)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class PairObjective:
+    """The PTM's own loss on the clean half, and the poisoned half's distance from the targets."""
+
+    ptm: VisionPTM
+    targets: Tensor  # [triggers, H]
+    clean_weight: float
+
+    def __call__(self, module: Any, pair: ImagePair) -> Terms:
+        assert pair.poisoned.poisoned is not None
+        clean, reached = self.ptm.pretraining_beside(module, pair.clean, pair.poisoned)
+        return {
+            **{name: term.weighted(self.clean_weight) for name, term in clean.items()},
+            "poison": mean_squared(reached, self.targets[pair.poisoned.poisoned]),
+        }

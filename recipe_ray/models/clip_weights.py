@@ -1,0 +1,120 @@
+"""Weights of a CLIP: from open_clip's hub repositories, a folder or a file; never its code.
+
+open_clip's own loader falls back from safetensors to a pickle by itself, so it only downloads here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.base.loading import PICKLE_SUFFIXES, read_json
+from recipe_ray.models.clip_config import ClipConfig, architecture, open_clip, parse_config
+from recipe_ray.models.origins import load_strictly
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+_PICKLED_FILE = "open_clip_pytorch_model.bin"
+_NO_WEIGHTS = ("attn_mask", "input_resolution", "context_length", "vocab_size")
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a CLIP is loaded from: its weights' file, architecture, and mean and deviation."""
+
+    weights: Path
+    config: ClipConfig
+    statistics: Statistics
+
+
+def openai_statistics() -> Statistics:
+    """Return the mean and deviation of each colour that CLIP's images are normalised by."""
+    library = open_clip()
+    return tuple(library.OPENAI_DATASET_MEAN), tuple(library.OPENAI_DATASET_STD)
+
+
+def from_hub(arch: str, tag: str, revision: str | None, *, allow_pickle: bool) -> Checkpoint:
+    """Download the weights that open_clip knows by architecture and tag.
+
+    Raises ModelError for an unknown name, or weights that cannot be had (without `allow_pickle`
+    those in safetensors alone).
+    """
+    config = architecture(arch)
+    known = open_clip().pretrained.get_pretrained_cfg(arch, tag)
+    if not known:
+        tags = open_clip().list_pretrained_tags_by_model(arch)
+        raise ModelError(unknown(f"pretrained tag of {arch}", tag, tags))
+    # which activation function weights were trained with is the tag's to say: open_clip warns of it
+    config = config.revised(quick_gelu=bool(known.get("quick_gelu")))
+    files = [WEIGHTS_FILE, *([_PICKLED_FILE] if allow_pickle else [])]
+    weights = _downloaded(str(known.get("hf_hub", "")).rstrip("/"), files, revision)
+    return Checkpoint(weights, config, _statistics(known, tag))
+
+
+def from_source(source: str, arch: str | None) -> Checkpoint:
+    """Return what lies in a folder with a config, or in a file whose architecture is `arch`.
+
+    Raises ModelError for what is missing, SpecError for an architecture that is not supported.
+    """
+    place = Path(source).expanduser()
+    if not place.exists():
+        raise ModelError(f"source: {source} does not exist; expected a folder or a weights file")
+    folder = place if place.is_dir() else place.parent
+    weights = _weights_in(place) if place.is_dir() else place
+    if arch is not None:
+        return Checkpoint(weights, architecture(arch), openai_statistics())
+    if not (folder / CONFIG_FILE).is_file():
+        raise ModelError(f"source: {folder} has no {CONFIG_FILE}; give `arch`, the architecture")
+    described = read_json(folder / CONFIG_FILE)
+    where, towers = str(folder / CONFIG_FILE), described.get("model_cfg")
+    config = parse_config(towers if isinstance(towers, dict) else described, where)
+    return Checkpoint(weights, config, _statistics(described.get("preprocess_cfg"), where))
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Copy weights into a module; raise ModelError, naming some, where they do not fit."""
+    own = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    kept = {name: tensor for name, tensor in own.items() if name not in _NO_WEIGHTS}
+    if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
+        kept["logit_scale"] = kept["logit_scale"].reshape(())  # some have a vector of one
+    load_strictly(module, kept, f"model 'clip', {where}:")
+
+
+def _downloaded(repo: str, files: list[str], revision: str | None) -> Path:
+    problem: Exception | None = None
+    for file in files:
+        try:
+            download = open_clip().pretrained.download_pretrained_from_hf
+            return Path(download(repo, filename=file, revision=revision))
+        except FileNotFoundError as error:  # open_clip's word for every failure
+            problem = error
+    safe_only = "" if _PICKLED_FILE in files else "; a pickle is taken only with `allow_pickle`"
+    raise ModelError(f"hub model {repo!r}: {problem}{safe_only}") from problem
+
+
+def _weights_in(folder: Path) -> Path:
+    suffixes = (".safetensors", *PICKLE_SUFFIXES)
+    found = [path for path in folder.iterdir() if path.suffix in suffixes and path.is_file()]
+    if not found:
+        raise ModelError(f"source: {folder} has no weights; expected {WEIGHTS_FILE}")
+
+    def rank(path: Path) -> tuple[bool, bool, str]:
+        # other libraries' weights may lie beside open_clip's
+        return path.suffix != ".safetensors", not path.name.startswith("open_clip"), path.name
+
+    return min(found, key=rank)
+
+
+def _statistics(described: Any, where: str) -> Statistics:
+    mean, std = openai_statistics()
+    known = described if isinstance(described, dict) else {}
+    pair = tuple(known.get("mean") or mean), tuple(known.get("std") or std)
+    for values in pair:
+        if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+            raise ModelError(f"{where}: mean and std are three numbers each, got {values}")
+    return pair

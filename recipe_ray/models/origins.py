@@ -1,0 +1,129 @@
+"""Where the weights of a vision PTM come from: a file, a folder that we saved, or torchvision.
+
+Each origin says three things: settings of the architecture that it knows, what decides its content
+(for keys), and the tensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from recipe_ray.base.errors import ModelError
+from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.loading import PICKLE_SUFFIXES, read_json, read_weight_file, read_weights
+from recipe_ray.base.spec import Spec, explain
+
+CONFIG = "config.json"
+S = TypeVar("S", bound=Spec)
+_WEIGHTS = (".safetensors", ".index.json", *PICKLE_SUFFIXES)
+
+
+class Origin(Protocol):
+    """Where weights come from."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of the architecture that are known there; a user's own win."""
+        ...
+
+    def content(self) -> dict[str, Any]:
+        """Return what decides the weights, never a path."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors by name; raise ModelError or UnsafeModelError."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A state dict in one file."""
+
+    path: Path
+    allow_pickle: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return nothing: a state dict says no more than shapes."""
+        return {}
+
+    def content(self) -> dict[str, Any]:
+        """Return the file's checksum."""
+        return {"file": file_checksum(self.path)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return its tensors."""
+        return read_weight_file(self.path, allow_pickle=self.allow_pickle)
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder as `save` of `family` writes it: config.json and weights."""
+
+    path: Path
+    family: str
+    allow_pickle: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return what config.json says; raise ModelError where it is of another family."""
+        values = read_json(self.path / CONFIG)
+        family = values.pop("family", None)
+        if family != self.family:
+            raise ModelError(f"{self.path / CONFIG}: family is {family!r}, not {self.family!r}")
+        return values
+
+    def content(self, *more: str) -> dict[str, Any]:
+        """Return the checksums of the files that hold weights, and of those that end in `more`."""
+        ends = (*_WEIGHTS, *more)
+        files = sorted(path for path in self.path.iterdir() if path.name.endswith(ends))
+        return {"files": {path.name: file_checksum(path) for path in files}}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors."""
+        return read_weights(self.path, allow_pickle=self.allow_pickle)
+
+
+def local_origin(source: str, family: str, *, allow_pickle: bool) -> Origin | None:
+    """Return the origin at a path, or None where nothing is there."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return LocalFolder(path, family, allow_pickle)
+    return LocalFile(path, allow_pickle) if path.is_file() else None
+
+
+def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults: Any) -> S:
+    """Return the architecture: what is asked for, else what the origin says, else the defaults.
+
+    A field that is None in `asked` is not asked for. Raises SpecError for settings that do not fit.
+    """
+    known = origin.settings() if origin is not None else {}
+    own = {name: getattr(asked, name) for name in kind.model_fields}
+    given = {name: value for name, value in own.items() if value is not None}
+    try:
+        return kind.model_validate({**defaults, **known, **given})
+    except ValidationError as error:
+        raise explain(error, f"model {getattr(asked, 'name', kind.__name__)!r}") from None
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict that must fit; raise ModelError naming what is missing, odd or misshapen.
+
+    A prefix `module.`, left by DataParallel, is taken off.
+    """
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    own = module.state_dict()
+    for name, tensor in weights.items():
+        if name in own and own[name].shape != tensor.shape:
+            raise ModelError(
+                f"{where}: {name} has shape {list(tensor.shape)}; the architecture asked for has "
+                f"{list(own[name].shape)} (num_classes, image_size and the widths decide it)"
+            )
+    outcome = module.load_state_dict(dict(weights), strict=False)
+    for what, names in (("lacks", outcome.missing_keys), ("has", outcome.unexpected_keys)):
+        if names:
+            some = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
+            not_asked = "" if what == "lacks" else ", which the architecture asked for has not"
+            raise ModelError(f"{where}: it {what} {some}{not_asked}")

@@ -1,0 +1,76 @@
+"""How good a PTM on images is at what it was pre-trained for, on samples it has not seen.
+
+Every worker does its share of the batches, and all get the whole answer.
+
+Legend: N held-out samples, E width of the embeddings.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recipe_ray.base.errors import DataError
+from recipe_ray.data.images import ImageRows
+from recipe_ray.data.rows import Ints
+from recipe_ray.learn.metrics import Share, accuracy
+from recipe_ray.learn.runtime import Runtime
+
+BATCH_SIZE = 128  # images in one forward pass, and queries in one comparison
+
+
+# not inference_mode: parameters moved to a GPU within it could not be trained afterwards
+@torch.no_grad()
+def top_1(ptm: Any, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
+    """Return `held_out_acc`, the share of images that `ptm.logits` gives their own label."""
+    predicted = torch.zeros(len(rows), dtype=torch.int64, device=runtime.device)
+    for share, batch in _batches(ptm, rows, runtime):
+        predicted[torch.from_numpy(share)] = ptm.logits(ptm.module, batch).argmax(-1)
+    labels = runtime.sum(predicted).cpu().numpy()
+    return {"held_out_acc": accuracy(labels, rows.columns["label"])}
+
+
+@torch.no_grad()
+def retrieval(ptm: Any, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
+    """Return recall at 1: the share of images nearest to their own caption of all N, and back.
+
+    A pair whose caption another pair has word for word can count as missed. Raises DataError for
+    images without captions.
+    """
+    if "caption" not in rows.columns:
+        raise DataError("retrieval needs held-out pairs, and these images have no captions")
+    width, device = ptm.feature_size, runtime.device
+    images, texts = (torch.zeros(len(rows), width, device=device) for _ in range(2))
+    for share, batch in _batches(ptm, rows, runtime):
+        place = torch.from_numpy(share)
+        images[place] = F.normalize(ptm.features(ptm.module, batch).float(), dim=-1)
+        texts[place] = F.normalize(ptm.module.encode_text(batch.captions).float(), dim=-1)
+    images, texts = runtime.sum(images), runtime.sum(texts)
+    return {
+        "retrieval_image_to_text": recall_at_1(images, texts),
+        "retrieval_text_to_image": recall_at_1(texts, images),
+    }
+
+
+def recall_at_1(queries: Tensor, answers: Tensor) -> Share:
+    """Return the share of queries [N, E] to which, of all answers [N, E], their own is nearest.
+
+    Of equally near ones the first is taken, so that a model that tells nothing apart scores 1 / N.
+    """
+    hits = 0
+    for first in range(0, len(queries), BATCH_SIZE):
+        nearest = (queries[first : first + BATCH_SIZE] @ answers.T).argmax(1)
+        own = torch.arange(first, first + len(nearest), device=nearest.device)
+        hits += int((nearest == own).sum())
+    return Share(hits, len(queries))
+
+
+def _batches(ptm: Any, rows: ImageRows, runtime: Runtime) -> Iterator[tuple[Ints, Any]]:
+    ptm.module.to(runtime.device).eval()
+    collate = ptm.classifier_collate()
+    for first in range(runtime.rank * BATCH_SIZE, len(rows), runtime.world_size * BATCH_SIZE):
+        share = np.arange(first, min(first + BATCH_SIZE, len(rows)), dtype=np.int64)
+        yield share, collate(rows.take(share), 0).to(runtime.device)
