@@ -1,9 +1,9 @@
-"""Do the fast paths change what comes out? ACC, AASR and MASR of the same work done three ways.
+"""Do the fast paths change what comes out? ACC, AASR and MASR of the same work done both ways.
 
-The quick start's backdoored PTM is fine-tuned, and apart from that purified, by recipe_ray in bf16,
-by recipe_ray in fp32 and by the plain fp32 loop in transformers' own classes: same texts, same
+The quick start's backdoored PTM is fine-tuned, and apart from that purified, by recipe_ray (bf16,
+packed texts, own kernels) and by the plain fp32 loop in transformers' own classes: same texts, same
 settings, several seeds. Batches, masks and dropout differ, as they do between two seeds. What was
-purified three ways is fine-tuned one way (ours), so that the two comparisons do not mix.
+purified both ways is fine-tuned one way (ours), so that the two comparisons do not mix.
 """
 
 import json
@@ -33,9 +33,10 @@ from recipe_ray.stages.store import Store
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "runs" / "demo"  # `make demo` leaves its backdoored PTM there; else it is made
 PLAIN = ROOT / "runs" / "agreement"  # what the plain loops made, so that a stopped run goes on
-SEEDS = (0, 1, 2, 3)
+NUM_SEEDS = {"none": 4, "recipe": 3}  # by defense; the plain loop of the latter takes 9 minutes
 TASK = {"train_size": 2000, "test_size": 750}
-LEARNING_RATE = 1.5e-4  # of fine-tuning, in fewer steps than the quick start's
+# of fine-tuning: as many steps as the backdoored PTM needs to learn the task at all
+FINETUNING = {"batch_size": 16, "learning_rate": 1.0e-4}
 METRICS = ("acc", "aasr", "masr")
 Values = dict[str, float]
 Measured = dict[int, Values]  # by seed
@@ -45,55 +46,48 @@ def figures() -> Iterator[Figure]:
     """Yield each way's values, and seed by seed what ours minus plain is."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     for work, measure in (("finetune", _finetuned), ("purify", _purified)):
-        plain = measure("plain")
+        plain, ours = measure(plainly=True), measure(plainly=False)
+        apart = {
+            seed: {metric: ours[seed][metric] - plain[seed][metric] for metric in METRICS}
+            for seed in plain
+        }
         yield from _described(f"agreement_{work}_plain", plain)
-        for precision in ("bf16", "fp32"):
-            ours = measure(precision)
-            yield from _described(f"agreement_{work}_{precision}", ours)
-            apart = {
-                seed: {metric: ours[seed][metric] - plain[seed][metric] for metric in METRICS}
-                for seed in SEEDS
-            }
-            yield from _described(f"agreement_{work}_{precision}_minus_plain", apart)
+        yield from _described(f"agreement_{work}_ours", ours)
+        yield from _described(f"agreement_{work}_difference", apart)
 
 
 def _described(name: str, measured: Measured) -> Iterator[Figure]:
     for metric in METRICS:
-        values = [100 * measured[seed][metric] for seed in SEEDS]
-        yield Figure(f"{name}_{metric}", values, "points" if "minus" in name else "%")
+        values = [100 * values[metric] for values in measured.values()]
+        yield Figure(f"{name}_{metric}", values, "points" if "difference" in name else "%")
 
 
-def _finetuned(way: str) -> Measured:
+def _finetuned(*, plainly: bool) -> Measured:
     """Fine-tune the backdoored PTM as it is."""
-    cells = _cells(_experiment("none", "fp32" if way == "fp32" else "bf16"))
-    return {seed: _plain_cell(cell) if way == "plain" else _cell(cell) for seed, cell in cells}
+    cells = _cells("none")
+    return {seed: _plain_cell(cell) if plainly else _cell(cell) for seed, cell in cells}
 
 
-def _purified(way: str) -> Measured:
-    """Purify it, and fine-tune what comes out with recipe_ray in bf16."""
-    cells = _cells(_experiment("recipe", "bf16", "fp32" if way == "fp32" else "bf16"))
-    if way == "plain":
+def _purified(*, plainly: bool) -> Measured:
+    """Purify it, and fine-tune what comes out with recipe_ray."""
+    cells = _cells("recipe")
+    if plainly:
         return {seed: _cell(_behind_plain_recipe(cell, seed)) for seed, cell in cells}
     return {seed: _cell(cell) for seed, cell in cells}
 
 
-def _experiment(defense: str, finetune_in: str, purify_in: str = "bf16") -> Experiment:
+def _experiment(defense: str) -> Experiment:
     experiment = load_experiment(ROOT / "experiments" / "quickstart.yaml")
     [block] = [block for block in experiment.grid if block.attacks[0].poisons]
-    defenses = tuple(
-        one.revised(fit={**one.fit.fields(), "precision": purify_in}) if one.acts else one
-        for one in block.defenses
-        if one.name == defense
-    )
+    defenses = tuple(one for one in block.defenses if one.name == defense)
     tasks = tuple(task.revised(**TASK) for task in block.tasks)
-    only = block.revised(defenses=defenses, tasks=tasks, seeds=SEEDS)
-    finetuning = experiment.finetuning.revised(learning_rate=LEARNING_RATE, precision=finetune_in)
+    only = block.revised(defenses=defenses, tasks=tasks, seeds=tuple(range(NUM_SEEDS[defense])))
+    finetuning = experiment.finetuning.revised(**FINETUNING)
     return experiment.revised(name="agreement", grid=(only,), finetuning=finetuning)
 
 
-def _cells(experiment: Experiment) -> Iterator[tuple[int, Cell]]:
-    plan = make_plan(experiment, Locations.from_environment())
-    return zip(SEEDS, plan.cells, strict=True)
+def _cells(defense: str) -> Iterator[tuple[int, Cell]]:
+    return enumerate(make_plan(_experiment(defense), Locations.from_environment()).cells)
 
 
 def _cell(cell: Cell) -> Values:
@@ -139,7 +133,7 @@ def _behind_plain_recipe(cell: Cell, seed: int) -> Cell:
     folder = PLAIN / f"purify-{purify.key}"
     if not folder.exists():
         _plain_purification(purify, _released(cell), folder)
-    experiment = _experiment("none", "bf16")
+    experiment = _experiment("none")
     clean = experiment.grid[0].attacks[0]
     model = {"name": "bert", "source": str(folder)}
     attack = {"name": "none", "triggers": clean.triggers}

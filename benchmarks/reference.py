@@ -126,7 +126,8 @@ def plain_finetuning(steps: int, num_test: int, triggers: tuple[str, ...]) -> Me
 def plain_recipe(model: Any, tokenizer: Any, texts: list[str], fit: FitSpec, seed: int) -> None:
     """Purify a masked LM in place: the penalised weights (intermediate dense) train, fp32.
 
-    Batches are padded to their longest text, which computes the same as padding to 64.
+    Batches are padded to their longest text and logits taken at masked tokens alone, which
+    computes the same as padding to 64 with the logits of all tokens.
     """
     settings = {"truncation": True, "max_length": fit.max_length, "padding": True}
     encoded = tokenizer(texts, return_special_tokens_mask=True, return_tensors="pt", **settings)
@@ -140,7 +141,9 @@ def plain_recipe(model: Any, tokenizer: Any, texts: list[str], fit: FitSpec, see
         mask = encoded.attention_mask[rows]
         longest = int(mask.sum(1).max())
         ids, goal = inputs[rows, :longest], labels[rows, :longest]
-        loss: Tensor = model(input_ids=ids, attention_mask=mask[:, :longest], labels=goal).loss
+        states = model.bert(input_ids=ids, attention_mask=mask[:, :longest]).last_hidden_state
+        wanted = goal != -100
+        loss = nn.functional.cross_entropy(model.cls(states[wanted]), goal[wanted])
         return loss + torch.stack([torch.norm(weight) for weight in weights]).sum()
 
     _train(model, loss_of, len(texts), fit, fit.steps or 0, seed)
