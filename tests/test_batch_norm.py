@@ -47,17 +47,6 @@ def test_a_resumed_training_has_the_statistics_of_an_undisturbed_one() -> None:
     assert whole["1.num_batches_tracked"] == 8
 
 
-def test_a_checkpoint_without_statistics_still_resumes() -> None:
-    slot = Slot()
-    with pytest.raises(KeyboardInterrupt):
-        trained(LocalRuntime(stop, slot, checkpoint_every_s=0))
-    older = slot.load()
-    assert older is not None
-    del older["buffers"]
-    slot.save(older)
-    assert trained(LocalRuntime(checkpoints=slot))["1.num_batches_tracked"] == 8 - (STOP - 1)
-
-
 def test_without_dropout_batch_normalisation_still_goes_by_the_batch() -> None:
     module = normalised_stub()
     seen: list[tuple[bool, bool]] = []

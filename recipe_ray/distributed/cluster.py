@@ -53,7 +53,10 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
             shared = {name: os.environ[name] for name in SETTINGS}
             ray.init(address, runtime_env={"env_vars": shared}, **_QUIET)
     except ConnectionError as error:
-        raise UserError(f"no Ray cluster answers at {address!r}: {error}") from error
+        raise UserError(
+            f"no Ray cluster answers at {address!r}: {error}; where it asks for tokens, set "
+            "RAY_AUTH_MODE=token and its token (cluster/README.md)"
+        ) from error
     try:
         yield
     finally:

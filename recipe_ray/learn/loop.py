@@ -208,7 +208,6 @@ class _State:
         with torch.no_grad():
             for name, parameter in self._trainable.items():
                 parameter.copy_(saved["parameters"][name])
-            # a checkpoint of an earlier release has none, and then a text model needs none
-            for name, tensor in saved.get("buffers", {}).items():
+            for name, tensor in saved["buffers"].items():
                 self.buffers[name].copy_(tensor)
         self._optimizer.load_state_dict(saved["optimizer"])
