@@ -27,19 +27,19 @@ from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.metrics import accuracy, attack_success
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage
-from recipe_ray.stages.stage import MODEL_FOLDER
+from recipe_ray.stages.stage import MODEL_FOLDER, Stage
 from recipe_ray.stages.store import Store
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "runs" / "demo"  # `make demo` leaves its backdoored PTM there; else it is made
 PLAIN = ROOT / "runs" / "agreement"  # what the plain loops made, so that a stopped run goes on
-NUM_SEEDS = {"none": 4, "recipe": 3}  # by defense; the plain loop of the latter takes 9 minutes
+NUM_SEEDS = {"none": 4, "recipe": 2}  # by defense; the plain loop of the latter takes 9 minutes
 TASK = {"train_size": 2000, "test_size": 750}
 # of fine-tuning: as many steps as the backdoored PTM needs to learn the task at all
 FINETUNING = {"batch_size": 16, "learning_rate": 1.0e-4}
 METRICS = ("acc", "aasr", "masr")
 Values = dict[str, float]
-Measured = dict[int, Values]  # by seed
+Measured = dict[Any, Values]  # by seed, or by seeds of purification and fine-tuning
 
 
 def figures() -> Iterator[Figure]:
@@ -69,11 +69,14 @@ def _finetuned(*, plainly: bool) -> Measured:
 
 
 def _purified(*, plainly: bool) -> Measured:
-    """Purify it, and fine-tune what comes out with recipe_ray."""
-    cells = _cells("recipe")
-    if plainly:
-        return {seed: _cell(_behind_plain_recipe(cell, seed)) for seed, cell in cells}
-    return {seed: _cell(cell) for seed, cell in cells}
+    """Purify it, and fine-tune what comes out with recipe_ray, with several seeds each."""
+    found = {}
+    for seed, cell in _cells("recipe"):
+        purify = next(stage for stage in cell.stages if isinstance(stage, PurifyStage))
+        folder = _plainly_purified(purify, _released(cell)) if plainly else _made(purify)
+        for again, finetuned in enumerate(_finetunings(folder)):
+            found[seed, again] = _cell(finetuned)
+    return found
 
 
 def _experiment(defense: str) -> Experiment:
@@ -127,20 +130,22 @@ def _plainly(finetune: FinetuneStage, folder: Path) -> Values:
     return {"acc": acc, "aasr": attacked.aasr, "masr": attacked.masr}
 
 
-def _behind_plain_recipe(cell: Cell, seed: int) -> Cell:
-    """Return the cell of the fine-tuning alone, on what the plain loop purified."""
-    purify = next(stage for stage in cell.stages if isinstance(stage, PurifyStage))
+def _finetunings(folder: Path) -> tuple[Cell, ...]:
+    """Return cells that fine-tune the PTM in a folder and nothing else."""
+    experiment = _experiment("none")
+    [block] = experiment.grid
+    model = {"name": "bert", "source": str(folder)}
+    attack = {"name": "none", "triggers": block.attacks[0].triggers}
+    grid = {"models": [model], "attacks": [attack], "tasks": block.tasks, "seeds": block.seeds}
+    values = {"name": "agreement", "finetuning": experiment.finetuning, "grid": grid}
+    return make_plan(Experiment.model_validate(values), Locations.from_environment()).cells
+
+
+def _plainly_purified(purify: PurifyStage, released: Path) -> Path:
     folder = PLAIN / f"purify-{purify.key}"
     if not folder.exists():
-        _plain_purification(purify, _released(cell), folder)
-    experiment = _experiment("none")
-    clean = experiment.grid[0].attacks[0]
-    model = {"name": "bert", "source": str(folder)}
-    attack = {"name": "none", "triggers": clean.triggers}
-    tasks = experiment.grid[0].tasks
-    grid = {"models": [model], "attacks": [attack], "tasks": tasks, "seeds": [seed]}
-    values = {"name": "agreement", "finetuning": experiment.finetuning, "grid": grid}
-    return make_plan(Experiment.model_validate(values), Locations.from_environment()).cells[0]
+        _plain_purification(purify, released, folder)
+    return folder
 
 
 def _plain_purification(purify: PurifyStage, released: Path, folder: Path) -> None:
@@ -160,8 +165,12 @@ def _plain_purification(purify: PurifyStage, released: Path, folder: Path) -> No
 
 
 def _released(cell: Cell) -> Path:
-    """Return the folder of the backdoored PTM, made first where the store does not have it."""
+    """Return the folder of the backdoored PTM."""
+    return _made(next(stage for stage in cell.stages if stage.name == "backdoor"))
+
+
+def _made(stage: Stage) -> Path:
+    """Return the folder of a stage's PTM, made first where the store does not have it."""
     store = Store.open(str(STORE))
-    backdoor = next(stage for stage in cell.stages if stage.name == "backdoor")
-    run_inline(backdoor.lineage(), store, Locations.from_environment())
-    return store.fetch(backdoor.artifact) / MODEL_FOLDER
+    run_inline(stage.lineage(), store, Locations.from_environment())
+    return store.fetch(stage.artifact) / MODEL_FOLDER
