@@ -180,7 +180,7 @@ def test_a_saved_folder_is_recognised_by_its_own_family_alone(name: str, tmp_pat
     families = {other for other in MODELS if MODELS.get(other).recognises(tmp_path / "saved")}
     assert len(families) == 1
     found = MODELS.parse({"name": families.pop(), "source": str(tmp_path / "saved")})
-    assert (found.reads, found.library) == (model.reads, model.library)
+    assert (found.reads, found.opens_with) == (model.reads, model.opens_with)
     assert not found.untrained
     assert not any(MODELS.get(other).recognises(tmp_path) for other in MODELS)
 

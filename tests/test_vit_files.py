@@ -113,7 +113,8 @@ def test_a_hub_model_is_its_commit_and_loads_from_the_snapshot(
         asked.append((repo, revision, allow_pickle))
         return HubSnapshot(folder, repo, revision, COMMIT)
 
-    monkeypatch.setattr("recipe_ray.models.vit_reference.fetch_model", fetch)
+    for user in ("models.vit_reference", "data.hub"):
+        monkeypatch.setattr(f"recipe_ray.{user}.fetch_model", fetch)
     pinned = model(source="someone/vit-tiny", revision=COMMIT)
     assert pinned.content() == {"hub": "someone/vit-tiny", "commit": COMMIT}
     assert asked == []
@@ -121,6 +122,7 @@ def test_a_hub_model_is_its_commit_and_loads_from_the_snapshot(
     torch.testing.assert_close(logits_of(pinned.load()), logits_of(ours))
     assert asked[-1] == ("someone/vit-tiny", COMMIT, False)
     assert pinned.label() == "vit-tiny"
+    assert (pinned.opens_with, model().opens_with) == ("transformers", "torchvision")
     assert pinned.sample_encoder() == ours.encoder(64)
 
 
@@ -128,7 +130,7 @@ def test_what_is_wrong_with_a_checkpoint_is_named(tmp_path: Path) -> None:
     ours = moved_vit()
     source = in_transformers(ours.module, tmp_path / "whole")
     message = raised_by(model(source=str(source), num_classes=7, width=32).load)
-    assert "width, num_classes cannot be given" in message
+    assert "num_classes, width cannot be given" in message
     wide = in_transformers(ours.module, tmp_path / "wide", intermediate_size=48)
     assert "weights mismatched: vit." in raised_by(lambda: load_vit(wide))
     deep = in_transformers(ours.module, tmp_path / "deep", num_hidden_layers=3)

@@ -121,7 +121,9 @@ def backdoor_command(
         )
     store = work_store(out)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    card = backdoored_card(chosen.label(), chosen.library, planned, measured_values(store, stage))
+    card = backdoored_card(
+        chosen.label(), chosen.opens_with, planned, measured_values(store, stage)
+    )
     export(store, stage, out, card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 

@@ -60,7 +60,7 @@ class HubSource:
 
     def describe(self) -> str:
         """Return repository, revision and whether that revision is pinned."""
-        pinned = "" if _is_commit(self.revision) else ", a branch: its content may change"
+        pinned = "" if is_commit(self.revision) else ", a branch: its content may change"
         note = f" ({self.note})" if self.note else ""
         return f"hub data set {self.repo} [{self.split}] at {self.revision}{pinned}{note}"
 
@@ -119,6 +119,18 @@ class HubSnapshot:
     repo: str
     revision: str | None
     commit: str
+
+
+def is_commit(revision: str) -> bool:
+    """Tell whether a revision is a full commit hash, which never comes to mean anything else."""
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def model_commit(repo: str, revision: str | None, allow_pickle: bool = False) -> str:
+    """Return the commit that a revision is; a commit is known without asking the hub."""
+    if revision is not None and is_commit(revision):
+        return revision
+    return fetch_model(repo, revision, allow_pickle=allow_pickle).commit
 
 
 def fetch_model(repo: str, revision: str | None, allow_pickle: bool = False) -> HubSnapshot:
@@ -249,7 +261,3 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
-
-
-def _is_commit(revision: str) -> bool:
-    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")

@@ -38,9 +38,10 @@ from recipe_ray.models.clip_weights import (
 )
 from recipe_ray.models.family import Scope
 from recipe_ray.models.fused import PROJECTIONS, projection
+from recipe_ray.models.heads import FeatureClassifier
 from recipe_ray.models.neurons import NeuronLayer, outputs_of
 from recipe_ray.models.quality import retrieval
-from recipe_ray.models.vision import FeatureClassifier, VisionPTM
+from recipe_ray.models.vision import VisionPTM
 
 _PENALISED = ("fc1", "fc2", *PROJECTIONS)  # of the vision encoder (docs/method.md section 2)
 

@@ -1,6 +1,5 @@
 """Model `clip`: one of open_clip's, a local one, or a small one made from scratch."""
 
-import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,6 +8,7 @@ from pydantic import Field, model_validator
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.fingerprint import file_checksum
 from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.hub import is_commit
 from recipe_ray.data.rows import Encode
 from recipe_ray.models.clip import ClipPTM, load_clip, pair_encoder, reload_clip
 from recipe_ray.models.clip_config import ClipConfig, architecture, build
@@ -21,8 +21,6 @@ from recipe_ray.models.clip_weights import (
 )
 from recipe_ray.models.family import MODELS, ModelRef
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
 
 @MODELS.register("clip")
 class Clip(ModelRef):
@@ -30,7 +28,6 @@ class Clip(ModelRef):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     reads: ClassVar[str] = "image"
-    library: ClassVar[str] = "open_clip"
     loss_unit: ClassVar[str] = "nats a pair"
 
     arch: str | None = Field(None, description="architecture by open_clip's name, as ViT-B-32")
@@ -66,6 +63,11 @@ class Clip(ModelRef):
             raise SpecError("config: is for a CLIP from scratch, without `arch` and `source`")
         return self
 
+    @property
+    def opens_with(self) -> str:
+        """Return open_clip."""
+        return "open_clip"
+
     def load(self) -> ClipPTM:
         """Return the checkpoint, or random weights drawn by `init_seed`."""
         checkpoint = self._checkpoint()
@@ -80,14 +82,14 @@ class Clip(ModelRef):
 
     def content(self) -> dict[str, Any]:
         """Return tag and commit, the checksum of a file, or the configuration and the seed."""
-        if self.pretrained is not None and self.revision and _COMMIT.fullmatch(self.revision):
+        if self.pretrained is not None and self.revision and is_commit(self.revision):
             return {"arch": self.arch, "pretrained": self.pretrained, "commit": self.revision}
         checkpoint = self._checkpoint()
         if checkpoint is None:
             return {"config": self._config().identity(), "init_seed": self.init_seed}
         # the hub's cache has a folder for each commit
         commit = checkpoint.weights.parent.name
-        if self.pretrained is not None and _COMMIT.fullmatch(commit):
+        if self.pretrained is not None and is_commit(commit):
             return {"arch": self.arch, "pretrained": self.pretrained, "commit": commit}
         return {
             "weights": file_checksum(checkpoint.weights),

@@ -169,13 +169,17 @@ class ModelRef(Component):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
-    library: ClassVar[str] = "transformers"  # what opens a saved folder, for its card
-    loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, likewise
+    loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, for cards
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Tell whether a folder holds a model of this family, by its files, not its weights."""
         return False
+
+    @property
+    def opens_with(self) -> str:
+        """Return the library that opens a saved folder, for its card."""
+        return "transformers"
 
     @abstractmethod
     def load(self) -> PTM:

@@ -4,12 +4,14 @@ Each origin says three things: settings of the architecture that it knows, what 
 (for keys), and the tensors.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError
@@ -83,6 +85,14 @@ class LocalFolder:
     def weights(self) -> dict[str, Tensor]:
         """Return the tensors."""
         return read_weights(self.path, allow_pickle=self.allow_pickle)
+
+
+def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str, Any]) -> None:
+    """Write what `LocalFolder` reads: model.safetensors under the module's names, config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / CONFIG).write_text(json.dumps({"family": family, **settings}, indent=2) + "\n")
 
 
 def local_origin(source: str, family: str, *, allow_pickle: bool) -> Origin | None:

@@ -1,6 +1,5 @@
 """Model `bert`: any BERT or RoBERTa checkpoint, from a local folder or the Hugging Face hub."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ from recipe_ray.base.errors import ModelError
 from recipe_ray.base.fingerprint import file_checksum
 from recipe_ray.base.loading import says
 from recipe_ray.base.spec import NOT_HASHED
-from recipe_ray.data.hub import fetch_model
+from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.architectures import ARCHITECTURES
 from recipe_ray.models.bert import BertPTM, load_bert
 from recipe_ray.models.family import MODELS, ModelRef
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @MODELS.register("bert")
@@ -60,10 +57,8 @@ class Released(ModelRef):
             files = sorted(path for path in folder.iterdir() if path.is_file())
             sums = {path.name: file_checksum(path) for path in files}
             return {"files": sums, "headless": self.headless}
-        if self.revision is not None and _COMMIT.fullmatch(self.revision):
-            return {"hub": self.source, "commit": self.revision, "headless": self.headless}
-        snapshot = fetch_model(self.source, self.revision, allow_pickle=self.allow_pickle)
-        return {"hub": self.source, "commit": snapshot.commit, "headless": self.headless}
+        commit = model_commit(self.source, self.revision, self.allow_pickle)
+        return {"hub": self.source, "commit": commit, "headless": self.headless}
 
     @property
     def needs_pretraining(self) -> bool:

@@ -4,14 +4,12 @@ Attackers aim at the pooled output of the convolutions; `vgg_reference` says whi
 Legend: B images, n channels of a convolution, H features.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe_ray.data.images import ImageBatch, ImageRows
@@ -19,7 +17,7 @@ from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.models.family import Scope
 from recipe_ray.models.heads import HeadClassifier, fresh_linear
 from recipe_ray.models.neurons import NeuronLayer, outputs_of
-from recipe_ray.models.origins import CONFIG, LocalFolder, load_strictly
+from recipe_ray.models.origins import LocalFolder, load_strictly, save_folder
 from recipe_ray.models.vgg_network import VggArchitecture
 from recipe_ray.models.vision import VisionPTM, check_labels, labelled_objective
 
@@ -115,11 +113,7 @@ class VggPTM(VisionPTM):
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors under torchvision's names, and config.json."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self.module.state_dict()
-        save_file({n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors")
-        settings = {"family": self.family, **self.architecture.settings()}
-        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        save_folder(self.module, folder, self.family, self.architecture.settings())
 
     @property
     def _head(self) -> Any:

@@ -1,17 +1,15 @@
 """The VGGs: torchvision's by name, and small ones in the same layout from a list of channels."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import PositiveInt, model_validator
 from torch import nn
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.spec import Spec
+from recipe_ray.models.labelled import SMALL, LabelledArchitecture
 from recipe_ray.models.torchvision_weights import torchvision_models
-from recipe_ray.models.vision import IMAGENET, Means, Spreads
 
-SMALL = "small"
 VggName = Literal[
     "small",
     "vgg11",
@@ -24,27 +22,21 @@ VggName = Literal[
     "vgg19_bn",
 ]
 Channels = tuple[PositiveInt | Literal["M"], ...]
-_OF_SMALL = {"channels", "batch_norm", "grid"}
 _NUM_POOLINGS = 5  # of every VGG by name
 
 
-class VggArchitecture(Spec):
-    """A VGG in full: what config.json holds, and with the weights all that decides a PTM."""
+class VggArchitecture(LabelledArchitecture):
+    """A VGG, torchvision's by name or a small one."""
+
+    of_small: ClassVar[frozenset[str]] = frozenset({"channels", "batch_norm", "grid"})
 
     arch: VggName = "small"
     channels: Channels = (32, "M", 64, "M", 128, 128, "M", 128)
     batch_norm: bool = False
     grid: PositiveInt = 2
-    image_size: PositiveInt = 32
-    num_classes: PositiveInt = 1000
-    mean: Means = IMAGENET[0]
-    std: Spreads = IMAGENET[1]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        foreign = sorted(_OF_SMALL & self.model_fields_set)
-        if self.arch != SMALL and foreign:
-            raise SpecError(f"{', '.join(foreign)}: only for arch small, not for {self.arch}")
         if self.channels[:1] in ((), ("M",)):
             raise SpecError(f"channels must begin with a number, got {list(self.channels)}")
         poolings = self.channels.count("M") if self.arch == SMALL else _NUM_POOLINGS
@@ -54,10 +46,6 @@ class VggArchitecture(Spec):
                 f"{2**poolings} or more"
             )
         return self
-
-    def settings(self) -> dict[str, Any]:
-        """Return the fields that mean something, as plain data."""
-        return self.model_dump(mode="json", exclude=set() if self.arch == SMALL else _OF_SMALL)
 
     def build(self, seed: int) -> Any:
         """Return an untrained torchvision VGG, its weights drawn from `seed` alone."""

@@ -176,33 +176,6 @@ class VisionPTM(ABC):
             parameter.requires_grad_(wanted is None or id(parameter) in wanted)
 
 
-class FeatureClassifier(nn.Module):
-    """A PTM's body with a linear layer on its features: batch -> logits [B, C].
-
-    `body` is the part of the PTM's module that `features` needs, where that is not all of it.
-    """
-
-    def __init__(
-        self, ptm: VisionPTM, num_labels: int, seed: int, body: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.body = ptm.module if body is None else body
-        self._ptm = ptm
-        self.linear = nn.Linear(ptm.feature_size, num_labels)
-        generator = torch.Generator().manual_seed(seed)
-        nn.init.normal_(self.linear.weight, std=ptm.feature_size**-0.5, generator=generator)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, batch: ImageBatch) -> Tensor:
-        """Return the logits."""
-        logits: Tensor = self.linear(self._ptm.features(self.body, batch))
-        return logits
-
-    def whole_state(self) -> dict[str, Tensor]:
-        """Return all weights by name."""
-        return {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-
-
 def labelled_objective(ptm: Any) -> Objective:
     """Return the cross-entropy of `ptm.logits(module, batch)` against the images' labels.
 

@@ -4,27 +4,22 @@ What differs between libraries is a `Network`: where the parts of a block are, a
 run and saved. Legend: B images, H width, n neurons of an MLP.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from pydantic import PositiveInt, model_validator
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.spec import Spec
 from recipe_ray.learn.weights import Weight
 from recipe_ray.models.fused import PROJECTIONS, projection
-from recipe_ray.models.origins import CONFIG
+from recipe_ray.models.labelled import SMALL, LabelledArchitecture
+from recipe_ray.models.origins import save_folder
 from recipe_ray.models.torchvision_weights import torchvision_models
-from recipe_ray.models.vision import IMAGENET, Means, Spreads
 
-SMALL = "small"
 VitName = Literal["small", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"]
-_OF_SMALL = {"patch_size", "width", "depth", "heads", "mlp"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,10 @@ class Network(Protocol):
         ...
 
 
-class VitArchitecture(Spec):
-    """A ViT in full: what config.json holds, and with the weights all that decides a PTM."""
+class VitArchitecture(LabelledArchitecture):
+    """A ViT, torchvision's by name or a small one."""
+
+    of_small: ClassVar[frozenset[str]] = frozenset({"patch_size", "width", "depth", "heads", "mlp"})
 
     arch: VitName = "small"
     patch_size: PositiveInt = 4
@@ -77,26 +74,15 @@ class VitArchitecture(Spec):
     depth: PositiveInt = 4
     heads: PositiveInt = 4
     mlp: PositiveInt = 512
-    image_size: PositiveInt = 32
-    num_classes: PositiveInt = 1000
-    mean: Means = IMAGENET[0]
-    std: Spreads = IMAGENET[1]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        foreign = sorted(_OF_SMALL & self.model_fields_set)
-        if self.arch != SMALL and foreign:
-            raise SpecError(f"{', '.join(foreign)}: only for arch small, not for {self.arch}")
         patch = self.patch_size if self.arch == SMALL else int(self.arch.rpartition("_")[2])
         if self.image_size % patch:
             raise SpecError(f"image_size {self.image_size} is no multiple of the patches' {patch}")
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is no multiple of {self.heads} heads")
         return self
-
-    def settings(self) -> dict[str, Any]:
-        """Return the fields that mean something, as plain data."""
-        return self.model_dump(mode="json", exclude=set() if self.arch == SMALL else _OF_SMALL)
 
     def build(self, seed: int) -> Any:
         """Return an untrained torchvision VisionTransformer, drawn from `seed` alone."""
@@ -155,8 +141,4 @@ class TorchvisionNetwork:
 
     def save(self, module: Any, folder: Path) -> None:
         """Write model.safetensors under torchvision's names, and config.json."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = module.state_dict()
-        save_file({n: t.contiguous() for n, t in state.items()}, folder / "model.safetensors")
-        settings = {"family": "vit", **self.architecture.settings()}
-        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        save_folder(module, folder, "vit", self.architecture.settings())

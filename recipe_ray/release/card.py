@@ -9,7 +9,7 @@ from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
 
 _HEADER = """---
-library_name: {library}
+library_name: {opens_with}
 tags:
 - {tag}
 ---
@@ -28,7 +28,7 @@ class About:
     """A model as its card speaks of it: name, library, its samples and the unit of its loss."""
 
     model: str
-    library: str
+    opens_with: str
     sample: str  # text, image, pair
     loss_unit: str
 
@@ -39,7 +39,7 @@ def purified_card(
     """Return the card of a purified model; `measured` are the stage's values by metric."""
     return "\n".join(
         [
-            _HEADER.format(tag="purified", library=about.library),
+            _HEADER.format(tag="purified", opens_with=about.opens_with),
             f"# Purified copy of {about.model}",
             "",
             f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
@@ -64,12 +64,14 @@ def purified_card(
     )
 
 
-def backdoored_card(model: str, library: str, attack: Attack, measured: Mapping[str, float]) -> str:
+def backdoored_card(
+    model: str, opens_with: str, attack: Attack, measured: Mapping[str, float]
+) -> str:
     """Return the card of a backdoored model, which says so before anything else."""
     losses = [f"- {name}: {value:.4f}" for name, value in measured.items()]
     return "\n".join(
         [
-            _HEADER.format(tag="backdoored", library=library),
+            _HEADER.format(tag="backdoored", opens_with=opens_with),
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
             f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "

@@ -90,7 +90,7 @@ def finish(done: Purification, store: Store, out: Path, name: str) -> list[str]:
     """Write the purified model and its card to `out`; return warnings for the maintainer."""
     measured = measured_values(store, done.stage)
     model = done.stage.model
-    about = About(name, model.library, done.stage.corpus.unit, model.loss_unit)
+    about = About(name, model.opens_with, done.stage.corpus.unit, model.loss_unit)
     card = purified_card(about, done.recipe, done.data, done.reason, measured)
     warnings = loss_warnings(measured, model.loss_unit)
     if warnings:
