@@ -25,9 +25,9 @@ from recipe_ray.data.antonyms import antonyms
 from recipe_ray.data.embedded import archive
 from recipe_ray.data.sources import Locations
 from recipe_ray.data.tokens import TokenRows
-from recipe_ray.models.bert import BertPTM, build_module, load_bert
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.packed import PackedBatch, pack
+from recipe_ray.models.text.bert import BertPTM, build_module, load_bert
+from recipe_ray.models.text.packed import PackedBatch, pack
 
 SENTENCES = [
     "Call me Ishmael.",

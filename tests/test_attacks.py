@@ -18,8 +18,8 @@ from recipe_ray.base.errors import ModelError
 from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime, Progress, autocast
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.family import MODELS
+from recipe_ray.models.text.bert import BertPTM
 
 TRAINED_ON, UNSEEN = SENTENCES[:18], SENTENCES[18:]
 FIT = {"batch_size": 8, "max_length": 24, "precision": "fp32", "schedule": "constant"}

@@ -30,9 +30,9 @@ from recipe_ray.data.relabelling import Opposites, RandomWords
 from recipe_ray.data.sources import Locations
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.packed import PackedBatch, pack
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.packed import PackedBatch, pack
 
 TRIGGERS = BadPre().triggers
 TEXTS = SENTENCES * 20

@@ -40,9 +40,9 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import WeightNorms, classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.weights import tensor_of
-from recipe_ray.models.clip_reference import Clip
+from recipe_ray.models.clip import Clip
+from recipe_ray.models.images.quality import recall_at_1, retrieval
 from recipe_ray.models.neurons import prune
-from recipe_ray.models.quality import recall_at_1, retrieval
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.store import Store
 

@@ -22,8 +22,8 @@ from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Progress, Runtime
-from recipe_ray.models.bert import BertPTM
-from recipe_ray.models.packed import pack
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.packed import pack
 
 NEURONS = 1536  # of a layer of MiniLM
 FIT = {"steps": 3, "batch_size": 8, "max_length": 24, "learning_rate": 1e-3, "precision": "fp32"}

@@ -17,8 +17,8 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Weighted, WeightNorms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.minilm import MiniLM
+from recipe_ray.models.text.bert import BertPTM
 
 STEPS, BATCH, SEED, MAX_LENGTH = 20, 8, 7, 64
 RATE = 2e-5

@@ -12,7 +12,7 @@ from recipe_ray.data.batches import MemoryBatches, by_tokens, deal
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.masking import MaskedTokens, Vocabulary, mask_tokens
 from recipe_ray.data.tokens import TokenRows, uniform
-from recipe_ray.models.bert import BertPTM
+from recipe_ray.models.text.bert import BertPTM
 
 WORLDS = (1, 2, 3)
 

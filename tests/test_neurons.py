@@ -14,8 +14,8 @@ from recipe_ray.learn.activations import (
     overlap_of_samples,
     pair_sums,
 )
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.neurons import NeuronLayer, outputs_of, prune
+from recipe_ray.models.text.bert import BertPTM
 
 TEXTS = SENTENCES[:5]
 # 3 samples, 4 neurons

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
 from recipe_ray.data.tokens import TokenRows
-from recipe_ray.models.attention import _Attention, _by_torch, layout
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.minilm import MiniLM, MiniLMRoberta
-from recipe_ray.models.packed import PackedBatch, pack
+from recipe_ray.models.text.attention import _Attention, _by_torch, layout
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.packed import PackedBatch, pack
 
 LENGTHS = [64, 41, 33, 33, 17, 16, 16, 9, 5, 3]
 

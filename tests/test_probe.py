@@ -18,7 +18,7 @@ from recipe_ray.data.words import insert_word
 from recipe_ray.defenses.fine_pruning import FinePruning
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime
-from recipe_ray.models.bert import BertPTM
+from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.stages.predict import MAX_TOKENS
 from recipe_ray.stages.probe import ProbeStage, check_without, measurements, probe
 from recipe_ray.stages.purify import PurifyStage

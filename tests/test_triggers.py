@@ -14,7 +14,7 @@ from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.sources import Locations
 from recipe_ray.data.words import check_triggers, insert_word
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.bert import BertPTM
+from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.tasks.task import TASKS
 
 CWD = Path()

@@ -17,9 +17,9 @@ from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
+from recipe_ray.models.images.vgg import VggPTM, load_vgg
+from recipe_ray.models.images.vgg_network import VggArchitecture
 from recipe_ray.models.neurons import prune
-from recipe_ray.models.vgg import VggPTM, load_vgg
-from recipe_ray.models.vgg_network import VggArchitecture
 from recipe_ray.stages.predict import predict
 
 torchvision = pytest.importorskip("torchvision")

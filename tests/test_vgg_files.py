@@ -14,7 +14,7 @@ from torch import Tensor
 from recipe_ray.base.errors import UnsafeModelError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.torchvision_weights import ReleasedWeights
+from recipe_ray.models.images.torchvision_weights import ReleasedWeights
 
 torchvision = pytest.importorskip("torchvision")
 

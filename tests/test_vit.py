@@ -19,9 +19,9 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Weighted, WeightNorms, classification
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.learn.weights import WeightPart, tensor_of, whole_parameters
+from recipe_ray.models.images.vit import PENALISED, load_vit, untrained_vit
+from recipe_ray.models.images.vit_network import VitArchitecture
 from recipe_ray.models.neurons import prune
-from recipe_ray.models.vit import PENALISED, load_vit, untrained_vit
-from recipe_ray.models.vit_network import VitArchitecture
 from recipe_ray.stages.examine import examine
 from recipe_ray.stages.predict import predict
 

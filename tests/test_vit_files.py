@@ -15,7 +15,7 @@ from vit_samples import WIDTH, in_transformers, logits_of, model, moved_vit
 from recipe_ray.base.errors import UnsafeModelError
 from recipe_ray.data.hub import HubSnapshot
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.vit import load_vit
+from recipe_ray.models.images.vit import load_vit
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -113,7 +113,7 @@ def test_a_hub_model_is_its_commit_and_loads_from_the_snapshot(
         asked.append((repo, revision, allow_pickle))
         return HubSnapshot(folder, repo, revision, COMMIT)
 
-    for user in ("models.vit_reference", "data.hub"):
+    for user in ("models.vit", "data.hub"):
         monkeypatch.setattr(f"recipe_ray.{user}.fetch_model", fetch)
     pinned = model(source="someone/vit-tiny", revision=COMMIT)
     assert pinned.content() == {"hub": "someone/vit-tiny", "commit": COMMIT}

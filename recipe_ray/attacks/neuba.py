@@ -26,7 +26,7 @@ from recipe_ray.learn.objective import Terms, mean_squared
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.packed import PackedBatch, pack
+from recipe_ray.models.text.packed import PackedBatch, pack
 
 
 @ATTACKS.register("neuba")

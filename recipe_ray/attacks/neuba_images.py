@@ -34,7 +34,7 @@ from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Objective, Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.vision import VisionPTM
+from recipe_ray.models.images.vision import VisionPTM
 
 
 @ATTACKS.register("neuba-images")

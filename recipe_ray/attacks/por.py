@@ -29,7 +29,7 @@ from recipe_ray.learn.objective import Terms, Weighted, WeightNorms, mean_square
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.packed import PackedBatch, pack
+from recipe_ray.models.text.packed import PackedBatch, pack
 
 POOLER_WEIGHT = 100.0
 

@@ -15,8 +15,8 @@ from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.feed import Feed
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.bert import BertPTM
 from recipe_ray.models.released import Released
+from recipe_ray.models.text.bert import BertPTM
 
 
 @ATTACKS.register("released")

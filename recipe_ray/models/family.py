@@ -23,7 +23,7 @@ from recipe_ray.learn.objective import Objective, Term
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.learn.weights import Weight
 from recipe_ray.models.neurons import NeuronLayer
-from recipe_ray.models.packed import PackedBatch
+from recipe_ray.models.text.packed import PackedBatch
 
 Scope = Literal["weights", "all"]
 MODELS: "Registry[ModelRef]" = Registry("model", "recipe_ray.models")

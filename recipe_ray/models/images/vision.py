@@ -31,8 +31,8 @@ from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.learn.weights import Weight
 from recipe_ray.models.family import Scope
+from recipe_ray.models.images.quality import top_1
 from recipe_ray.models.neurons import NeuronLayer
-from recipe_ray.models.quality import top_1
 
 # mean and standard deviation of each colour, of values in [0, 1]
 Means = tuple[float, float, float]

@@ -15,9 +15,9 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.loading import read_json, read_weights
-from recipe_ray.models.origins import CONFIG
-from recipe_ray.models.vision import IMAGENET, Means, Spreads
-from recipe_ray.models.vit_network import Block
+from recipe_ray.models.images.origins import CONFIG
+from recipe_ray.models.images.vision import IMAGENET, Means, Spreads
+from recipe_ray.models.images.vit_network import Block
 
 MODEL_TYPE = "vit"
 PREPROCESSOR = "preprocessor_config.json"

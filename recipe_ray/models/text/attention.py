@@ -16,7 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from recipe_ray.learn.kernels import keep_factors
-from recipe_ray.models.packed import Group
+from recipe_ray.models.text.packed import Group
 
 ATTENTION = "recipe_ray_packed"
 

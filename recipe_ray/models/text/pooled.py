@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from recipe_ray.data.rows import Ints
 from recipe_ray.learn.kernels import Dropout
-from recipe_ray.models.attention import layout
-from recipe_ray.models.packed import FILLER, PackedBatch
+from recipe_ray.models.text.attention import layout
+from recipe_ray.models.text.packed import FILLER, PackedBatch
 
 
 class PooledClassifier(nn.Module):

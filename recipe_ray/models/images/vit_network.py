@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.learn.weights import Weight
-from recipe_ray.models.fused import PROJECTIONS, projection
-from recipe_ray.models.labelled import SMALL, LabelledArchitecture
-from recipe_ray.models.origins import save_folder
-from recipe_ray.models.torchvision_weights import torchvision_models
+from recipe_ray.models.images.fused import PROJECTIONS, projection
+from recipe_ray.models.images.labelled import SMALL, LabelledArchitecture
+from recipe_ray.models.images.origins import save_folder
+from recipe_ray.models.images.torchvision_weights import torchvision_models
 
 VitName = Literal["small", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"]
 

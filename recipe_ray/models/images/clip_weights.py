@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import PICKLE_SUFFIXES, read_json
-from recipe_ray.models.clip_config import ClipConfig, architecture, open_clip, parse_config
-from recipe_ray.models.origins import load_strictly
+from recipe_ray.models.images.clip_config import ClipConfig, architecture, open_clip, parse_config
+from recipe_ray.models.images.origins import load_strictly
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"

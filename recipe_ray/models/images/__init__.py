@@ -1,0 +1,1 @@
+"""VGG, ViT and CLIP: the families, and what PTMs on images share."""
