@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from image_samples import CLASSES, SIZE, TINY_VGG, logits_of, tiny_vgg
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from samples import raised_by
 from torch import Tensor
@@ -15,8 +16,10 @@ from recipe_ray.base.errors import UnsafeModelError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.images.torchvision_weights import ReleasedWeights
+from recipe_ray.stages.pretrain import PretrainStage
 
 torchvision = pytest.importorskip("torchvision")
+TINY = {name: value for name, value in TINY_VGG.items() if name != "name"}
 
 
 def model(**fields: Any) -> Any:
@@ -28,9 +31,8 @@ def test_a_state_dict_loads_by_its_checksum_and_a_pickle_only_when_allowed(tmp_p
     state = ptm.module.state_dict()
     save_file({n: t.contiguous() for n, t in state.items()}, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module.{n}": t for n, t in state.items()}}, tmp_path / "a.pth")
-    tiny = {name: value for name, value in TINY_VGG.items() if name != "name"}
-    safe = model(**tiny, source=str(tmp_path / "a.safetensors"))
-    pickled = model(**tiny, source=str(tmp_path / "a.pth"))
+    safe = model(**TINY, source=str(tmp_path / "a.safetensors"))
+    pickled = model(**TINY, source=str(tmp_path / "a.pth"))
     assert torch.equal(logits_of(safe.load()), logits_of(ptm))
     with pytest.raises(UnsafeModelError, match="--allow-pickle"):
         pickled.load()
@@ -133,3 +135,13 @@ def test_images_are_decoded_as_the_model_reads_them_without_loading_it() -> None
     reference = MODELS.parse(TINY_VGG)
     assert reference.sample_encoder() == tiny_vgg().encoder(64)
     assert (reference.label_limit(), model().label_limit()) == (CLASSES, 1000)
+
+
+def test_a_stage_refuses_a_corpus_with_more_classes_than_the_head() -> None:
+    def stage(num_classes: int) -> PretrainStage:
+        small = model(**{**TINY, "num_classes": num_classes})
+        return PretrainStage(model=small, corpus="cifar10", seed=0)
+
+    assert stage(10).model.label_limit() == 10
+    with pytest.raises(ValidationError, match=r"head of 4 classes; corpus 'cifar10' has labels of"):
+        stage(4)
