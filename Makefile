@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/recipe-ray report runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # several nodes simulated on this machine, and what becomes of a sweep when parts of it die
 test-cluster: $(STAMP)

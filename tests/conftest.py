@@ -11,6 +11,18 @@ import pytest
 from recipe_ray.data.sources import Locations
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, and all that share the small Ray in one, begun first."""
+    for item in items:
+        name = "ray" if _uses_ray(item) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=_uses_ray, reverse=True)
+
+
+def _uses_ray(item: pytest.Item) -> bool:
+    return "ray_session" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def locations(tmp_path_factory: pytest.TempPathFactory) -> Locations:
     """Return the folder of real texts that RECIPE_RAY_DATA names; skip without."""
