@@ -157,7 +157,7 @@ class BertPTM:
         In a shallow encoder a backdoor sits in more than the intermediate dense weights.
         """
         deep = self.module.config.num_hidden_layers >= PAPER_DEPTH
-        return (("ffn_in",), "weights") if deep else (tuple(GROUPS), "all")
+        return ("ffn_in",) if deep else tuple(GROUPS), "weights"
 
     def representation(self, module: Any, batch: PackedBatch) -> Tensor:
         """Return the last layer's state of each text's first token [B, H]."""
