@@ -26,6 +26,7 @@ from recipe_ray.stages.store import Store
 SAMPLES_A_SHARD = 2048
 SAMPLES_A_GROUP = 512
 _FOLDER, _LIST = "corpora", "shards.json"
+_LAYOUT = 2  # of the folder's files; another layout is another folder, in old stores too
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def shard(
     Raises DataError where the corpus cannot be read.
     """
     files, root = open_files(store.uri)
-    folder = f"{_FOLDER}/{fingerprint([corpus.identity_at(locations), samples_a_shard])}"
+    folder = f"{_FOLDER}/{fingerprint([_LAYOUT, corpus.identity_at(locations), samples_a_shard])}"
     listed = files.read(f"{folder}/{_LIST}")
     if listed is None:
         num_shards = num_samples = 0
