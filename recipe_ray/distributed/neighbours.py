@@ -56,8 +56,8 @@ class Neighbours:
         self._look()
         while (stage := self.agenda.next()) is not None:
             if stage.key not in self._held and self.claims.take(stage.key):
-                # it may have come and gone since the last look
-                if not self._settled(stage):
+                # another may have done it since the last look; a driver alone need not ask
+                if not (self.claims.met_others and self._settled(stage)):
                     return stage
                 self.claims.release(stage.key)
             else:

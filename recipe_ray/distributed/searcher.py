@@ -17,6 +17,10 @@ class StageSearcher(Searcher):
         super().__init__()
         self._neighbours = neighbours
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles it for restoring, which the store does, and cannot."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         """Return the next stage's key, None for "ask again later", or FINISHED."""
         stage = self._neighbours.next()

@@ -92,6 +92,10 @@ class Watch(tune.Callback):
         self._store.record_failure(stage.artifact, failure_note(error))
         self._fail(stage, f"{type(error).__name__}: {error}")
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that Tune itself starts a stage again: its node was preempted, as announced."""
+        self._tell("lost", self._stage(trial), message=_last_line(trial))
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
         now = time.monotonic()

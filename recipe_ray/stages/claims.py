@@ -41,6 +41,7 @@ class Claims:
         self._lease_s = lease_s
         self._process = Process.this()
         self.driver = f"{self._process}-{uuid4().hex[:8]}"
+        self.met_others = False  # whether another driver was ever seen to hold anything
         self._mine: set[str] = set()
         self._signs = _Signs(files, lease_s)
         self._ended = threading.Event()
@@ -92,6 +93,7 @@ class Claims:
         """
         listed = [name.partition(".") for name in self._files.names(CLAIMS) if "." in name]
         others = {driver for _, _, driver in listed if driver != self.driver}
+        self.met_others |= bool(others)
         alive = {driver for driver in others if self._signs.show_life(driver)}
         for key, _, driver in listed:
             if driver in others - alive:
