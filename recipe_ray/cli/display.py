@@ -43,6 +43,8 @@ class Display:
             "progress": self._progressed,
             "finished": self._finished,
             "failed": self._failed,
+            "lost": self._lost,
+            "elsewhere": self._left,
         }
         # logs would be torn apart by redrawn lines
         self._live = self._console.is_terminal and not verbose and not quiet
@@ -131,6 +133,19 @@ class Display:
             f"{self._count()} {_name(event.stage)} FAILED", style="red", markup=False
         )
         self._console.print(f"        {event.message}", style="red", markup=False)
+
+    def _lost(self, event: SweepEvent) -> None:
+        self._console.print(
+            f"{self._count()} {_name(event.stage)} was lost and starts again: {event.message}",
+            style="yellow",
+            markup=False,
+        )
+
+    def _left(self, event: SweepEvent) -> None:
+        self._console.print(
+            f"{self._count()} {_name(event.stage)}: waiting for another driver ({event.message})",
+            markup=False,
+        )
 
     def _end(self, stage: Stage) -> None:
         self._ended += 1

@@ -35,16 +35,22 @@ class Agenda:
         # a stable sort: stages of one weight stay in the order of the plan
         self._waiting = sorted(missing, key=lambda stage: weight[stage.key], reverse=True)
         self._running: dict[str, Stage] = {}
+        self._elsewhere: dict[str, Stage] = {}
 
     @property
     def is_over(self) -> bool:
-        """Whether no stage waits any more; some may still run."""
-        return not self._waiting
+        """Whether every stage is committed or failed; what runs may have to be run again."""
+        return not (self._waiting or self._running or self._elsewhere)
 
     @property
     def running(self) -> list[Stage]:
         """The stages that run now."""
         return list(self._running.values())
+
+    @property
+    def elsewhere(self) -> list[Stage]:
+        """The stages that another driver makes: they take none of our room."""
+        return list(self._elsewhere.values())
 
     def next(self) -> Stage | None:
         """Return a stage that may start now and count it as running, None where there is none.
@@ -69,17 +75,32 @@ class Agenda:
         return None
 
     def commit(self, stage: Stage) -> None:
-        """Note that a running stage is in the store: its children may start."""
-        del self._running[stage.key]
+        """Note that a stage, of here or elsewhere, is in the store: its children may start."""
+        self._end(stage)
         self._committed.add(stage.key)
 
     def fail(self, stage: Stage) -> list[Stage]:
-        """Note that a running stage failed; drop its descendants and return them."""
-        del self._running[stage.key]
+        """Note that a stage, of here or elsewhere, failed; drop its descendants and return them."""
+        self._end(stage)
         lost = self._below(stage)
         keys = {child.key for child in lost}
         self._waiting = [waiting for waiting in self._waiting if waiting.key not in keys]
         return lost
+
+    def set_aside(self, stage: Stage) -> None:
+        """Leave a stage that was about to run to another driver."""
+        self._end(stage)
+        self._elsewhere[stage.key] = stage
+
+    def take_back(self, stage: Stage) -> None:
+        """Let a stage wait again: its process was lost, or another driver gave it up."""
+        self._end(stage)
+        self._waiting.append(stage)
+        self._waiting.sort(key=self._weight, reverse=True)
+
+    def _end(self, stage: Stage) -> None:
+        for place in (self._running, self._elsewhere):
+            place.pop(stage.key, None)
 
     def _free(self) -> tuple[float, float]:
         capacity = self._capacity()

@@ -6,7 +6,8 @@ from typing import Literal
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.stages.stage import Stage
 
-EventKind = Literal["skipped", "started", "progress", "finished", "failed"]
+# lost: its processes died and it starts again; elsewhere: another driver makes it
+EventKind = Literal["skipped", "started", "progress", "finished", "failed", "lost", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,14 @@ class SweepEvent:
     stage: Stage
     wall_s: float = 0.0
     progress: Progress | None = None  # of kind "progress"
-    message: str = ""  # of kind "failed": why
+    message: str = ""  # of "failed" and "lost": why; of "elsewhere": which driver
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """Keys of the stages that were done now, were there already, or failed (with the reason)."""
+    """Keys of the stages that were done now, were made by others, or failed (with the reason)."""
 
     done: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # there already, or committed by another driver meanwhile
     failed: dict[str, str] = field(default_factory=dict)
     wall_s: float = 0.0

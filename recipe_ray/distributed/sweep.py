@@ -1,6 +1,7 @@
 """The sweep: every stage of a plan that the store lacks, under one Tune run, parents first.
 
 The store is the ledger. After Ctrl-C, a crash or a failure the same call does what is missing.
+Several sweeps may share a store: each claims what it runs.
 """
 
 import tempfile
@@ -14,6 +15,7 @@ from recipe_ray.distributed.agenda import Agenda
 from recipe_ray.distributed.cluster import capacity, connected
 from recipe_ray.distributed.demand import check_fits, demand_of
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.distributed.neighbours import Neighbours
 from recipe_ray.distributed.searcher import StageSearcher
 from recipe_ray.distributed.trial import StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
@@ -49,17 +51,19 @@ def sweep(
     launch = plan.launch
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
-    with connected(address, launch, nested=nested):
+    store.clear_scratch()
+    # claims are let go of last, when no stage of ours runs any more
+    with store.claims(launch.claim_lease_s) as claims, connected(address, launch, nested=nested):
         check_fits(missing, launch, capacity())
         agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
-        watch = Watch(plan, store, agenda, on_event)
+        watch = Watch(plan, store, agenda, claims, on_event)
+        neighbours = Neighbours(agenda, claims, store, watch)
         try:
-            _tune(Work(plan.stages, store, locations, launch), StageSearcher(agenda), watch)
+            _tune(Work(plan.stages, store, locations, launch), StageSearcher(neighbours), watch)
         finally:
             watch.forget_the_running()
-    return SweepOutcome(
-        tuple(watch.done), tuple(there), dict(watch.failed), time.monotonic() - started
-    )
+    skipped = (*there, *watch.skipped)
+    return SweepOutcome(tuple(watch.done), skipped, dict(watch.failed), time.monotonic() - started)
 
 
 def _collect_what_is_there(
@@ -90,6 +94,6 @@ def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
                 verbose=0,
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=work.launch.max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # `Losses` counts them
             ),
         ).fit()

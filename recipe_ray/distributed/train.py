@@ -8,7 +8,7 @@ import tempfile
 from functools import partial
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 from ray.train import DataConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -16,6 +16,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from recipe_ray.base.errors import NonFiniteLossError, UserError
 from recipe_ray.distributed.demand import Demand, demand_of
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
+from recipe_ray.distributed.losses import WorkersLostError, is_loss, is_node_loss, original
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.learn.runtime import ProcessGroupRuntime
 from recipe_ray.stages.attempt import ProgressNotes
@@ -26,20 +27,20 @@ from recipe_ray.stages.stage import Context, Stage
 _PLACEMENTS = 5
 
 
-class WorkersLostError(RuntimeError):
-    """A worker group died, or found no place, more often than allowed."""
-
-
 def run_nested(stage: Stage, work: Work) -> None:
-    """Run one stage to its commit on a worker group; raises what the workers raised."""
+    """Run one stage to its commit on a worker group; raises what the workers raised.
+
+    Raises WorkersLostError where they died, or found no place. A next try goes on from the stage's
+    checkpoint; whether there is one is the caller's to say.
+    """
     demand = demand_of(stage, work.launch)
     encode = stage.model.sample_encoder()
     readings = readings_of(stage.corpora(), work.locations, work.store, encode)
     stream = work.launch.stream
     try:
         datasets = {r.name: samples_of(r, stream=stream) for r in readings}
-    except RayTaskError as error:
-        raise original(error) from error
+    except RayError as error:
+        raise _told(original(error)) from error
     with tempfile.TemporaryDirectory(prefix="recipe-ray-train-") as folder:
         worker: Any = partial(_work, stage, work, readings)
         trainer = TorchTrainer(
@@ -88,36 +89,36 @@ def _run_config(stage: Stage, work: Work, folder: str) -> Any:  # typed as Train
     return RunConfig(
         name=stage.key,
         storage_path=folder,
-        failure_config=FailureConfig(
-            max_failures=work.launch.max_failures, controller_failure_limit=_PLACEMENTS
-        ),
+        failure_config=FailureConfig(max_failures=0, controller_failure_limit=_PLACEMENTS),
     )
 
 
-def _cause(error: TrainingFailedError) -> Exception:
+def _cause(error: TrainingFailedError) -> BaseException:
     """Return the exception behind a failed group: a worker's own, and rather ours than torch's.
 
     When one worker fails, the others fail with broken connections.
     """
     failures: dict[int, Any] = getattr(error, "worker_failures", {})
-    causes: list[Exception] = [
+    causes = [
         original(getattr(failures[rank], "_base_exc", failures[rank])) for rank in sorted(failures)
     ]
     for cause in causes:
         if isinstance(cause, UserError | NonFiniteLossError):
             return cause
-    own = [cause for cause in causes if not _is_collateral(cause)]
-    if own and type(own[0]).__module__.partition(".")[0] != "ray":
+    lost = [cause for cause in causes if is_loss(cause)]
+    own = [cause for cause in causes if not (is_loss(cause) or _is_collateral(cause))]
+    if own and not lost:
         return own[0]
-    said = str((own or causes or [error])[0]).strip().splitlines()
-    return WorkersLostError(said[0] if said else "the workers died")
+    return _told(*(lost or causes or [error]))
 
 
-def original(error: Exception) -> Exception:
-    """Return what was raised in a task or actor, by way of any number of others."""
-    while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        error = error.cause
-    return error
+def _told(*causes: BaseException) -> BaseException:
+    # in a few words: what Ray says of a dead process fills a screen
+    cause = next((cause for cause in causes if is_node_loss(cause)), causes[0])
+    if not (is_loss(cause) or _is_collateral(cause)):
+        return cause
+    said = str(cause).strip().splitlines()
+    return WorkersLostError(said[0] if said else "the workers died", node=is_node_loss(cause))
 
 
 def _is_collateral(cause: BaseException) -> bool:

@@ -9,10 +9,11 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 
 from recipe_ray.distributed.demand import demand_of
+from recipe_ray.distributed.losses import WorkersLostError
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.stages.attempt import failure_on_record
+from recipe_ray.stages.attempt import failure_note
 from recipe_ray.stages.stage import Stage
 
 FAILURE = "failure"  # in a trial's result: why the stage failed, or an empty string
@@ -32,12 +33,14 @@ class StageTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the stage. Its own failure is a result, so that Tune retries only lost processes."""
+        """Run the stage. Its own failure is a result; lost processes are an error of the trial."""
         stage = self._work.stages[self.config["stage"]]
         try:
-            with failure_on_record(stage, self._work.store):
-                run_in_trial(stage, self._work)
+            run_in_trial(stage, self._work)
+        except WorkersLostError:
+            raise  # not on record: it may be started again
         except Exception as error:
+            self._work.store.record_failure(stage.artifact, failure_note(error))
             return {"done": True, FAILURE: f"{type(error).__name__}: {error}"}
         return {"done": True, FAILURE: ""}
 

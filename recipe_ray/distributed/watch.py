@@ -9,11 +9,13 @@ from ray import tune
 
 from recipe_ray.distributed.agenda import Agenda
 from recipe_ray.distributed.events import EventKind, SweepEvent
+from recipe_ray.distributed.losses import Losses
 from recipe_ray.distributed.trial import FAILURE
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.stages.attempt import failure_note
+from recipe_ray.stages.claims import Claims
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
@@ -37,16 +39,21 @@ class Watch(tune.Callback):
         plan: Plan,
         store: Store,
         agenda: Agenda,
+        claims: Claims,
         on_event: Callable[[SweepEvent], None] | None,
     ) -> None:
         self._plan = plan
         self._store = store
         self._agenda = agenda
+        self._claims = claims
+        self._losses = Losses(plan.launch.max_failures)
         self._on_event = on_event
         self._started: dict[str, float] = {}
+        self._left: set[str] = set()
         self._noted: dict[str, str] = {}
         self._looked = 0.0
         self.done: list[str] = []
+        self.skipped: list[str] = []
         self.failed: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,15 +76,25 @@ class Watch(tune.Callback):
             return
         collect(self._plan, self._store, stage)
         self._agenda.commit(stage)
+        self._claims.release(stage.key)
         self.done.append(stage.key)
         self._tell("finished", stage)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Put on record a stage whose process died; the stage itself could not."""
+        """Start a stage whose processes died again, or put on record what it could not itself."""
         stage = self._stage(trial)
         error = StageLostError(_last_line(trial))
+        if self._losses.forgives(stage.key, trial.get_pickled_error()):
+            self._agenda.take_back(stage)
+            self._claims.release(stage.key)
+            self._tell("lost", stage, message=str(error))
+            return
         self._store.record_failure(stage.artifact, failure_note(error))
         self._fail(stage, f"{type(error).__name__}: {error}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that Tune itself starts a stage again: its node was preempted, as announced."""
+        self._tell("lost", self._stage(trial), message=_last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
@@ -95,6 +112,23 @@ class Watch(tune.Callback):
             values = {name: note[name] for name in _PROGRESS_FIELDS}
             self._tell("progress", stage, progress=Progress(**values))
 
+    def left_to(self, stage: Stage, driver: str) -> None:
+        """Say, once, that another driver makes a stage."""
+        if stage.key not in self._left:
+            self._left.add(stage.key)
+            self._tell("elsewhere", stage, message=driver)
+
+    def committed_elsewhere(self, stage: Stage) -> None:
+        """Collect the rows of a stage that another driver made."""
+        collect(self._plan, self._store, stage)
+        self._agenda.commit(stage)
+        self.skipped.append(stage.key)
+        self._tell("skipped", stage)
+
+    def failed_elsewhere(self, stage: Stage, message: str) -> None:
+        """Give up a stage that failed for another driver, and what needs it."""
+        self._fail(stage, message)
+
     def forget_the_running(self) -> None:
         """Remove the progress notes of stages that an interrupted sweep leaves unfinished."""
         for stage in self._agenda.running:
@@ -109,6 +143,7 @@ class Watch(tune.Callback):
             self._store.record_failure(child.artifact, failure_note(error))
             self.failed[child.key] = str(error)
             self._tell("failed", child, message=str(error))
+        self._claims.release(stage.key)  # last: whoever takes it next must see that it failed
 
     def _stage(self, trial: Any) -> Stage:
         return self._plan.stages[trial.config["stage"]]

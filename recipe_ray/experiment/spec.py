@@ -114,7 +114,12 @@ class Launch(Spec):
     )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of a worker; 0.25: four share one")
     checkpoint_every_s: float = Field(60.0, gt=0, description="seconds between resume points")
-    max_failures: int = Field(2, ge=0, description="times a DDP worker group is started again")
+    max_failures: int = Field(
+        2, ge=0, description="times a stage whose process died is started again; nodes lost apart"
+    )
+    claim_lease_s: float = Field(
+        60.0, ge=1, description="seconds after which a silent driver's stages are another's"
+    )
     stream: bool = Field(
         False, description="DDP workers stream the corpus instead of holding its tokens in memory"
     )

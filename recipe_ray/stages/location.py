@@ -36,6 +36,14 @@ def open_files(location: str | Path) -> tuple[Files, str]:
     return _open_remote(text), text
 
 
+def reopen_files(uri: str) -> Files:
+    """Return the file operations at a URI that `open_files` gave; the location is not asked.
+
+    It may be away for a moment, and the operations themselves are patient.
+    """
+    return _remote(uri) if "://" in uri else LocalFiles(Path(uri))
+
+
 def _open_local(path: Path) -> tuple[Files, str]:
     root = path.expanduser().absolute()
     if root.exists() and not root.is_dir():
@@ -46,6 +54,12 @@ def _open_local(path: Path) -> tuple[Files, str]:
 
 
 def _open_remote(uri: str) -> Files:
+    files = _remote(uri)
+    files.check_root()
+    return files
+
+
+def _remote(uri: str) -> RemoteFiles:
     parts = urlsplit(uri)
     # neither credentials nor connection options belong in messages
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -55,6 +69,4 @@ def _open_remote(uri: str) -> Files:
         filesystem, root = pafs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot open the store {shown}: {error}") from error
-    files = RemoteFiles(filesystem, root, shown)
-    files.check_root()
-    return files
+    return RemoteFiles(filesystem, root, shown)
