@@ -24,7 +24,7 @@ from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 240.0
+PATIENCE_S = 300.0
 _OBJECTS = 100 * 2**20  # bytes a node
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
@@ -34,16 +34,6 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 ONCE = {"wall_s", "time", "git_commit", "versions"}  # columns that differ between two runs
-
-
-def until(what: str, condition: Callable[[], Any], limit_s: float = PATIENCE_S) -> Any:
-    """Return what the condition gives as soon as that is true; raise TimeoutError after a while."""
-    give_up_at = time.monotonic() + limit_s
-    while not (found := condition()):
-        if time.monotonic() > give_up_at:
-            raise TimeoutError(f"not within {limit_s:.0f} s: {what}")
-        time.sleep(0.02)
-    return found
 
 
 class Nodes:
@@ -136,6 +126,20 @@ class Driver:
         events = [e for e in list(self.events) if e["kind"] == kind and e["time"] >= since]
         return [event["key"] for event in events]
 
+    def until(self, what: str, condition: Callable[[], Any]) -> Any:
+        """Return what the condition gives as soon as that is true.
+
+        Raises RuntimeError where the driver ends before, and TimeoutError after five minutes.
+        """
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not (found := condition()):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the driver ended before {what}:\n{self._log()}")
+            if time.monotonic() > give_up_at:
+                raise TimeoutError(f"not within {PATIENCE_S:.0f} s: {what}")
+            time.sleep(0.02)
+        return found
+
     def kill(self) -> None:
         """Kill -9 the driver; what it started on the cluster is left to Ray."""
         self.process.kill()
@@ -150,9 +154,11 @@ class Driver:
         """Wait for the sweep's end and return its outcome."""
         code = self._end()
         if code:
-            log = Path(self._errors.name).read_text(errors="replace")[-4000:]
-            raise RuntimeError(f"the driver ended with {code}:\n{log}")
+            raise RuntimeError(f"the driver ended with {code}:\n{self._log()}")
         return self.events[-1]
+
+    def _log(self) -> str:
+        return Path(self._errors.name).read_text(errors="replace")[-4000:]
 
     def _end(self) -> int:
         code = self.process.wait(PATIENCE_S)

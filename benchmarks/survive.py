@@ -23,7 +23,6 @@ from benchmarks.faults import (
     rows_of,
     simulated,
     tell_recovery,
-    until,
     workers,
 )
 from recipe_ray.data.sources import Locations
@@ -66,27 +65,27 @@ class Ordeal:
 
     def kill_a_worker(self, driver: Driver) -> None:
         """Kill one of the two workers of a purification that has a checkpoint."""
-        key = self._with_checkpoint()
-        pid = until("its second worker", self._second_worker)
+        key = self._with_checkpoint(driver)
+        pid = driver.until("its second worker", self._second_worker)
         killed = time.time()
         os.kill(pid, signal.SIGKILL)
-        until("the loss", lambda: driver.heard("lost"))
+        driver.until("the loss", lambda: driver.heard("lost"))
         self._recovered("train worker killed", driver, [key], killed)
 
     def lose_a_node(self, driver: Driver) -> None:
         """Kill a node on which a stage runs; another one joins when the stage has gone on."""
         before = len(driver.heard("lost"))
-        self._with_checkpoint()
-        node = until("a node at work", self._node_at_work)
+        self._with_checkpoint(driver)
+        node = driver.until("a node at work", self._node_at_work)
         went = time.time()
         self.nodes.lose(node)
-        until("the loss", lambda: len(driver.heard("lost")) > before)
+        driver.until("the loss", lambda: len(driver.heard("lost")) > before)
         self._recovered("node lost", driver, driver.heard("lost", went), went)
         self.nodes.add()
 
     def kill_the_driver(self, driver: Driver) -> Driver:
         """Kill -9 the driver in the middle of a purification; return the one that goes on."""
-        key = self._with_checkpoint()
+        key = self._with_checkpoint(driver)
         made = made_at(self.store, self.plan)
         driver.kill()
         begun = time.time()
@@ -95,7 +94,7 @@ class Ordeal:
         assert made.items() <= made_at(self.store, self.plan).items(), "a stage was done twice"
         return successor
 
-    def _with_checkpoint(self) -> str:
+    def _with_checkpoint(self, driver: Driver) -> str:
         since = time.time()
         purifications = [key for key, one in self.plan.stages.items() if one.name == "purify"]
 
@@ -103,7 +102,7 @@ class Ordeal:
             times = {key: checkpoint_time(self.store, key) for key in purifications}
             return next((key for key in times if times[key] > since), None)
 
-        found: str = until("a purification with a checkpoint", newer)
+        found: str = driver.until("a purification with a checkpoint", newer)
         return found
 
     def _second_worker(self) -> int | None:
@@ -120,7 +119,7 @@ class Ordeal:
             newer = any(checkpoint_time(self.store, key) > seen for key in keys)
             return newer or bool({*driver.heard("finished", since)} & {*keys})
 
-        until(f"{what}: going on", on_its_way)
+        driver.until(f"{what}: going on", on_its_way)
         tell_recovery(what, time.time() - since)
 
 
