@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.agenda import Agenda
-from recipe_ray.distributed.demand import Capacity, demand_of
+from recipe_ray.experiment.agenda import Agenda
+from recipe_ray.experiment.demand import Capacity, demand_of
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment, Launch, Workers
 from recipe_ray.stages.stage import Stage

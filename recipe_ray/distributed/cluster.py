@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from recipe_ray.base.errors import UserError
-from recipe_ray.distributed.demand import DATA_CPUS, Capacity
+from recipe_ray.experiment.demand import DATA_CPUS, Capacity
 from recipe_ray.experiment.spec import Launch
 
 # read by Ray in this process and in its workers, unless the user set them

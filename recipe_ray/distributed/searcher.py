@@ -4,7 +4,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.distributed.trial import STAGES
+from recipe_ray.experiment.agenda import Agenda
 
 
 class StageSearcher(Searcher):
@@ -15,11 +16,11 @@ class StageSearcher(Searcher):
         self._agenda = agenda
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next stage's key, None for "ask again later", or FINISHED."""
+        """Return the keys of the next stages, None for "ask again later", or FINISHED."""
         if self._agenda.is_over:
             return Searcher.FINISHED
-        stage = self._agenda.next()
-        return {"stage": stage.key} if stage is not None else None
+        batch = self._agenda.next_batch()
+        return {STAGES: [stage.key for stage in batch]} if batch else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from ray import tune
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.distributed.cluster import capacity, connected
-from recipe_ray.distributed.demand import check_fits, demand_of
+from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.searcher import StageSearcher
-from recipe_ray.distributed.trial import StageTrial, resources_of
+from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.distributed.work import Work
 from recipe_ray.experiment.collect import collect, plan_record
@@ -77,7 +77,7 @@ def _collect_what_is_there(
 def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(StageTrial, work=work),
-        lambda config: resources_of(work.stages[config["stage"]], work.launch),
+        lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
     )
     # what Tune itself would restore from is not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:

@@ -1,6 +1,6 @@
 """What a stage needs of a cluster, what a cluster has, and whether the one fits the other.
 
-Free of Ray, like the agenda that it serves.
+The agenda asks it; launchers turn a demand into what Ray reserves.
 """
 
 from collections.abc import Iterable
