@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 from ray import tune
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.distributed.cluster import capacity, connected
-from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.searcher import StageSearcher
 from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.distributed.work import Work
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect, plan_record
+from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store

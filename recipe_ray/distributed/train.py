@@ -14,9 +14,9 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
-from recipe_ray.experiment.demand import Demand, demand_of
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
 from recipe_ray.distributed.work import Work, use_threads
+from recipe_ray.experiment.demand import Demand, demand_of
 from recipe_ray.learn.runtime import ProcessGroupRuntime
 from recipe_ray.stages.attempt import ProgressNotes
 from recipe_ray.stages.run import StoreCheckpoints, run_stage, scratch

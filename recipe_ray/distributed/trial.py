@@ -10,8 +10,8 @@ from typing import Any
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from recipe_ray.experiment.demand import demand_of
 from recipe_ray.distributed.work import Work, use_threads
+from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.stages.attempt import failure_on_record

@@ -7,9 +7,9 @@ from typing import Any
 
 from ray import tune
 
-from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.distributed.events import EventKind, SweepEvent
 from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.runtime import Progress

@@ -138,6 +138,11 @@ class Store:
             raise StoreError(f"{self._files.shown(path)}: deleted while it was being read")
         return parse_manifest(data, self._files.shown(path))
 
+    def manifests(self, artifacts: Iterable[ArtifactId]) -> list[dict[str, Any]]:
+        """Return the manifests of committed artifacts, read many at a time."""
+        read = self._read(f"{artifact.folder}/{MANIFEST}" for artifact in artifacts)
+        return [parse_manifest(data, self._files.shown(path)) for path, data in read]
+
     def rows(self, artifact: ArtifactId) -> pa.Table:
         """Return what the stage measured (MEASUREMENT_SCHEMA), no rows where it measured nothing.
 
