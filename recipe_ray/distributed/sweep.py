@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from ray import tune
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.cluster import capacity, connected
+from recipe_ray.distributed.capacity import ClusterCapacity
+from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.searcher import StageSearcher
 from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
@@ -50,6 +51,7 @@ def sweep(
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
     with connected(address, launch, nested=nested):
+        capacity = ClusterCapacity(launch.grow_to)
         check_fits(missing, launch, capacity())
         agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
         watch = Watch(plan, store, agenda, on_event)

@@ -24,6 +24,7 @@ from recipe_ray.stages.stage import Context, Stage
 
 # without a limit, a group that finds no place is tried for ever, a minute each time
 _PLACEMENTS = 5
+_PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hour to come up
 
 
 class WorkersLostError(RuntimeError):
@@ -85,11 +86,12 @@ def _scaling(demand: Demand) -> ScalingConfig:
 
 
 def _run_config(stage: Stage, work: Work, folder: str) -> Any:  # typed as Train V1 still
+    placements = _PLACEMENTS if work.launch.grow_to is None else _PLACEMENTS_WHILE_GROWING
     return RunConfig(
         name=stage.key,
         storage_path=folder,
         failure_config=FailureConfig(
-            max_failures=work.launch.max_failures, controller_failure_limit=_PLACEMENTS
+            max_failures=work.launch.max_failures, controller_failure_limit=placements
         ),
     )
 

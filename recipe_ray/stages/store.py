@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.stages.filesystem import SCRATCH, explained
-from recipe_ray.stages.location import open_files
+from recipe_ray.stages.location import file_sizes, open_files
 from recipe_ray.stages.manifest import (
     MANIFEST,
     ROWS,
@@ -138,11 +138,6 @@ class Store:
             raise StoreError(f"{self._files.shown(path)}: deleted while it was being read")
         return parse_manifest(data, self._files.shown(path))
 
-    def manifests(self, artifacts: Iterable[ArtifactId]) -> list[dict[str, Any]]:
-        """Return the manifests of committed artifacts, read many at a time."""
-        read = self._read(f"{artifact.folder}/{MANIFEST}" for artifact in artifacts)
-        return [parse_manifest(data, self._files.shown(path)) for path, data in read]
-
     def rows(self, artifact: ArtifactId) -> pa.Table:
         """Return what the stage measured (MEASUREMENT_SCHEMA), no rows where it measured nothing.
 
@@ -201,6 +196,10 @@ class Store:
     def drop_checkpoint(self, key: str) -> None:
         """Delete a stage's resume point."""
         self._files.remove(f"{_CHECKPOINTS}/{key}")
+
+    def checkpoints(self) -> dict[str, int]:
+        """Return the bytes of every resume point by its stage's key."""
+        return file_sizes(*self._files.arrow(), _CHECKPOINTS)
 
     # --- experiments
 
