@@ -11,6 +11,7 @@ GROUPS = (
     "agreement",
     "ray_overhead",
     "images",
+    "ddp",
     "predict",
     "grid_scale",
     "nodes",

@@ -2,8 +2,8 @@
 
 Nodes are raylets on this machine with fake CPUs (`ray.cluster_utils.Cluster`); stages sleep, so
 that the cores are not what limits. The head has no CPU, as in the files of `cluster/`. Every size
-is a fresh process (`python -m benchmarks.nodes COUNT`) and runs as many stages a node. Throughput is
-counted between the first third of the stages, when all nodes are at work, and the last few: the
+is a fresh process (`python -m benchmarks.nodes COUNT`) and runs as many stages a node. Throughput
+is counted between the first third of the stages, when all nodes are at work, and the last few: the
 processes of all nodes start on the same two cores here, which they do not elsewhere.
 """
 
