@@ -7,8 +7,8 @@ import pytest
 from store_samples import filled
 from test_agenda import agenda_of, plan
 
-from recipe_ray.distributed.agenda import Agenda
 from recipe_ray.distributed.neighbours import Neighbours
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.stages.attempt import failure_note
 from recipe_ray.stages.claims import Claims
 from recipe_ray.stages.stage import Stage
@@ -61,8 +61,8 @@ def pair(tmp_path: Path) -> "Pair":
 def started(neighbours: Neighbours) -> list[Stage]:
     """Return all stages that may start now."""
     found = []
-    while (stage := neighbours.next()) is not None:
-        found.append(stage)
+    while batch := neighbours.next_batch():
+        found += batch
     return found
 
 
@@ -110,4 +110,4 @@ def test_a_failure_of_before_is_tried_again(tmp_path: Path) -> None:
     agenda = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
     with store.claims(60) as claims:
         neighbours = Neighbours(agenda, claims, store, Driver(agenda, claims), look_every_s=0)
-        assert neighbours.next() == backdoor
+        assert neighbours.next_batch() == [backdoor]

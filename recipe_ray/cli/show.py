@@ -13,6 +13,7 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.experiment.leftovers import prune_checkpoints, stale_checkpoints
 from recipe_ray.models.family import MODELS
 from recipe_ray.stages.store import Store
 from recipe_ray.tasks.task import TASKS
@@ -53,10 +54,20 @@ def list_command(
         typer.echo("recipe-ray list KIND shows the fields of each")
 
 
-def status_command(store: StoreOption = DEFAULT_STORE, json_: JsonOption = False) -> None:
+PruneOption = Annotated[
+    bool, typer.Option("--prune", help="Delete checkpoints that nothing will resume from.")
+]
+
+
+def status_command(
+    store: StoreOption = DEFAULT_STORE, json_: JsonOption = False, prune: PruneOption = False
+) -> None:
     """Show what is done, running and failed in a store, and why."""
     opened = Store.open(_existing(store))
     status = _status(opened)
+    alive = {note["key"] for note in status["running"] if note["fresh"]}
+    stale = prune_checkpoints(opened, alive) if prune else stale_checkpoints(opened, alive)
+    status["stale_checkpoints"] = {"count": len(stale), "bytes": sum(stale.values())}
     if json_:
         typer.echo(json.dumps(status, indent=1))
         return
@@ -75,6 +86,10 @@ def status_command(store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
     for note in status["failed"]:
         typer.secho(f"  failed: {note['kind']} {note['label']}-{note['key']}", fg="red")
         typer.echo(f"    {note['error']}: {note['message']}")
+    if stale:
+        size = f"{len(stale)} checkpoints ({sum(stale.values()) / 1e6:.1f} MB)"
+        again = "deleted" if prune else "nothing will resume from them; --prune deletes them"
+        typer.echo(f"  {size}: {again}")
 
 
 def _existing(store: str) -> str:

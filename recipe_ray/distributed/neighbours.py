@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.stages.claims import Claims
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
@@ -51,19 +51,24 @@ class Neighbours:
         """Whether every stage is committed or failed, here or elsewhere."""
         return self.agenda.is_over
 
-    def next(self) -> Stage | None:
-        """Return a stage that may start now, claimed; None where there is none."""
+    def next_batch(self) -> list[Stage]:
+        """Return what may start now in one process, claimed; empty where there is nothing."""
         self._look()
-        while (stage := self.agenda.next()) is not None:
-            if stage.key not in self._held and self.claims.take(stage.key):
-                # another may have done it since the last look; a driver alone need not ask
-                if not (self.claims.met_others and self._settled(stage)):
-                    return stage
-                self.claims.release(stage.key)
-            else:
-                self.agenda.set_aside(stage)
-                self.listener.left_to(stage, self._held.get(stage.key, "another"))
-        return None
+        while batch := self.agenda.next_batch():
+            if claimed := [stage for stage in batch if self._claim(stage)]:
+                return claimed
+        return []
+
+    def _claim(self, stage: Stage) -> bool:
+        if stage.key in self._held or not self.claims.take(stage.key):
+            self.agenda.set_aside(stage)
+            self.listener.left_to(stage, self._held.get(stage.key, "another"))
+            return False
+        # another may have done it since the last look; a driver alone need not ask
+        if self.claims.met_others and self._settled(stage):
+            self.claims.release(stage.key)
+            return False
+        return True
 
     def _look(self) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from recipe_ray.distributed.neighbours import Neighbours
+from recipe_ray.distributed.trial import STAGES
 
 
 class StageSearcher(Searcher):
@@ -22,10 +23,9 @@ class StageSearcher(Searcher):
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next stage's key, None for "ask again later", or FINISHED."""
-        stage = self._neighbours.next()
-        if stage is not None:
-            return {"stage": stage.key}
+        """Return the keys of the next stages, None for "ask again later", or FINISHED."""
+        if batch := self._neighbours.next_batch():
+            return {STAGES: [stage.key for stage in batch]}
         return Searcher.FINISHED if self._neighbours.is_over else None
 
     def on_trial_complete(

@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable
 from ray import tune
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.agenda import Agenda
-from recipe_ray.distributed.cluster import capacity, connected
-from recipe_ray.distributed.demand import check_fits, demand_of
+from recipe_ray.distributed.capacity import ClusterCapacity
+from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.neighbours import Neighbours
 from recipe_ray.distributed.searcher import StageSearcher
-from recipe_ray.distributed.trial import StageTrial, resources_of
+from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.distributed.work import Work
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect, plan_record
+from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
@@ -54,6 +55,7 @@ def sweep(
     store.clear_scratch()
     # claims are let go of last, when no stage of ours runs any more
     with store.claims(launch.claim_lease_s) as claims, connected(address, launch, nested=nested):
+        capacity = ClusterCapacity(launch.grow_to)
         check_fits(missing, launch, capacity())
         agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
         watch = Watch(plan, store, agenda, claims, on_event)
@@ -81,7 +83,7 @@ def _collect_what_is_there(
 def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(StageTrial, work=work),
-        lambda config: resources_of(work.stages[config["stage"]], work.launch),
+        lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
     )
     # what Tune itself would restore from is not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:

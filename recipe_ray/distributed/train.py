@@ -14,10 +14,10 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
-from recipe_ray.distributed.demand import Demand, demand_of
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
 from recipe_ray.distributed.losses import WorkersLostError, is_loss, is_node_loss, original
 from recipe_ray.distributed.work import Work, use_threads
+from recipe_ray.experiment.demand import Demand, demand_of
 from recipe_ray.learn.runtime import ProcessGroupRuntime
 from recipe_ray.stages.attempt import ProgressNotes
 from recipe_ray.stages.run import StoreCheckpoints, run_stage, scratch
@@ -25,6 +25,7 @@ from recipe_ray.stages.stage import Context, Stage
 
 # without a limit, a group that finds no place is tried for ever, a minute each time
 _PLACEMENTS = 5
+_PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hour to come up
 
 
 def run_nested(stage: Stage, work: Work) -> None:
@@ -86,10 +87,11 @@ def _scaling(demand: Demand) -> ScalingConfig:
 
 
 def _run_config(stage: Stage, work: Work, folder: str) -> Any:  # typed as Train V1 still
+    placements = _PLACEMENTS if work.launch.grow_to is None else _PLACEMENTS_WHILE_GROWING
     return RunConfig(
         name=stage.key,
         storage_path=folder,
-        failure_config=FailureConfig(max_failures=0, controller_failure_limit=_PLACEMENTS),
+        failure_config=FailureConfig(max_failures=0, controller_failure_limit=placements),
     )
 
 

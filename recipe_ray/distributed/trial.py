@@ -1,48 +1,58 @@
-"""One stage as a Tune trial: in the trial's own process, or as a DDP worker group it starts.
+"""A stage as a Tune trial: in the trial's own process, or as a DDP worker group it starts.
 
-The process is reused for the next stage of the same shape; imports alone cost seconds.
+The process is reused for the next stage of the same shape; imports alone cost seconds. Short stages
+come in batches, one after the other in one trial, with a result each.
 """
 
+import time
 from typing import Any
 
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from recipe_ray.distributed.demand import demand_of
 from recipe_ray.distributed.losses import WorkersLostError
 from recipe_ray.distributed.work import Work, use_threads
+from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.stages.attempt import failure_note
 from recipe_ray.stages.stage import Stage
 
-FAILURE = "failure"  # in a trial's result: why the stage failed, or an empty string
+STAGES = "stages"  # in a trial's configuration: the keys of its stages, one step each
+# in a step's result: which stage it ran, for how long, and why that failed, or an empty string
+STAGE, TOOK_S, FAILURE = "stage", "took_s", "failure"
 _ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 class StageTrial(tune.Trainable):
-    """Runs the stage that the configuration names, in one step."""
+    """Runs the stages that the configuration names, one a step."""
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
         """Keep what all stages share."""
         assert work is not None
         self._work = work
+        self._turn = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Be reused for another stage."""
+        """Be reused for other stages."""
+        self._turn = 0
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the stage. Its own failure is a result; lost processes are an error of the trial."""
-        stage = self._work.stages[self.config["stage"]]
+        """Run a stage. Its own failure is a result; lost processes are an error of the trial."""
+        keys = self.config[STAGES]
+        key, began, failure = keys[self._turn], time.monotonic(), ""
+        self._turn += 1
+        stage = self._work.stages[key]
         try:
             run_in_trial(stage, self._work)
         except WorkersLostError:
             raise  # not on record: it may be started again
         except Exception as error:
             self._work.store.record_failure(stage.artifact, failure_note(error))
-            return {"done": True, FAILURE: f"{type(error).__name__}: {error}"}
-        return {"done": True, FAILURE: ""}
+            failure = f"{type(error).__name__}: {error}"
+        took_s = time.monotonic() - began
+        return {"done": self._turn == len(keys), STAGE: key, TOOK_S: took_s, FAILURE: failure}
 
 
 def run_in_trial(stage: Stage, work: Work) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from ray import tune
 
-from recipe_ray.distributed.agenda import Agenda
 from recipe_ray.distributed.events import EventKind, SweepEvent
 from recipe_ray.distributed.losses import Losses
-from recipe_ray.distributed.trial import FAILURE
+from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.runtime import Progress
@@ -62,39 +62,43 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a stage runs, once, also where Tune starts it again."""
-        stage = self._stage(trial)
-        if stage.key not in self._started:
-            self._started[stage.key] = time.monotonic()
-            self._tell("started", stage)
+        self._start_next(trial)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Collect a committed stage's rows, or give up what needs a failed one."""
-        stage = self._stage(trial)
-        message = str(trial.last_result.get(FAILURE, ""))
-        if message:
-            self._fail(stage, message)
-            return
-        collect(self._plan, self._store, stage)
-        self._agenda.commit(stage)
-        self._claims.release(stage.key)
-        self.done.append(stage.key)
-        self._tell("finished", stage)
+        stage = self._plan.stages[result[STAGE]]
+        if not self._agenda.is_running(stage.key):
+            return  # of a batch that was started again, and told of before
+        if result[FAILURE]:
+            self._fail(stage, result[FAILURE])
+        else:
+            collect(self._plan, self._store, stage)
+            self._agenda.commit(stage, result[TOOK_S])
+            self._claims.release(stage.key)
+            self.done.append(stage.key)
+            self._tell("finished", stage)
+        self._start_next(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Start a stage whose processes died again, or put on record what it could not itself."""
-        stage = self._stage(trial)
-        error = StageLostError(_last_line(trial))
-        if self._losses.forgives(stage.key, trial.get_pickled_error()):
-            self._agenda.take_back(stage)
-            self._claims.release(stage.key)
-            self._tell("lost", stage, message=str(error))
-            return
-        self._store.record_failure(stage.artifact, failure_note(error))
-        self._fail(stage, f"{type(error).__name__}: {error}")
+        left = self._unfinished(trial)
+        for not_begun in left[1:]:
+            self._give_back(not_begun)
+        for stage in left[:1]:
+            error = StageLostError(_last_line(trial))
+            if self._losses.forgives(stage.key, trial.get_pickled_error()):
+                self._give_back(stage)
+                self._tell("lost", stage, message=str(error))
+            else:
+                self._store.record_failure(stage.artifact, failure_note(error))
+                self._fail(stage, f"{type(error).__name__}: {error}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune itself starts a stage again: its node was preempted, as announced."""
-        self._tell("lost", self._stage(trial), message=_last_line(trial))
+        for stage in self._unfinished(trial)[:1]:
+            self._tell("lost", stage, message=_last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
@@ -134,6 +138,11 @@ class Watch(tune.Callback):
         for stage in self._agenda.running:
             self._store.clear_progress(stage.artifact)
 
+    def _lose(self, stage: Stage, reason: str) -> None:
+        error = StageLostError(reason)
+        self._store.record_failure(stage.artifact, failure_note(error))
+        self._fail(stage, f"{type(error).__name__}: {error}")
+
     def _fail(self, stage: Stage, message: str) -> None:
         self._store.clear_progress(stage.artifact)
         self.failed[stage.key] = message
@@ -145,8 +154,20 @@ class Watch(tune.Callback):
             self._tell("failed", child, message=str(error))
         self._claims.release(stage.key)  # last: whoever takes it next must see that it failed
 
-    def _stage(self, trial: Any) -> Stage:
-        return self._plan.stages[trial.config["stage"]]
+    def _give_back(self, stage: Stage) -> None:
+        self._agenda.take_back(stage)
+        self._claims.release(stage.key)
+
+    def _unfinished(self, trial: Any) -> list[Stage]:
+        # the first of them runs
+        keys = (key for key in trial.config[STAGES] if self._agenda.is_running(key))
+        return [self._plan.stages[key] for key in keys]
+
+    def _start_next(self, trial: Any) -> None:
+        for stage in self._unfinished(trial)[:1]:
+            if stage.key not in self._started:
+                self._started[stage.key] = time.monotonic()
+                self._tell("started", stage)
 
     def _tell(
         self, kind: EventKind, stage: Stage, progress: Progress | None = None, message: str = ""

@@ -59,18 +59,30 @@ def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
         raise explain(error, str(path)) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; `what` and `needed` are how messages describe it.
+
+    Raises SpecError where the file is missing, not YAML, gives a key twice or is no mapping.
+    """
     try:
         values = _StrictLoader(path.read_text()).get_single_data()
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such experiment file") from None
+        raise SpecError(f"{path}: no such {what}") from None
     except IsADirectoryError:
-        raise SpecError(f"{path}: a folder, not an experiment file") from None
+        raise SpecError(f"{path}: a folder, not {_a(what)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, SpecError) as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected a mapping with 'name' and 'grid'")
+        raise SpecError(f"{path}: expected a mapping with {needed}")
     return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_mapping(path, "experiment file", "'name' and 'grid'")
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -130,7 +130,9 @@ class LocalFiles:
     def names(self, folder: str) -> list[str]:
         def action() -> list[str]:
             try:
-                return sorted(path.name for path in (self.root / folder).iterdir())
+                # a grid of 10,000 cells has as many artifacts of one kind: no Path for each
+                with os.scandir(self.root / folder) as entries:
+                    return sorted(entry.name for entry in entries)
             except FileNotFoundError:
                 return []
 

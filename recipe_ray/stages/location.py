@@ -44,6 +44,14 @@ def reopen_files(uri: str) -> Files:
     return _remote(uri) if "://" in uri else LocalFiles(Path(uri))
 
 
+def file_sizes(filesystem: pafs.FileSystem, root: str, folder: str) -> dict[str, int]:
+    """Return the bytes of every file in a folder by name, none where it does not exist."""
+    where = f"{root}/{folder}"
+    with explained("list", where):
+        found = filesystem.get_file_info(pafs.FileSelector(where, allow_not_found=True))
+    return {info.base_name: info.size for info in found if info.is_file}
+
+
 def _open_local(path: Path) -> tuple[Files, str]:
     root = path.expanduser().absolute()
     if root.exists() and not root.is_dir():

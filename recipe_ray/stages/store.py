@@ -27,7 +27,7 @@ import pyarrow as pa
 from recipe_ray.base.errors import StoreError
 from recipe_ray.stages.claims import CLAIMS, Claims
 from recipe_ray.stages.filesystem import SCRATCH, Files, explained
-from recipe_ray.stages.location import open_files, reopen_files
+from recipe_ray.stages.location import file_sizes, open_files, reopen_files
 from recipe_ray.stages.manifest import (
     MANIFEST,
     ROWS,
@@ -208,6 +208,10 @@ class Store:
     def drop_checkpoint(self, key: str) -> None:
         """Delete a stage's resume point."""
         self._files.remove(f"{_CHECKPOINTS}/{key}")
+
+    def checkpoints(self) -> dict[str, int]:
+        """Return the bytes of every resume point by its stage's key."""
+        return file_sizes(*self._files.arrow(), _CHECKPOINTS)
 
     # --- experiments
 
