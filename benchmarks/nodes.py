@@ -64,7 +64,7 @@ def throughput(count: int, cells: int, sleep_s: float) -> float:
         tempfile.TemporaryDirectory() as store,
     ):
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-        cluster = Cluster(initialize_head=True, head_node_args={**head, "_temp_dir": session})
+        cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": session})
         try:
             for _ in range(count):
                 cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)

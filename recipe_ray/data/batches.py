@@ -49,9 +49,10 @@ def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
     """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
     if len(rows) < world_size:
-        return by_length[[rank % len(rows)]]
+        return by_length[rank % len(rows) :][:1]
     turn, seat = np.divmod(np.arange(len(rows)), world_size)
-    return by_length[np.where(turn % 2 == 0, seat, world_size - 1 - seat) == rank]
+    share: Ints = by_length[np.where(turn % 2 == 0, seat, world_size - 1 - seat) == rank]
+    return share
 
 
 def by_tokens(lengths: Ints, max_tokens: int) -> Iterator[Ints]:
