@@ -5,6 +5,7 @@ Train's own checkpoints stay unused.
 """
 
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,16 @@ class WorkersLostError(RuntimeError):
 
 def run_nested(stage: Stage, work: Work) -> None:
     """Run one stage to its commit on a worker group; raises what the workers raised."""
+    on_workers(_run, stage, work)
+
+
+def on_workers(
+    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    stage: Stage,
+    work: Work,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """Let every worker of a group do something for a stage; raises what the workers raised."""
     demand = demand_of(stage, work.launch)
     encode = stage.model.sample_encoder()
     readings = readings_of(stage.corpora(), work.locations, work.store, encode)
@@ -41,11 +52,11 @@ def run_nested(stage: Stage, work: Work) -> None:
     except RayTaskError as error:
         raise original(error) from error
     with tempfile.TemporaryDirectory(prefix="recipe-ray-train-") as folder:
-        worker: Any = partial(_work, stage, work, readings)
+        worker: Any = partial(_work, do, stage, work, readings)
         trainer = TorchTrainer(
             worker,
             scaling_config=_scaling(demand),
-            run_config=_run_config(stage, work, folder),
+            run_config=_run_config(stage, work, folder, callbacks),
             datasets=datasets,
             # in memory every worker sees all samples: their batches are those of one process
             dataset_config=DataConfig(datasets_to_split="all" if stream else []),
@@ -58,21 +69,35 @@ def run_nested(stage: Stage, work: Work) -> None:
             raise NonFiniteLossError(result.return_value)
 
 
-def _work(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> str | None:
-    # in every worker; returns why it stopped where all workers know it and trying again is useless
-    use_threads(demand_of(stage, work.launch).cpus_per_worker)
-    runtime = ProcessGroupRuntime(
+def worker_runtime(stage: Stage, work: Work) -> ProcessGroupRuntime:
+    """Return the runtime of the worker that asks."""
+    return ProcessGroupRuntime(
         on_progress=ProgressNotes(work.store, stage),
         checkpoints=StoreCheckpoints(work.store, stage.key),
         checkpoint_every_s=work.launch.checkpoint_every_s,
     )
-    feed = RayFeed(readings, work.launch.stream)
+
+
+def _work(
+    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    stage: Stage,
+    work: Work,
+    readings: tuple[Reading, ...],
+) -> str | None:
+    # in every worker; returns why it stopped where all workers know it and trying again is useless
+    use_threads(demand_of(stage, work.launch).cpus_per_worker)
     try:
-        with scratch(work.store) as folder:
-            run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
+        do(stage, work, readings)
     except NonFiniteLossError as error:
         return str(error)  # of the loss over all workers, so all of them stop here
     return None
+
+
+def _run(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
+    feed = RayFeed(readings, work.launch.stream)
+    runtime = worker_runtime(stage, work)
+    with scratch(work.store) as folder:
+        run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
 
 
 def _scaling(demand: Demand) -> ScalingConfig:
@@ -84,10 +109,13 @@ def _scaling(demand: Demand) -> ScalingConfig:
     )
 
 
-def _run_config(stage: Stage, work: Work, folder: str) -> Any:  # typed as Train V1 still
+def _run_config(
+    stage: Stage, work: Work, folder: str, callbacks: Sequence[Any]
+) -> Any:  # typed as Train V1 still
     return RunConfig(
         name=stage.key,
         storage_path=folder,
+        callbacks=list(callbacks),
         failure_config=FailureConfig(
             max_failures=work.launch.max_failures, controller_failure_limit=_PLACEMENTS
         ),
