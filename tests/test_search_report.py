@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 from tiny_search import tiny_search
 
+from recipe_ray.cli.search import SearchDisplay
+from recipe_ray.distributed.asha import CandidateEvent
 from recipe_ray.experiment import search_compare
 from recipe_ray.experiment.search_compare import compare
 from recipe_ray.experiment.search_record import Look, Record
@@ -166,3 +168,25 @@ def test_a_search_that_was_never_begun_has_no_record(tmp_path: Path) -> None:
     assert not record.courses
     assert not record.is_over
     assert record.ranked() == []
+
+
+def test_every_look_is_told_with_the_best_so_far(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tiny_search(tmp_path)
+    store: Any = SimpleNamespace()
+    course = Record(plan, store).begin(Settings(0.5))
+    with SearchDisplay(plan, quiet=False, verbose=False) as display:
+        display.on_candidate(CandidateEvent("started", course))
+        for epoch, score in ((1, 0.6), (3, 0.5)):
+            course.looks[epoch] = Look(epoch, 0.9, 0.9 - score, score, 4.0, 1.0)
+            display.on_candidate(CandidateEvent("looked", course))
+        course.ended = "stopped"
+        display.on_candidate(CandidateEvent("ended", course))
+    best = "best so far 60.0 (wf0.5)"
+    assert capsys.readouterr().err.splitlines() == [
+        "[0/6] wf0.5 started",
+        f"[0/6] wf0.5 epoch 1 of 4, a rung: ACC 90.0, MASR 30.0, score 60.0; {best}",
+        f"[0/6] wf0.5 epoch 3 of 4: ACC 90.0, MASR 40.0, score 50.0; {best}",
+        "[1/6] wf0.5 stopped after 3 epochs, 10 s",
+    ]

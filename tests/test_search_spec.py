@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from samples import raised_by
+from shell import Shell, shell
 from tiny_search import search_fields, tiny_search
 
 from recipe_ray.base.spec import explained
@@ -14,6 +15,8 @@ from recipe_ray.distributed import asha
 from recipe_ray.experiment.files import load_search
 from recipe_ray.experiment.search_spec import Score, Search
 from recipe_ray.experiment.settings import Settings, drawn_at_random
+
+__all__ = ["shell"]  # a fixture
 
 
 def complaint(folder: Path, **changes: Any) -> str:
@@ -129,3 +132,21 @@ def test_a_missing_optuna_is_named_with_the_way_to_get_it(
     found = Search.model_validate(search_fields(tmp_path, sampling="optuna"))
     said = raised_by(lambda: asha.require_sampler(found))
     assert "pip install 'recipe-ray[search]'" in said
+
+
+def test_the_command_shows_candidates_and_what_they_are_compared_with(shell: Shell) -> None:
+    file = shell.folder / "s.yaml"
+    file.write_text(yaml.safe_dump(search_fields(shell.folder)))
+    shown = shell("search", file, "--dry-run", "--set", "trials=3").out
+    assert "3 candidates, random sampling, compared after epochs 1, 2, 4; 1/2 go on" in shown
+    assert shown.count("wf") == 3
+    assert "full grid: 4 cells" in shown
+    assert not (shell.folder / "runs").exists()
+
+
+def test_the_command_names_file_and_field(shell: Shell) -> None:
+    file = shell.folder / "s.yaml"
+    file.write_text(yaml.safe_dump(search_fields(shell.folder)))
+    said = shell.fails("search", file, "--set", "quick.task.evaluate_on=test")
+    assert "s.yaml: quick: task 'file' has evaluate_on: test" in said
+    assert "no such experiment file" in shell.fails("search", shell.folder / "nowhere.yaml")

@@ -72,6 +72,7 @@ class SearchDisplay:
         self._how = {"quiet": quiet, "verbose": verbose}
         self._search = plan.search
         self._stages: Display | None = None
+        self._count = 0
         self._ended = 0
         self._best: tuple[float, str] | None = None
 
@@ -85,12 +86,13 @@ class SearchDisplay:
         """Begin a part: the undefended PTM, candidates, the full grid, the confirmation."""
         self._close()
         self._console.print(f"{title} ({count})", style="bold", markup=False)
-        self._stages = Display(count, **self._how)
-        self._stages.__enter__()
+        self._count = count
 
     def on_stage(self, event: Any) -> None:
         """Draw an event of a sweep."""
-        assert self._stages is not None
+        if self._stages is None:  # not before: a live display and plain lines do not mix
+            self._stages = Display(self._count, **self._how)
+            self._stages.__enter__()
         self._stages.on_event(event)
 
     def on_candidate(self, event: Any) -> None:
