@@ -129,4 +129,4 @@ def _grid_seconds(plan: SearchPlan, store: Store) -> float:
     assert plan.grid is not None
     first = [cell for cell in plan.grid.cells if cell.last.seed == plan.grid.cells[0].last.seed]
     stages = {stage.key: stage for cell in first for stage in cell.stages[-2:]}
-    return sum(store.manifest(stage.artifact)["wall_s"] for stage in stages.values())
+    return sum(float(store.manifest(stage.artifact)["wall_s"]) for stage in stages.values())

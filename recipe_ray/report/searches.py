@@ -72,7 +72,9 @@ def summarise_search(found: Recorded) -> SearchSummary | None:
     first = next(row for row in found.rows.to_pylist() if row["metric"] == SCORE)
     return SearchSummary(
         found.experiment,
-        *(first[name] for name in ("model", "attack", "task")),
+        model=first["model"],
+        attack=first["attack"],
+        task=first["task"],
         rungs=tuple(about.get("rungs", epochs)),
         rule=about.get("score", {}).get("rule"),
         trials=about.get("trials"),
