@@ -5,6 +5,7 @@ Train's own checkpoints stay unused.
 """
 
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,19 @@ def run_nested(stage: Stage, work: Work) -> None:
     Raises WorkersLostError where they died, or found no place. A next try goes on from the stage's
     checkpoint; whether there is one is the caller's to say.
     """
+    on_workers(_run, stage, work)
+
+
+def on_workers(
+    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    stage: Stage,
+    work: Work,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """Let every worker of a group do something for a stage; raises what the workers raised.
+
+    Raises WorkersLostError where they died, or found no place.
+    """
     demand = demand_of(stage, work.launch)
     encode = stage.model.sample_encoder()
     readings = readings_of(stage.corpora(), work.locations, work.store, encode)
@@ -43,11 +57,11 @@ def run_nested(stage: Stage, work: Work) -> None:
     except RayError as error:
         raise _told(original(error)) from error
     with tempfile.TemporaryDirectory(prefix="recipe-ray-train-") as folder:
-        worker: Any = partial(_work, stage, work, readings)
+        worker: Any = partial(_work, do, stage, work, readings)
         trainer = TorchTrainer(
             worker,
             scaling_config=_scaling(demand),
-            run_config=_run_config(stage, work, folder),
+            run_config=_run_config(stage, work, folder, callbacks),
             datasets=datasets,
             # in memory every worker sees all samples: their batches are those of one process
             dataset_config=DataConfig(datasets_to_split="all" if stream else []),
@@ -60,21 +74,35 @@ def run_nested(stage: Stage, work: Work) -> None:
             raise NonFiniteLossError(result.return_value)
 
 
-def _work(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> str | None:
-    # in every worker; returns why it stopped where all workers know it and trying again is useless
-    use_threads(demand_of(stage, work.launch).cpus_per_worker)
-    runtime = ProcessGroupRuntime(
+def worker_runtime(stage: Stage, work: Work) -> ProcessGroupRuntime:
+    """Return the runtime of the worker that asks."""
+    return ProcessGroupRuntime(
         on_progress=ProgressNotes(work.store, stage),
         checkpoints=StoreCheckpoints(work.store, stage.key),
         checkpoint_every_s=work.launch.checkpoint_every_s,
     )
-    feed = RayFeed(readings, work.launch.stream)
+
+
+def _work(
+    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    stage: Stage,
+    work: Work,
+    readings: tuple[Reading, ...],
+) -> str | None:
+    # in every worker; returns why it stopped where all workers know it and trying again is useless
+    use_threads(demand_of(stage, work.launch).cpus_per_worker)
     try:
-        with scratch(work.store) as folder:
-            run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
+        do(stage, work, readings)
     except NonFiniteLossError as error:
         return str(error)  # of the loss over all workers, so all of them stop here
     return None
+
+
+def _run(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
+    feed = RayFeed(readings, work.launch.stream)
+    runtime = worker_runtime(stage, work)
+    with scratch(work.store) as folder:
+        run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
 
 
 def _scaling(demand: Demand) -> ScalingConfig:
@@ -86,11 +114,14 @@ def _scaling(demand: Demand) -> ScalingConfig:
     )
 
 
-def _run_config(stage: Stage, work: Work, folder: str) -> Any:  # typed as Train V1 still
+def _run_config(
+    stage: Stage, work: Work, folder: str, callbacks: Sequence[Any]
+) -> Any:  # typed as Train V1 still
     placements = _PLACEMENTS if work.launch.grow_to is None else _PLACEMENTS_WHILE_GROWING
     return RunConfig(
         name=stage.key,
         storage_path=folder,
+        callbacks=list(callbacks),
         failure_config=FailureConfig(max_failures=0, controller_failure_limit=placements),
     )
 
