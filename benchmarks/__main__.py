@@ -4,7 +4,7 @@ import importlib
 import sys
 from importlib.util import find_spec
 
-GROUPS = ("peak", "purify", "finetune", "agreement", "ray_overhead", "images")
+GROUPS = ("peak", "purify", "finetune", "agreement", "ray_overhead", "images", "watching")
 
 
 def main(names: list[str]) -> None:

@@ -13,6 +13,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.agenda import Agenda
 from recipe_ray.distributed.cluster import capacity, connected
 from recipe_ray.distributed.demand import check_fits, demand_of
+from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.searcher import StageSearcher
 from recipe_ray.distributed.trial import StageTrial, resources_of
@@ -49,12 +50,16 @@ def sweep(
     launch = plan.launch
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
-    with connected(address, launch, nested=nested):
+    with (
+        Driver(plan, store, there, on_event) as driver,
+        connected(address, launch, nested=nested),
+    ):
         check_fits(missing, launch, capacity())
         agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
-        watch = Watch(plan, store, agenda, on_event)
+        watch = Watch(plan, store, agenda, driver)
         try:
-            _tune(Work(plan.stages, store, locations, launch), StageSearcher(agenda), watch)
+            work = Work(plan.stages, store, locations, launch, plan.name)
+            _tune(work, StageSearcher(agenda), watch)
         finally:
             watch.forget_the_running()
     return SweepOutcome(

@@ -16,11 +16,11 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from recipe_ray.base.errors import NonFiniteLossError, UserError
 from recipe_ray.distributed.demand import Demand, demand_of
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
+from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.learn.runtime import ProcessGroupRuntime
-from recipe_ray.stages.attempt import ProgressNotes
-from recipe_ray.stages.run import StoreCheckpoints, run_stage, scratch
-from recipe_ray.stages.stage import Context, Stage
+from recipe_ray.stages.attempt import attempt
+from recipe_ray.stages.stage import Stage
 
 # without a limit, a group that finds no place is tried for ever, a minute each time
 _PLACEMENTS = 5
@@ -61,15 +61,17 @@ def run_nested(stage: Stage, work: Work) -> None:
 def _work(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> str | None:
     # in every worker; returns why it stopped where all workers know it and trying again is useless
     use_threads(demand_of(stage, work.launch).cpus_per_worker)
-    runtime = ProcessGroupRuntime(
-        on_progress=ProgressNotes(work.store, stage),
-        checkpoints=StoreCheckpoints(work.store, stage.key),
-        checkpoint_every_s=work.launch.checkpoint_every_s,
-    )
-    feed = RayFeed(readings, work.launch.stream)
     try:
-        with scratch(work.store) as folder:
-            run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
+        attempt(
+            stage,
+            work.store,
+            RayFeed(readings, work.launch.stream),
+            work.locations,
+            ProcessGroupRuntime,
+            experiment=work.experiment,
+            checkpoint_every_s=work.launch.checkpoint_every_s,
+            observers=(StageMetrics(stage, work.experiment),),
+        )
     except NonFiniteLossError as error:
         return str(error)  # of the loss over all workers, so all of them stop here
     return None

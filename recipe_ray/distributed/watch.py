@@ -1,24 +1,22 @@
 """What happens as trials start, end and die: the agenda, the results, the failures, the events."""
 
 import time
-from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from ray import tune
 
 from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import EventKind, SweepEvent
 from recipe_ray.distributed.trial import FAILURE
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.attempt import failure_note
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
 _LOOK_EVERY_S = 1.0
-_PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))
 
 
 class StageLostError(RuntimeError):
@@ -37,14 +35,15 @@ class Watch(tune.Callback):
         plan: Plan,
         store: Store,
         agenda: Agenda,
-        on_event: Callable[[SweepEvent], None] | None,
+        driver: Driver,
     ) -> None:
         self._plan = plan
         self._store = store
         self._agenda = agenda
-        self._on_event = on_event
+        self._driver = driver
         self._started: dict[str, float] = {}
-        self._noted: dict[str, str] = {}
+        # what a killed sweep noted last is no progress of this one
+        self._noted = {key: note["time"] for key, note in store.progress().items()}
         self._looked = 0.0
         self.done: list[str] = []
         self.failed: dict[str, str] = {}
@@ -82,18 +81,18 @@ class Watch(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
         now = time.monotonic()
-        if self._on_event is None or now - self._looked < _LOOK_EVERY_S:
+        if now - self._looked < _LOOK_EVERY_S:
             return
         self._looked = now
+        self._driver.record()
         notes = self._store.progress()
         for stage in self._agenda.running:
             note = notes.get(stage.key)
-            # a note of the same time was told already, or is from a killed sweep
+            # a note of the same time was told already
             if note is None or self._noted.get(stage.key) == note["time"]:
                 continue
             self._noted[stage.key] = note["time"]
-            values = {name: note[name] for name in _PROGRESS_FIELDS}
-            self._tell("progress", stage, progress=Progress(**values))
+            self._tell("progress", stage, progress=Advance.from_note(note))
 
     def forget_the_running(self) -> None:
         """Remove the progress notes of stages that an interrupted sweep leaves unfinished."""
@@ -114,12 +113,11 @@ class Watch(tune.Callback):
         return self._plan.stages[trial.config["stage"]]
 
     def _tell(
-        self, kind: EventKind, stage: Stage, progress: Progress | None = None, message: str = ""
+        self, kind: EventKind, stage: Stage, progress: Advance | None = None, message: str = ""
     ) -> None:
-        if self._on_event is not None:
-            started = self._started.get(stage.key)
-            wall_s = time.monotonic() - started if started is not None else 0.0
-            self._on_event(SweepEvent(kind, stage, wall_s, progress, message))
+        started = self._started.get(stage.key)
+        wall_s = time.monotonic() - started if started is not None else 0.0
+        self._driver.on_event(SweepEvent(kind, stage, wall_s, progress, message))
 
 
 def _last_line(trial: Any) -> str:
