@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     with sweeping:
         while not DriverNotes(store).living():
             assert sweeping.poll() is None, "the sweep ended before it began"
+            time.sleep(0.2)
         status = ["status", "--store", store.uri, "--watch", "--interval", "0.5"]
         look = [sys.executable, "-m", "recipe_ray", *status]
         seen = subprocess.run(look, env=env, capture_output=True, text=True, check=True)
