@@ -15,6 +15,7 @@ GROUPS = (
     "predict",
     "grid_scale",
     "nodes",
+    "watching",
 )
 
 

@@ -60,6 +60,7 @@ def test_an_empty_store_is_no_error(shell: Shell) -> None:
     (shell.folder / "store").mkdir()
     assert json.loads(shell("status", "--store", "store", "--json").out) == {
         "experiments": [],
+        "drivers": [],
         "running": [],
         "failed": [],
     }

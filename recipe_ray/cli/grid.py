@@ -136,6 +136,7 @@ def debug_command(
             chosen.stages,
             opened,
             Locations.from_environment(data),
+            experiment=plan.name,
             checkpoint_every_s=plan.launch.checkpoint_every_s,
             on_progress=display.on_progress,
         )

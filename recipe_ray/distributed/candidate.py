@@ -11,6 +11,7 @@ from ray import tune
 from recipe_ray.base.errors import NonFiniteLossError
 from recipe_ray.data.feed import LocalFeed
 from recipe_ray.distributed.losses import WorkersLostError
+from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.search_work import (
     DIVERGED,
     EPOCH,
@@ -25,10 +26,10 @@ from recipe_ray.experiment.search_plan import Candidate
 from recipe_ray.experiment.search_record import SCORE
 from recipe_ray.experiment.settings import Settings
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.stages.attempt import ProgressNotes, failure_note
+from recipe_ray.stages.attempt import failure_note, observed
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.looks import purify_with_looks
-from recipe_ray.stages.run import StoreCheckpoints, scratch
+from recipe_ray.stages.run import scratch
 from recipe_ray.stages.stage import Context
 
 
@@ -78,13 +79,17 @@ def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: Sear
         return
     use_threads(demand.cpus_per_worker)
     work = shared.work
-    runtime = LocalRuntime(
-        on_progress=ProgressNotes(work.store, candidate.purify),
-        checkpoints=StoreCheckpoints(work.store, candidate.purify.key),
+    seen = observed(
+        candidate.purify,
+        work.store,
+        LocalRuntime,
+        experiment=work.experiment,
         checkpoint_every_s=work.launch.checkpoint_every_s,
+        observers=(StageMetrics(candidate.purify, work.experiment),),
     )
-    with scratch(work.store) as folder:
-        context = Context(work.store, LocalFeed(work.locations), work.locations, runtime, folder)
+    with seen as mine, scratch(work.store) as folder:
+        feed = LocalFeed(work.locations)
+        context = Context(work.store, feed, work.locations, mine.runtime, folder)
         purify_with_looks(
             candidate.purify, looks, context, lambda look: tune.report(result_of(look, shared))
         )

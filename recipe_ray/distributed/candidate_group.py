@@ -7,7 +7,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from recipe_ray.distributed.feed import RayFeed, Reading
 from recipe_ray.distributed.search_work import SearchWork, result_of
-from recipe_ray.distributed.train import on_workers, worker_runtime
+from recipe_ray.distributed.train import observed_worker, on_workers
 from recipe_ray.distributed.work import Work
 from recipe_ray.experiment.search_plan import Candidate
 from recipe_ray.stages.finetune import FinetuneStage
@@ -25,14 +25,14 @@ def run_on_workers(
     """
 
     def do(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
-        runtime = worker_runtime(stage, work)
-
-        def report(look: FinetuneStage) -> None:
-            result: dict[str, Any] = result_of(look, shared) if runtime.rank == 0 else {}
-            ray.train.report(result)
-
         feed = RayFeed(readings, work.launch.stream)
-        with scratch(work.store) as folder:
+        with observed_worker(stage, work) as seen, scratch(work.store) as folder:
+            runtime = seen.runtime
+
+            def report(look: FinetuneStage) -> None:
+                result: dict[str, Any] = result_of(look, shared) if runtime.rank == 0 else {}
+                ray.train.report(result)
+
             context = Context(work.store, feed, work.locations, runtime, folder)
             purify_with_looks(candidate.purify, looks, context, report)
 

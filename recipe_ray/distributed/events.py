@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.stage import Stage
 
 # lost: its processes died and it starts again; elsewhere: another driver makes it
@@ -12,13 +12,17 @@ EventKind = Literal["skipped", "started", "progress", "finished", "failed", "los
 
 @dataclass(frozen=True)
 class SweepEvent:
-    """One thing that happened to one stage; `wall_s` counts from the stage's start."""
+    """One thing that happened to one stage; `wall_s` counts from the stage's start.
+
+    `left_s` is to the end of the whole sweep, None where that cannot be said yet.
+    """
 
     kind: EventKind
     stage: Stage
     wall_s: float = 0.0
-    progress: Progress | None = None  # of kind "progress"
+    progress: Advance | None = None  # of kind "progress"
     message: str = ""  # of "failed" and "lost": why; of "elsewhere": which driver
+    left_s: float | None = None
 
 
 @dataclass(frozen=True)

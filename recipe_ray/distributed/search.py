@@ -86,7 +86,7 @@ def _searched(
     record = Record.load(plan, store, undefended_acc)
     watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
     if not record.is_over:
-        work = Work({}, store, locations, plan.search.launch)
+        work = Work({}, store, locations, plan.search.launch, plan.search.name)
         shared = SearchWork(plan, work, undefended_acc, record.ended)
         run_asha(shared, record, watcher.on_candidate)
     best = [course.candidate.settings for course in record.ranked()]

@@ -13,6 +13,7 @@ from ray import tune
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.capacity import ClusterCapacity
 from recipe_ray.distributed.cluster import connected
+from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.neighbours import Neighbours
 from recipe_ray.distributed.searcher import StageSearcher
@@ -53,15 +54,20 @@ def sweep(
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
     store.clear_scratch()
-    # claims are let go of last, when no stage of ours runs any more
-    with store.claims(launch.claim_lease_s) as claims, connected(address, launch, nested=nested):
+    with (
+        # claims are let go of last, when no stage of ours runs any more
+        store.claims(launch.claim_lease_s) as claims,
+        Driver(plan, store, there, on_event) as driver,
+        connected(address, launch, nested=nested),
+    ):
         capacity = ClusterCapacity(launch.grow_to)
         check_fits(missing, launch, capacity())
         agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
-        watch = Watch(plan, store, agenda, claims, on_event)
+        watch = Watch(plan, store, agenda, claims, driver)
         neighbours = Neighbours(agenda, claims, store, watch)
+        work = Work(plan.stages, store, locations, launch, plan.name)
         try:
-            _tune(Work(plan.stages, store, locations, launch), StageSearcher(neighbours), watch)
+            _tune(work, StageSearcher(neighbours), watch)
         finally:
             watch.forget_the_running()
     skipped = (*there, *watch.skipped)

@@ -6,6 +6,7 @@ Train's own checkpoints stay unused.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,12 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from recipe_ray.base.errors import NonFiniteLossError, UserError
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
 from recipe_ray.distributed.losses import WorkersLostError, is_loss, is_node_loss, original
+from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.demand import Demand, demand_of
 from recipe_ray.learn.runtime import ProcessGroupRuntime
-from recipe_ray.stages.attempt import ProgressNotes
-from recipe_ray.stages.run import StoreCheckpoints, run_stage, scratch
-from recipe_ray.stages.stage import Context, Stage
+from recipe_ray.stages.attempt import Observed, attempt, observed
+from recipe_ray.stages.stage import Stage
 
 # without a limit, a group that finds no place is tried for ever, a minute each time
 _PLACEMENTS = 5
@@ -74,12 +75,15 @@ def on_workers(
             raise NonFiniteLossError(result.return_value)
 
 
-def worker_runtime(stage: Stage, work: Work) -> ProcessGroupRuntime:
-    """Return the runtime of the worker that asks."""
-    return ProcessGroupRuntime(
-        on_progress=ProgressNotes(work.store, stage),
-        checkpoints=StoreCheckpoints(work.store, stage.key),
+def observed_worker(stage: Stage, work: Work) -> AbstractContextManager[Observed]:
+    """Return the runtime of the worker that asks, and the event file of what it does."""
+    return observed(
+        stage,
+        work.store,
+        ProcessGroupRuntime,
+        experiment=work.experiment,
         checkpoint_every_s=work.launch.checkpoint_every_s,
+        observers=(StageMetrics(stage, work.experiment),),
     )
 
 
@@ -100,9 +104,8 @@ def _work(
 
 def _run(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
     feed = RayFeed(readings, work.launch.stream)
-    runtime = worker_runtime(stage, work)
-    with scratch(work.store) as folder:
-        run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
+    with observed_worker(stage, work) as seen:
+        attempt(stage, work.store, feed, work.locations, seen)
 
 
 def _scaling(demand: Demand) -> ScalingConfig:

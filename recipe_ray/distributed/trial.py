@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 
 from recipe_ray.distributed.losses import WorkersLostError
+from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.inline import run_inline
@@ -64,8 +65,15 @@ def run_in_trial(stage: Stage, work: Work) -> None:
         run_nested(stage, work)
         return
     use_threads(demand.cpus_per_worker)
-    every_s = work.launch.checkpoint_every_s
-    run_inline([stage], work.store, work.locations, checkpoint_every_s=every_s)
+    metrics = StageMetrics(stage, work.experiment)
+    run_inline(
+        [stage],
+        work.store,
+        work.locations,
+        experiment=work.experiment,
+        checkpoint_every_s=work.launch.checkpoint_every_s,
+        on_progress=lambda _, advance: metrics(advance),
+    )
 
 
 def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:

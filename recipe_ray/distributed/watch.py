@@ -1,26 +1,24 @@
 """What happens as trials start, end and die: the agenda, the results, the failures, the events."""
 
 import time
-from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from ray import tune
 
+from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import EventKind, SweepEvent
 from recipe_ray.distributed.losses import Losses
 from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S
 from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.attempt import failure_note
 from recipe_ray.stages.claims import Claims
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
 _LOOK_EVERY_S = 1.0
-_PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))
 
 
 class StageLostError(RuntimeError):
@@ -40,17 +38,18 @@ class Watch(tune.Callback):
         store: Store,
         agenda: Agenda,
         claims: Claims,
-        on_event: Callable[[SweepEvent], None] | None,
+        driver: Driver,
     ) -> None:
         self._plan = plan
         self._store = store
         self._agenda = agenda
         self._claims = claims
         self._losses = Losses(plan.launch.max_failures)
-        self._on_event = on_event
+        self._driver = driver
         self._started: dict[str, float] = {}
-        self._left: set[str] = set()
-        self._noted: dict[str, str] = {}
+        self._told_elsewhere: set[str] = set()
+        # what a killed sweep noted last is no progress of this one
+        self._noted = {key: note["time"] for key, note in store.progress().items()}
         self._looked = 0.0
         self.done: list[str] = []
         self.skipped: list[str] = []
@@ -103,23 +102,23 @@ class Watch(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
         now = time.monotonic()
-        if self._on_event is None or now - self._looked < _LOOK_EVERY_S:
+        if now - self._looked < _LOOK_EVERY_S:
             return
         self._looked = now
+        self._driver.record()
         notes = self._store.progress()
         for stage in self._agenda.running:
             note = notes.get(stage.key)
-            # a note of the same time was told already, or is from a killed sweep
+            # a note of the same time was told already
             if note is None or self._noted.get(stage.key) == note["time"]:
                 continue
             self._noted[stage.key] = note["time"]
-            values = {name: note[name] for name in _PROGRESS_FIELDS}
-            self._tell("progress", stage, progress=Progress(**values))
+            self._tell("progress", stage, progress=Advance.from_note(note))
 
     def left_to(self, stage: Stage, driver: str) -> None:
         """Say, once, that another driver makes a stage."""
-        if stage.key not in self._left:
-            self._left.add(stage.key)
+        if stage.key not in self._told_elsewhere:
+            self._told_elsewhere.add(stage.key)
             self._tell("elsewhere", stage, message=driver)
 
     def committed_elsewhere(self, stage: Stage) -> None:
@@ -170,12 +169,11 @@ class Watch(tune.Callback):
                 self._tell("started", stage)
 
     def _tell(
-        self, kind: EventKind, stage: Stage, progress: Progress | None = None, message: str = ""
+        self, kind: EventKind, stage: Stage, progress: Advance | None = None, message: str = ""
     ) -> None:
-        if self._on_event is not None:
-            started = self._started.get(stage.key)
-            wall_s = time.monotonic() - started if started is not None else 0.0
-            self._on_event(SweepEvent(kind, stage, wall_s, progress, message))
+        started = self._started.get(stage.key)
+        wall_s = time.monotonic() - started if started is not None else 0.0
+        self._driver.on_event(SweepEvent(kind, stage, wall_s, progress, message))
 
 
 def _last_line(trial: Any) -> str:

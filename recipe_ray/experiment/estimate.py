@@ -4,12 +4,11 @@ from collections import defaultdict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.experiment.cluster_spec import ClusterSpec
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.experiment.wall_times import Likeness, WallTimes
 from recipe_ray.stages.store import Store
 
 _READERS = 16  # manifests at a time; an object store answers each in tens of milliseconds
@@ -31,18 +30,14 @@ def time_left(plan: Plan, store: Store, done: Collection[str]) -> TimeLeft:
 
 
 def measured_seconds(plan: Plan, store: Store | None, done: Collection[str]) -> dict[str, float]:
-    """Return by key the expected seconds of each stage that is not `done`, where any is known.
-
-    A stage is expected to take the median of those with the same kind, model, attack, defense and
-    task, else of those with the same kind and model.
-    """
-    close, rough = _wall_times(store) if store is not None else ({}, {})
-    found: dict[str, float] = {}
-    for key, stage in plan.stages.items() if close else ():
-        if key not in done:
-            columns = stage.columns()
-            expected = close.get(_close(columns)) or rough.get(_rough(columns))
-            found |= {key: expected} if expected is not None else {}
+    """Return by key the expected seconds of each stage that is not `done`, where any is known."""
+    if store is None:
+        return {}
+    times, found = _wall_times(store), dict[str, float]()
+    for key, stage in plan.stages.items():
+        expected_s = times.expected_s(Likeness.of(stage.columns())) if key not in done else None
+        if expected_s is not None:
+            found[key] = expected_s
     return found
 
 
@@ -79,23 +74,10 @@ def _missing(kind: str, model: str, number: int) -> str:
     )
 
 
-def _wall_times(store: Store) -> tuple[dict[Any, float], dict[Any, float]]:
-    close: dict[Any, list[float]] = defaultdict(list)
-    rough: dict[Any, list[float]] = defaultdict(list)
+def _wall_times(store: Store) -> WallTimes:
+    times = WallTimes()
     with ThreadPoolExecutor(_READERS) as pool:
         manifests = list(pool.map(store.manifest, store.committed().values()))
     for manifest in manifests:
-        columns, wall_s = manifest["columns"], manifest["wall_s"]
-        close[_close(columns)].append(wall_s)
-        rough[_rough(columns)].append(wall_s)
-    return {like: median(times) for like, times in close.items()}, {
-        like: median(times) for like, times in rough.items()
-    }
-
-
-def _close(columns: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(columns.get(name) for name in ("kind", "model", "attack", "defense", "task"))
-
-
-def _rough(columns: dict[str, Any]) -> tuple[Any, ...]:
-    return columns["kind"], columns["model"]
+        times.add(Likeness.of(manifest["columns"]), manifest["wall_s"])
+    return times

@@ -13,6 +13,11 @@ from recipe_ray.stages.remote import RemoteFiles
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 
 
+def is_remote(uri: str) -> bool:
+    """Tell whether a store's URI is of an object store rather than of a folder or mount."""
+    return "://" in uri
+
+
 def open_files(location: str | Path) -> tuple[Files, str]:
     """Return the file operations at a location and its absolute URI (a path where local).
 

@@ -57,14 +57,15 @@ def run_stage(
     stage: Stage,
     context: Context,
     run: Callable[[Context], list[Measurement]] | None = None,
-) -> None:
+) -> list[Measurement]:
     """Run `stage` and commit its artifact, unless the store has it already.
 
+    Returns what was measured: on rank 0, and nothing where the stage was there.
     `context.folder` is the scratch folder to work in (`scratch` makes one). `run` does the work in
     place of `stage.run` where the input is at hand and not in the store.
     """
     if context.store.has(stage.artifact):
-        return
+        return []
     started = time.monotonic()
     with _logging_to(context.folder / LOG_FILE, active=context.runtime.rank == 0):
         logger.info("%s %s on %s", stage.name, stage.artifact.folder, platform.node())
@@ -72,7 +73,7 @@ def run_stage(
         wall_s = time.monotonic() - started
         logger.info("done in %.1f s", wall_s)
     if context.runtime.rank != 0:
-        return
+        return []
     facts = {"wall_s": wall_s, "world_size": context.runtime.world_size, **_provenance()}
     columns = {**stage.columns(), **facts, "versions": json.dumps(facts["versions"])}
     manifest = {
@@ -90,6 +91,7 @@ def run_stage(
     rows = measurement_table(measured, columns)
     context.store.commit(stage.artifact, context.folder, manifest, rows)
     context.store.drop_checkpoint(stage.key)
+    return measured
 
 
 @contextmanager

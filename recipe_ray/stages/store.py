@@ -9,6 +9,8 @@ survive a crash. It knows nothing of what stages do.
     claims/                  which driver builds which stage (claims.py)
     results/<experiment>/    Parquet, one file a stage
     plans/                   JSON, one file an experiment
+    drivers/                 JSON, one file a running sweep (`drivers.py`)
+    tensorboard/             event files, one folder a stage (`tensorboard.py`)
     tmp/                     unfinished writes
 """
 
@@ -43,7 +45,8 @@ __all__ = ["ArtifactId", "Store"]
 
 _FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
 _RESULTS, _PLANS = "results", "plans"
-_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, CLAIMS, SCRATCH}
+_BESIDE = {CLAIMS, "drivers", "tensorboard"}  # kept by the modules of these names
+_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
 _EXPERIMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
