@@ -158,7 +158,7 @@ def test_the_region_is_the_grids_best_and_what_seeds_do_not_tell_from_it(
     assert compared.search_best_weight_factor == found
     assert bool(compared.same_region) == same
     assert compared.spread == pytest.approx(0.1)
-    assert (compared.search_epochs, compared.grid_epochs) == (2, 16)
+    assert (compared.search_epochs, compared.grid_epochs) == (2, 8)
     assert compared.seconds_saved == pytest.approx(0.9)
 
 

@@ -140,7 +140,7 @@ def test_the_command_shows_candidates_and_what_they_are_compared_with(shell: She
     shown = shell("search", file, "--dry-run", "--set", "trials=3").out
     assert "3 candidates, random sampling, compared after epochs 1, 2, 4; 1/2 go on" in shown
     assert shown.count("wf") == 3
-    assert "full grid: 4 cells" in shown
+    assert "full grid: 2 cells" in shown
     assert not (shell.folder / "runs").exists()
 
 

@@ -36,4 +36,5 @@ def run_on_workers(
             context = Context(work.store, feed, work.locations, runtime, folder)
             purify_with_looks(candidate.purify, looks, context, report)
 
-    on_workers(do, candidate.purify, shared.work, callbacks=[TuneReportCallback()])
+    to_tune: Any = TuneReportCallback  # untyped
+    on_workers(do, candidate.purify, shared.work, callbacks=[to_tune()])
