@@ -78,7 +78,7 @@ def test_it_shows_every_sweep_its_stages_and_who_drives_it(store: Store) -> None
         "25/100",
         "210 samples/s",
         "1.5 min to go",
-        "mlm 2.35 norm 80",
+        "mlm 2.35  norm 80",
         "node-8",
         "large: ",
     ):

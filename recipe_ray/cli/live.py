@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +21,7 @@ from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.drivers import STALE_S, DriverNotes, age_s
 from recipe_ray.stages.store import Store
 
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 _FAILURES_SHOWN = 5
 
 
@@ -128,30 +129,28 @@ def _rows(driver: dict[str, Any], notes: dict[str, dict[str, Any]]) -> Iterator[
 
 def _table(rows: Any) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    # on a narrow terminal the last one is folded, nothing is cut off
+    table.add_column(no_wrap=True)
+    table.add_column(width=_BAR_WIDTH)
+    table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(f"  {escape(row['kind'])} {escape(row['label'])}", *_bar_and_words(row))
     return table
 
 
-def _cells(row: dict[str, Any]) -> list[RenderableType]:
-    name = Text(f"  {row['kind']} {row['label']}")
+def _bar_and_words(row: dict[str, Any]) -> tuple[RenderableType, Text]:
     if "step" not in row:
-        return [name, Text(f"starting, {duration(row['running_s'])}", "dim")]
+        return "", Text(f"starting, {duration(row['running_s'])}", "dim")
     advance = Advance.from_note(row)
     progress = advance.progress
-    speed = "" if advance.samples_per_s is None else f"{advance.samples_per_s:.0f} samples/s"
-    left = "" if advance.left_s is None else f"{duration(advance.left_s)} to go"
-    losses = " ".join(f"{term} {value:.3g}" for term, value in progress.values.items())
-    return [
-        name,
-        Text(progress.phase),
-        ProgressBar(progress.num_steps, progress.step, width=_BAR_WIDTH),
-        Text(f"{progress.step}/{progress.num_steps}"),
-        Text(speed),
-        Text(left),
-        Text(losses),
-        Text(str(row.get("host", "")), "dim"),
-    ]
+    words = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
+    if advance.samples_per_s is not None:
+        words.append(f"{advance.samples_per_s:.0f} samples/s")
+    if advance.left_s is not None:
+        words.append(f"{duration(advance.left_s)} to go")
+    words += [f"{term} {value:.3g}" for term, value in progress.values.items()]
+    told = Text("  ".join(words)).append(f"  {row.get('host', '')}", "dim")
+    return ProgressBar(progress.num_steps, progress.step, width=_BAR_WIDTH), told
 
 
 def _failures(view: View) -> Iterator[Text]:
