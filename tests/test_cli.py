@@ -63,6 +63,7 @@ def test_an_empty_store_is_no_error(shell: Shell) -> None:
         "drivers": [],
         "running": [],
         "failed": [],
+        "stale_checkpoints": {"count": 0, "bytes": 0},
     }
     assert shell("report", "store").code == shell("status", "--store", "store").code == 0
     assert json.loads(shell("report", "store", "--json").out)["cells"] == []
