@@ -4,7 +4,19 @@ import importlib
 import sys
 from importlib.util import find_spec
 
-GROUPS = ("peak", "purify", "finetune", "agreement", "ray_overhead", "images")
+GROUPS = (
+    "peak",
+    "purify",
+    "finetune",
+    "agreement",
+    "ray_overhead",
+    "images",
+    "ddp",
+    "predict",
+    "grid_scale",
+    "nodes",
+    "watching",
+)
 
 
 def main(names: list[str]) -> None:

@@ -23,7 +23,7 @@ from recipe_ray.models.text.bert import BertPTM
 WARM_UP = 8
 
 
-def recipe() -> tuple[BertPTM, Objective, MemoryBatches]:
+def recipe(batch_size: int = BATCH) -> tuple[BertPTM, Objective, MemoryBatches]:
     """Return MiniLM set up for RECIPE, its objective and the batches of 20,000 sentences."""
     ptm = MiniLM().load()
     weights = ptm.weight_group("ffn_in")
@@ -31,12 +31,12 @@ def recipe() -> tuple[BertPTM, Objective, MemoryBatches]:
     objective = Weighted([(1.0, WeightNorms(weights)), (1.0, ptm.pretraining_objective())])
     texts = column("bookcorpus", "text")
     rows = ptm.encoder(64)(texts, np.arange(len(texts)))
-    return ptm, objective, MemoryBatches(rows, ptm.pretraining_collate(SEED), BATCH, SEED)
+    return ptm, objective, MemoryBatches(rows, ptm.pretraining_collate(SEED), batch_size, SEED)
 
 
-def our_purification(steps: int) -> Measure:
+def our_purification(steps: int, batch_size: int = BATCH) -> Measure:
     """Return a measurement of our loop: samples/s over `steps` steps, all workers together."""
-    ptm, objective, batches = recipe()
+    ptm, objective, batches = recipe(batch_size)
 
     def measure() -> float:
         times: list[float] = []
@@ -48,7 +48,7 @@ def our_purification(steps: int) -> Measure:
         fit(ptm.module, objective, batches, FitSpec(steps=WARM_UP + steps), runtime, seed=SEED)
         if not times:  # not rank 0
             return 0.0
-        return steps * BATCH / (times[-1] - times[WARM_UP - 1])
+        return steps * batch_size / (times[-1] - times[WARM_UP - 1])
 
     return measure
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.agenda import Agenda
-from recipe_ray.distributed.demand import Capacity, demand_of
+from recipe_ray.experiment.agenda import Agenda
+from recipe_ray.experiment.demand import Capacity, demand_of
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment, Launch, Workers
 from recipe_ray.stages.stage import Stage
@@ -15,12 +16,18 @@ TEXTS = {"name": "editorials"}
 
 
 def plan() -> Plan:
+    return wide_plan(1)
+
+
+def wide_plan(seeds: int) -> Plan:
+    """Return a plan of two PTMs, as they are and purified, each fine-tuned with so many seeds."""
     grid = {
         "models": ["minilm"],
         "attacks": ["none", {"name": "por", "corpus": TEXTS}],
         "defenses": ["none", "recipe"],
         "auxiliaries": [TEXTS],
         "tasks": ["snippets"],
+        "seeds": list(range(seeds)),
     }
     values = {"name": "small", "pretraining": {"corpus": TEXTS}, "grid": grid}
     return make_plan(Experiment.model_validate(values), Locations(None, Path("/nowhere")))
@@ -64,3 +71,75 @@ def test_a_failed_stage_takes_its_descendants_and_nothing_else() -> None:
     lost = {stage.label() for stage in agenda.fail(backdoor)}
     assert lost == {"minilm-6.por.recipe", "minilm-6.por.snippets", "minilm-6.por.recipe.snippets"}
     assert not agenda.is_over
+
+
+def test_short_stages_share_a_trial_once_their_time_is_known() -> None:
+    found = plan()
+    done = ("pretrain", "backdoor", "purify")
+    agenda = agenda_of(found.stages, lambda s: s.name in done, cpus=1)
+    (first,) = agenda.next_batch()  # nobody knows yet how long it takes
+    agenda.commit(first, took_s=0.1)
+    assert len(agenda.next_batch()) == 1  # half of the three that are left
+
+
+def test_a_batch_holds_the_room_of_one_stage_until_its_last_has_ended() -> None:
+    agenda = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
+    (first,) = agenda.next_batch()
+    agenda.commit(first, took_s=0.1)
+    batch = agenda.next_batch()
+    assert len(batch) == 5
+    assert agenda.next() is None
+    for stage in batch[:-1]:
+        agenda.commit(stage, took_s=0.1)
+        assert agenda.next() is None
+    agenda.commit(batch[-1], took_s=0.1)
+    assert agenda.next() is not None
+
+
+def test_long_stages_stay_alone() -> None:
+    agenda = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
+    (first,) = agenda.next_batch()
+    agenda.commit(first, took_s=60)
+    assert len(agenda.next_batch()) == 1
+
+
+def test_what_a_lost_batch_had_not_begun_waits_again() -> None:
+    agenda = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
+    (first,) = agenda.next_batch()
+    agenda.commit(first, took_s=0.1)
+    lost, *others = agenda.next_batch()
+    for stage in others:
+        agenda.take_back(stage)
+    assert agenda.fail(lost) == []
+    started = []
+    while (stage := agenda.next()) is not None:
+        agenda.commit(stage)
+        started.append(stage.key)
+    assert len(started) == 10
+    assert lost.key not in started
+    assert {stage.key for stage in others} <= set(started)
+
+
+def test_ten_thousand_stages_take_no_more_time_each_than_a_hundred() -> None:
+    small, large = (drained_in(count) for count in (100, 10_000))
+    # quadratic in n it would be a hundred times as much for each
+    assert large / 10_000 < 10 * small / 100
+
+
+def drained_in(count: int) -> float:
+    """Return the CPU seconds that an agenda of so many fine-tunings takes to be worked off."""
+    parent = next(s for s in plan().stages.values() if s.name == "purify")
+    leaf = next(s for s in plan().stages.values() if s.parent == parent)
+    stages: dict[str, Stage] = {parent.key: parent}
+    for number in range(count):
+        stage = leaf.model_copy(update={"seed": number})
+        stage.__dict__["key"] = f"{number:016}"  # hashing is not what is measured
+        stages[stage.key] = stage
+    began = process_time()
+    agenda = agenda_of(stages, lambda s: s is parent, cpus=4)
+    while not agenda.is_over:
+        while agenda.next() is not None:
+            pass
+        for running in agenda.running:
+            agenda.commit(running)
+    return process_time() - began

@@ -60,8 +60,10 @@ def test_an_empty_store_is_no_error(shell: Shell) -> None:
     (shell.folder / "store").mkdir()
     assert json.loads(shell("status", "--store", "store", "--json").out) == {
         "experiments": [],
+        "drivers": [],
         "running": [],
         "failed": [],
+        "stale_checkpoints": {"count": 0, "bytes": 0},
     }
     assert shell("report", "store").code == shell("status", "--store", "store").code == 0
     assert json.loads(shell("report", "store", "--json").out)["cells"] == []

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from recipe_ray.cli.app import app
-from recipe_ray.distributed.demand import Capacity, check_fits
+from recipe_ray.experiment.demand import Capacity, check_fits
 from recipe_ray.experiment.files import load_experiment
 
 ROOT = Path(__file__).parents[1]

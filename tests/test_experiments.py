@@ -10,18 +10,25 @@ from typing import Any
 
 import pytest
 import yaml
+from shell import Shell, shell
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.files import load_experiment
+from recipe_ray.experiment.files import load_experiment, load_search
 from recipe_ray.experiment.plan import Plan, make_plan
+from recipe_ray.experiment.search_plan import make_search_plan
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage
 
+__all__ = ["shell"]  # a fixture
+
 FOLDER = Path(__file__).parents[1] / "experiments"
 BASES = ("base.yaml", "vision.yaml")
-FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name not in BASES)
+SEARCHES = sorted(FOLDER.rglob("asha_*.yaml"))
+FILES = sorted(
+    path for path in FOLDER.rglob("*.yaml") if path.name not in BASES and path not in SEARCHES
+)
 TABLES = [f"table{number}" for number in range(1, 13)] + ["figure2", "figure3"]
 APPENDIX = [f"a{number}" for number in range(1, 6)]
 # what is on no hub, so that a data folder must have it; to plan, only its checksum is needed
@@ -60,6 +67,17 @@ def test_an_experiment_plans_without_network(path: Path) -> None:
     header = path.read_text().split("\n\n")[0]
     missing = [word for word in ("Question:", "Command:", "Cost:") if word not in header]
     assert not missing, f"{path}: its header lacks {missing}"
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=[f"{p.parent.name}-{p.stem}" for p in SEARCHES])
+def test_a_search_plans_without_network(path: Path, shell: Shell) -> None:
+    plan = make_search_plan(load_search(path), Locations(data_folder(), Path("/nowhere")))
+    assert len(plan.template.looks) == plan.search.epochs
+    assert {task.evaluate_on for task in plan.search.confirm.tasks} == {"test"}
+    header = path.read_text().split("\n\n")[0]
+    assert all(word in header for word in ("Question:", "Command:", "Cost:", "Expect:"))
+    shown = shell("search", path, "--dry-run", "--data", data_folder()).out
+    assert f"{plan.search.trials} candidates" in shown
 
 
 @pytest.mark.parametrize("scale", ["paper", "mini"])

@@ -165,8 +165,8 @@ def test_an_epoch_is_shuffled_anew_and_can_be_entered_anywhere() -> None:
 def test_rows_are_dealt_longest_first() -> None:
     lengths = np.array([3, 9, 5, 7])
     assert deal(np.arange(4), lengths, 0, 1).tolist() == [1, 3, 2, 0]
-    assert deal(np.arange(4), lengths, 0, 2).tolist() == [1, 2]
-    assert deal(np.arange(4), lengths, 1, 2).tolist() == [3, 0]
+    assert deal(np.arange(4), lengths, 0, 2).tolist() == [1, 0]
+    assert deal(np.arange(4), lengths, 1, 2).tolist() == [3, 2]
 
 
 def test_prediction_batches_hold_every_row_once_within_the_limit() -> None:

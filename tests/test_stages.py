@@ -13,7 +13,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.store import Store
 
@@ -116,8 +116,8 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, defenses=["none"])
     store = run(plan, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
-    seen: list[Progress] = []
-    run(plan, tmp_path, on_progress=lambda stage, progress: seen.append(progress))
+    seen: list[Advance] = []
+    run(plan, tmp_path, on_progress=lambda stage, advance: seen.append(advance))
     assert seen == []
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
     assert len(store.committed()) == 2

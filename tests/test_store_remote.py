@@ -10,6 +10,7 @@ from store_samples import POR, SPAWN, commit_once, committed, filled, raced, s3_
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.stages.remote import RemoteFiles
+from recipe_ray.stages.retry import Patience
 from recipe_ray.stages.store import Store
 
 
@@ -115,13 +116,14 @@ class Flaky:
         return pafs.LocalFileSystem().open_input_stream(path)
 
 
-def test_a_transient_failure_is_tried_three_times(tmp_path: Path) -> None:
+def test_a_transient_failure_is_tried_again_until_patience_is_over(tmp_path: Path) -> None:
     flaky = Flaky()
-    files = RemoteFiles(flaky, str(tmp_path), "flaky://place")
+    patience = Patience(total_s=0.5, first_s=0.1)
+    files = RemoteFiles(flaky, str(tmp_path), "flaky://place", patience)
     files.write("folder/name", b"content")
     flaky.failures = 2
     assert files.read("folder/name") == b"content"
-    flaky.failures = 3
+    flaky.failures = 1000
     with pytest.raises(StoreError, match=r"cannot read flaky://place/folder/name: .*NETWORK"):
         files.read("folder/name")
 

@@ -14,9 +14,9 @@ import torch
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.agenda import Agenda
-from recipe_ray.distributed.demand import Capacity, check_fits, demand_of
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.experiment.agenda import Agenda
+from recipe_ray.experiment.demand import Capacity, check_fits, demand_of
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Cpus, Experiment, Launch, Workers

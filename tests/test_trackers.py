@@ -1,6 +1,13 @@
 """Trackers against a real MLflow store and real wandb runs on disk; nothing is trained."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,3 +203,67 @@ def test_only_finished_stages_are_logged_with_the_rows_of_the_store(
         for kind in ("skipped", "started", "finished"):
             tracking.on_event(SweepEvent(kind, stage))
     assert recorder.rows == rows_of(stage).to_pylist()
+
+
+# --- a real server
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    """Run MLflow's tracking server on loopback; give its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    places = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    places += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *where, *places],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # it starts processes of its own
+        )
+    with server:
+        try:
+            while not _answers(f"{url}/health"):
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+                time.sleep(0.2)
+            yield url
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.cluster
+def test_mlflows_own_server_has_the_runs_of_finished_stages(
+    stage: Stage, store: Store, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    with Tracking(open_trackers(["mlflow"], "small"), store) as tracking:
+        tracking.on_event(SweepEvent("finished", stage))
+    (experiment,) = _asked(f"{mlflow_server}/api/2.0/mlflow/experiments/search", max_results=9)[
+        "experiments"
+    ][:1]
+    assert experiment["name"] == "small"
+    ids = [experiment["experiment_id"]]
+    (run,) = _asked(f"{mlflow_server}/api/2.0/mlflow/runs/search", experiment_ids=ids)["runs"]
+    assert run["info"]["status"] == "FINISHED"
+    metrics = {point["key"]: point["value"] for point in run["data"]["metrics"]}
+    assert (metrics["acc"], metrics["masr"], metrics["loss.cross_entropy"]) == (0.9, 0.8, 0.3)
+    assert {"key": "key", "value": stage.key} in run["data"]["params"]
+
+
+def _asked(url: str, **question: Any) -> dict[str, Any]:
+    data, headers = json.dumps(question).encode(), {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found

@@ -8,7 +8,7 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from recipe_ray import __version__
-from recipe_ray.cli import grid, report, show, single
+from recipe_ray.cli import grid, report, search, show, single, status
 
 app = typer.Typer(
     name="recipe-ray",
@@ -43,8 +43,9 @@ app.command("purify")(single.purify_command)
 app.command("backdoor")(single.backdoor_command)
 app.command("evaluate")(single.evaluate_command)
 app.command("sweep")(grid.sweep_command)
+app.command("search")(search.search_command)
 app.command("plan")(grid.plan_command)
 app.command("debug")(grid.debug_command)
 app.command("report")(report.report_command)
-app.command("status")(show.status_command)
+app.command("status")(status.status_command)
 app.command("list")(show.list_command)

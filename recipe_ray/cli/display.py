@@ -15,11 +15,10 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
-from recipe_ray.learn.runtime import Progress as StageProgress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.stage import Stage
 
 # seconds between a stage's lines where nothing is redrawn
@@ -36,13 +35,15 @@ class Display:
         self._ended = 0
         self._bars: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
-        self._begun: dict[tuple[str, str], tuple[float, int]] = {}
+        self._overall: TaskID | None = None
         self._handlers = {
             "skipped": self._skipped,
             "started": self._started,
             "progress": self._progressed,
             "finished": self._finished,
             "failed": self._failed,
+            "lost": self._lost,
+            "elsewhere": self._left,
         }
         # logs would be torn apart by redrawn lines
         self._live = self._console.is_terminal and not verbose and not quiet
@@ -50,7 +51,8 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            # not rich's own estimate: it counts the steps before a resumed stage's checkpoint
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[values]}"),
             console=self._console,
             disable=not self._live,
@@ -71,31 +73,28 @@ class Display:
     def on_event(self, event: SweepEvent) -> None:
         """Draw one event of a sweep."""
         self._handlers[event.kind](event)
+        self._draw_overall(event.left_s)
 
-    def on_progress(self, stage: Stage, progress: StageProgress) -> None:
+    def on_progress(self, stage: Stage, advance: Advance) -> None:
         """Draw how far one stage is."""
+        progress = advance.progress
         values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())
         if self._live:
             self._progress.update(
-                self._bar(stage, progress),
+                self._bar(stage, progress.num_steps),
                 completed=progress.step,
                 total=progress.num_steps,
                 description=f"{_name(stage)}: {progress.phase}",
+                left=_to_go(advance.left_s),
                 values=values,
             )
             return
         now = time.monotonic()
-        begun, first_step = self._begun.setdefault(
-            (stage.key, progress.phase), (now, progress.step)
-        )
         if now - self._printed.setdefault(stage.key, now) > self._line_every_s:
             self._printed[stage.key] = now
-            pace = (now - begun) / max(progress.step - first_step, 1)
-            left = duration(pace * (progress.num_steps - progress.step))
-            self._console.print(
-                f"        {_name(stage)}: {progress.phase} {progress.step}/{progress.num_steps}, "
-                f"{left} to go, {values}"
-            )
+            told = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
+            told += [part for part in (_to_go(advance.left_s), values) if part]
+            self._console.print(f"        {_name(stage)}: {', '.join(told)}", markup=False)
 
     def close(self, outcome: SweepOutcome, store: str) -> None:
         """Say how the sweep ended."""
@@ -117,8 +116,9 @@ class Display:
 
     def _finished(self, event: SweepEvent) -> None:
         self._end(event.stage)
+        left = f"; {_to_go(event.left_s)}" if event.left_s else ""
         self._console.print(
-            f"{self._count()} {_name(event.stage)} done in {duration(event.wall_s)}",
+            f"{self._count()} {_name(event.stage)} done in {duration(event.wall_s)}{left}",
             markup=False,
         )
 
@@ -132,18 +132,40 @@ class Display:
         )
         self._console.print(f"        {event.message}", style="red", markup=False)
 
+    def _lost(self, event: SweepEvent) -> None:
+        self._console.print(
+            f"{self._count()} {_name(event.stage)} was lost and starts again: {event.message}",
+            style="yellow",
+            markup=False,
+        )
+
+    def _left(self, event: SweepEvent) -> None:
+        self._console.print(
+            f"{self._count()} {_name(event.stage)}: waiting for another driver ({event.message})",
+            markup=False,
+        )
+
     def _end(self, stage: Stage) -> None:
         self._ended += 1
         bar = self._bars.pop(stage.key, None)
         if bar is not None:
             self._progress.remove_task(bar)
 
-    def _bar(self, stage: Stage, progress: StageProgress) -> TaskID:
+    def _bar(self, stage: Stage, num_steps: int) -> TaskID:
         if stage.key not in self._bars:
             self._bars[stage.key] = self._progress.add_task(
-                _name(stage), total=progress.num_steps, values=""
+                _name(stage), total=num_steps, left="", values=""
             )
         return self._bars[stage.key]
+
+    def _draw_overall(self, left_s: float | None) -> None:
+        if not self._live:
+            return
+        if self._overall is None:
+            self._overall = self._progress.add_task("all stages", left="", values="")
+        self._progress.update(
+            self._overall, completed=self._ended, total=self._total, left=_to_go(left_s)
+        )
 
     def _count(self) -> str:
         return f"[{self._ended:>{len(str(self._total))}}/{self._total}]"
@@ -155,6 +177,10 @@ def duration(seconds: float) -> str:
         if seconds >= enough * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _to_go(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(seconds)} to go"
 
 
 def _name(stage: Stage) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.forecast import ClusterOption, show_forecast
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
     AddressOption,
@@ -95,10 +96,19 @@ def plan_command(
     data: DataOption = None,
     limit: LimitOption = None,
     set_: SetOption = None,
+    cluster: ClusterOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Show cells, distinct stages by kind, what the store already has, and the time left."""
+    """Show cells, distinct stages by kind, what the store already has, and the time left.
+
+    With --cluster, show instead what is left would take on a cluster that a file describes.
+    """
     plan = _plan(file, data, tuple(set_ or ()), limit)
+    if cluster is not None:
+        opened = _opened(store)
+        done = opened.committed() if opened is not None else ()
+        show_forecast(plan, cluster, opened, done, as_json=json_)
+        return
     summary = _summary(plan, store)
     if json_:
         typer.echo(json.dumps({**plan_record(plan), "summary": summary}, indent=1))
@@ -126,6 +136,7 @@ def debug_command(
             chosen.stages,
             opened,
             Locations.from_environment(data),
+            experiment=plan.name,
             checkpoint_every_s=plan.launch.checkpoint_every_s,
             on_progress=display.on_progress,
         )

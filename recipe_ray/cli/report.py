@@ -29,7 +29,7 @@ def report_command(
     json_: JsonOption = False,
     figures: Annotated[
         Path | None,
-        typer.Option(help="Folder for Figures 2 and 3 and patches on images (extra `figures`)."),
+        typer.Option(help="Folder for Figures 2 and 3, searches, patches (extra `figures`)."),
     ] = None,
     export_: Annotated[
         Path | None,

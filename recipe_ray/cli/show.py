@@ -1,8 +1,6 @@
-"""Commands that look: list and status. They start no Ray and load no model."""
+"""The command that lists what an experiment file can name; it loads no model."""
 
 import json
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,11 +8,10 @@ import typer
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.registry import Registry
-from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from recipe_ray.cli.options import JsonOption
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.models.family import MODELS
-from recipe_ray.stages.store import Store
 from recipe_ray.tasks.task import TASKS
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -24,8 +21,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "corpora": CORPORA,
     "tasks": TASKS,
 }
-# a running stage writes a note every few seconds; older ones belong to something that was killed
-STALE_S = 60.0
 
 
 def list_command(
@@ -53,37 +48,6 @@ def list_command(
         typer.echo("recipe-ray list KIND shows the fields of each")
 
 
-def status_command(store: StoreOption = DEFAULT_STORE, json_: JsonOption = False) -> None:
-    """Show what is done, running and failed in a store, and why."""
-    opened = Store.open(_existing(store))
-    status = _status(opened)
-    if json_:
-        typer.echo(json.dumps(status, indent=1))
-        return
-    for experiment in status["experiments"]:
-        typer.secho(
-            f"{experiment['name']}: {experiment['cells_done']} of {experiment['cells']} cells, "
-            f"{experiment['stages_done']} of {experiment['stages']} stages done",
-            bold=True,
-        )
-    for note in status["running"]:
-        state = "running" if note["fresh"] else "stopped without an end"
-        typer.echo(
-            f"  {state}: {note['kind']} {note['label']}: {note['phase']} "
-            f"{note['step']}/{note['num_steps']}"
-        )
-    for note in status["failed"]:
-        typer.secho(f"  failed: {note['kind']} {note['label']}-{note['key']}", fg="red")
-        typer.echo(f"    {note['error']}: {note['message']}")
-
-
-def _existing(store: str) -> str:
-    # to look at a store must not make one
-    if "://" not in store and not Path(store).is_dir():
-        raise SpecError(f"no store at {store}; give the folder or URI that --store was given")
-    return store
-
-
 def _described(plugin: Any) -> dict[str, Any]:
     schema = plugin.model_json_schema()
     fields = {
@@ -103,36 +67,3 @@ def _default(info: Any) -> Any:
         return "(required)"
     dumped = info.default
     return dumped.model_dump(mode="json") if hasattr(dumped, "model_dump") else dumped
-
-
-def _status(store: Store) -> dict[str, Any]:
-    done = set(store.committed())
-    experiments = []
-    for name in store.experiments():
-        plan = store.plan(name)
-        if plan is None:
-            continue
-        cells = [cell["stages"] for cell in plan["cells"]]
-        experiments.append(
-            {
-                "name": name,
-                "cells": len(cells),
-                "cells_done": sum(set(stages) <= done for stages in cells),
-                "stages": len(plan["stages"]),
-                "stages_done": sum(key in done for key in plan["stages"]),
-            }
-        )
-    running = [
-        {"key": key, "fresh": _age_s(note) < STALE_S, **note}
-        for key, note in store.progress().items()
-        if key not in done
-    ]
-    failed = [
-        {"key": key, **{k: v for k, v in note.items() if k != "traceback"}}
-        for key, note in store.failures().items()
-    ]
-    return {"experiments": experiments, "running": running, "failed": failed}
-
-
-def _age_s(note: dict[str, Any]) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(note["time"])).total_seconds()

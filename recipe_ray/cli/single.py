@@ -194,7 +194,13 @@ def _run(
 ) -> None:
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
         if workers == 1:
-            run_inline(stage.lineage(), store, locations, on_progress=display.on_progress)
+            run_inline(
+                stage.lineage(),
+                store,
+                locations,
+                experiment=stage.name,
+                on_progress=display.on_progress,
+            )
             return
         from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
 

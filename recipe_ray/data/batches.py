@@ -42,12 +42,17 @@ class MemoryBatches:
 def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
     """Return one worker's rows of a global batch, longest first.
 
-    Rows go round the workers by falling length, so every worker has about the same tokens, and
-    rows of like length lie together, which is what packed attention wants. Where rows are fewer
-    than workers (an epoch's last batch) some are given twice: every worker must take the step.
+    Rows go round the workers by falling length, there and back, so every worker has about the same
+    tokens (always forth, the first would have the longer of every pair), and rows of like length
+    lie together, which is what packed attention wants. Where rows are fewer than workers (an
+    epoch's last batch) some are given twice: every worker must take the step.
     """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
-    return by_length[rank % len(rows) :: world_size]
+    if len(rows) < world_size:
+        return by_length[rank % len(rows) :][:1]
+    turn, seat = np.divmod(np.arange(len(rows)), world_size)
+    share: Ints = by_length[np.where(turn % 2 == 0, seat, world_size - 1 - seat) == rank]
+    return share
 
 
 def by_tokens(lengths: Ints, max_tokens: int) -> Iterator[Ints]:

@@ -89,7 +89,8 @@ def mean_activations(
         if _is_first_holder(batch.index, runtime):
             sums[:-1] += torch.cat([a.sum(0, dtype=torch.float64) for a in activations])
             sums[-1] += batch.num_samples
-        runtime.report(Progress("activations", step, batches.steps_per_epoch))
+        size = batch.num_samples * runtime.world_size
+        runtime.report(Progress("activations", step, batches.steps_per_epoch, samples=size))
     sums = runtime.sum(sums)
     if not bool(sums.isfinite().all()):
         raise ModelError("fine-pruning: the PTM's activations on auxiliary data are not finite")

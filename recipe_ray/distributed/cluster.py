@@ -1,4 +1,4 @@
-"""Starting a quiet local Ray or attaching to a cluster, and what the cluster has."""
+"""Starting a quiet local Ray or attaching to a cluster; what it holds is in `capacity.py`."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from recipe_ray.base.errors import UserError
-from recipe_ray.distributed.demand import DATA_CPUS, Capacity
+from recipe_ray.experiment.demand import DATA_CPUS
 from recipe_ray.experiment.spec import Launch
 
 # read by Ray in this process and in its workers, unless the user set them
@@ -21,6 +21,7 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # default 2: seconds lost at every stage's end
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_local_fs_capacity_threshold": "0.9",  # no spilling onto a disk that is nine tenths full
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the ledger
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, it is resumed from the store
     "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes start side by side; the agenda is the limit
@@ -71,18 +72,15 @@ def _start(launch: Launch, nested: bool) -> None:
     before = {name: os.environ.pop(name) for name in _THREADS if name in os.environ}
     try:
         # the dashboard finds the placement groups that a killed trial's workers leave behind
-        ray.init("local", num_cpus=num_cpus, include_dashboard=nested, **_QUIET)
+        ray.init(
+            "local",
+            num_cpus=num_cpus,
+            include_dashboard=nested,
+            object_store_memory=int(launch.object_store_gb * 1e9),
+            **_QUIET,
+        )
     finally:
         os.environ.update(before)
-
-
-def capacity() -> Capacity:
-    """Return the CPUs and GPUs of the nodes that are alive."""
-    list_nodes: Any = ray.nodes
-    nodes = [node["Resources"] for node in list_nodes() if node["Alive"]]
-    cpus = [float(node.get("CPU", 0)) for node in nodes]
-    gpus = [float(node.get("GPU", 0)) for node in nodes]
-    return Capacity(sum(cpus), sum(gpus), max(cpus, default=0), max(gpus, default=0))
 
 
 def num_cores() -> int:

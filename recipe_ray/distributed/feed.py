@@ -33,7 +33,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.shards import Shards, shard
 from recipe_ray.distributed.stream import StreamBatches
 from recipe_ray.learn.loop import Batches
-from recipe_ray.stages.location import open_files
+from recipe_ray.stages.location import reopen_files
 from recipe_ray.stages.store import Store
 
 BLOCK_BYTES = 4 * 2**20
@@ -102,7 +102,7 @@ def samples_of(reading: Reading, *, stream: bool) -> Any:
     # a worker holds whole blocks, and small shards are joined up to this size (default 128 MB)
     context.target_max_block_size = BLOCK_BYTES
     # the store's own file system: its URI may carry an endpoint or credentials
-    filesystem, root = open_files(reading.shards.root)[0].arrow()
+    filesystem, root = reopen_files(reading.shards.root).arrow()
     paths = [f"{root}/{path}" for path in reading.shards.paths]
     dataset = ray.data.read_parquet(paths, filesystem=filesystem)
     rows = reading.shards.rows_of(reading.part)

@@ -1,25 +1,32 @@
-"""The agenda as a Tune search algorithm: Tune asks for the next trial, the agenda answers."""
+"""The agenda as a Tune search algorithm: Tune asks for the next trial, the agenda answers.
+
+It is asked through `Neighbours`, which knows what other drivers are at.
+"""
 
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.distributed.neighbours import Neighbours
+from recipe_ray.distributed.trial import STAGES
 
 
 class StageSearcher(Searcher):
     """Suggests a stage as soon as it may start; says "not yet" otherwise, and when it is over."""
 
-    def __init__(self, agenda: Agenda) -> None:
+    def __init__(self, neighbours: Neighbours) -> None:
         super().__init__()
-        self._agenda = agenda
+        self._neighbours = neighbours
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles it for restoring, which the store does, and cannot."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next stage's key, None for "ask again later", or FINISHED."""
-        if self._agenda.is_over:
-            return Searcher.FINISHED
-        stage = self._agenda.next()
-        return {"stage": stage.key} if stage is not None else None
+        """Return the keys of the next stages, None for "ask again later", or FINISHED."""
+        if batch := self._neighbours.next_batch():
+            return {STAGES: [stage.key for stage in batch]}
+        return Searcher.FINISHED if self._neighbours.is_over else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

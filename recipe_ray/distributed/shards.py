@@ -20,7 +20,7 @@ from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.feed import Part
 from recipe_ray.data.sources import Locations
-from recipe_ray.stages.location import open_files
+from recipe_ray.stages.location import reopen_files
 from recipe_ray.stages.store import Store
 
 SAMPLES_A_SHARD = 2048
@@ -49,7 +49,7 @@ class Shards:
 
     def first_sample(self) -> dict[str, list[Any]]:
         """Return the columns of the first sample."""
-        filesystem, root = open_files(self.root)[0].arrow()
+        filesystem, root = reopen_files(self.root).arrow()
         with filesystem.open_input_file(f"{root}/{self.paths[0]}") as file:
             first = next(pq.ParquetFile(file).iter_batches(batch_size=1))
         columns: dict[str, list[Any]] = first.to_pydict()
@@ -63,7 +63,7 @@ def shard(
 
     Raises DataError where the corpus cannot be read.
     """
-    files, root = open_files(store.uri)
+    files = reopen_files(store.uri)
     folder = f"{_FOLDER}/{fingerprint([_LAYOUT, corpus.identity_at(locations), samples_a_shard])}"
     listed = files.read(f"{folder}/{_LIST}")
     if listed is None:
@@ -75,7 +75,7 @@ def shard(
         listed = json.dumps({"num_shards": num_shards, "num_samples": num_samples}).encode()
         files.write(f"{folder}/{_LIST}", listed)
     counts = json.loads(listed)
-    return Shards(root, folder, counts["num_shards"], counts["num_samples"])
+    return Shards(store.uri, folder, counts["num_shards"], counts["num_samples"])
 
 
 def _in_groups(samples: Iterable[Any], size: int) -> Iterator[list[Any]]:

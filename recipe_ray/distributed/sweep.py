@@ -1,6 +1,7 @@
 """The sweep: every stage of a plan that the store lacks, under one Tune run, parents first.
 
 The store is the ledger. After Ctrl-C, a crash or a failure the same call does what is missing.
+Several sweeps may share a store: each claims what it runs.
 """
 
 import tempfile
@@ -10,15 +11,18 @@ from collections.abc import Callable, Iterable
 from ray import tune
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.agenda import Agenda
-from recipe_ray.distributed.cluster import capacity, connected
-from recipe_ray.distributed.demand import check_fits, demand_of
+from recipe_ray.distributed.capacity import ClusterCapacity
+from recipe_ray.distributed.cluster import connected
+from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.distributed.neighbours import Neighbours
 from recipe_ray.distributed.searcher import StageSearcher
-from recipe_ray.distributed.trial import StageTrial, resources_of
+from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.distributed.work import Work
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect, plan_record
+from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
@@ -49,17 +53,25 @@ def sweep(
     launch = plan.launch
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
-    with connected(address, launch, nested=nested):
+    store.clear_scratch()
+    with (
+        # claims are let go of last, when no stage of ours runs any more
+        store.claims(launch.claim_lease_s) as claims,
+        Driver(plan, store, there, on_event) as driver,
+        connected(address, launch, nested=nested),
+    ):
+        capacity = ClusterCapacity(launch.grow_to)
         check_fits(missing, launch, capacity())
         agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
-        watch = Watch(plan, store, agenda, on_event)
+        watch = Watch(plan, store, agenda, claims, driver)
+        neighbours = Neighbours(agenda, claims, store, watch)
+        work = Work(plan.stages, store, locations, launch, plan.name)
         try:
-            _tune(Work(plan.stages, store, locations, launch), StageSearcher(agenda), watch)
+            _tune(work, StageSearcher(neighbours), watch)
         finally:
             watch.forget_the_running()
-    return SweepOutcome(
-        tuple(watch.done), tuple(there), dict(watch.failed), time.monotonic() - started
-    )
+    skipped = (*there, *watch.skipped)
+    return SweepOutcome(tuple(watch.done), skipped, dict(watch.failed), time.monotonic() - started)
 
 
 def _collect_what_is_there(
@@ -77,7 +89,7 @@ def _collect_what_is_there(
 def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(StageTrial, work=work),
-        lambda config: resources_of(work.stages[config["stage"]], work.launch),
+        lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
     )
     # what Tune itself would restore from is not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
@@ -90,6 +102,6 @@ def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
                 verbose=0,
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=work.launch.max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # `Losses` counts them
             ),
         ).fit()

@@ -5,47 +5,64 @@ Train's own checkpoints stay unused.
 """
 
 import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 from ray.train import DataConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
-from recipe_ray.distributed.demand import Demand, demand_of
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
+from recipe_ray.distributed.losses import WorkersLostError, is_loss, is_node_loss, original
+from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
+from recipe_ray.experiment.demand import Demand, demand_of
 from recipe_ray.learn.runtime import ProcessGroupRuntime
-from recipe_ray.stages.attempt import ProgressNotes
-from recipe_ray.stages.run import StoreCheckpoints, run_stage, scratch
-from recipe_ray.stages.stage import Context, Stage
+from recipe_ray.stages.attempt import Observed, attempt, observed
+from recipe_ray.stages.stage import Stage
 
 # without a limit, a group that finds no place is tried for ever, a minute each time
 _PLACEMENTS = 5
-
-
-class WorkersLostError(RuntimeError):
-    """A worker group died, or found no place, more often than allowed."""
+_PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hour to come up
 
 
 def run_nested(stage: Stage, work: Work) -> None:
-    """Run one stage to its commit on a worker group; raises what the workers raised."""
+    """Run one stage to its commit on a worker group; raises what the workers raised.
+
+    Raises WorkersLostError where they died, or found no place. A next try goes on from the stage's
+    checkpoint; whether there is one is the caller's to say.
+    """
+    on_workers(_run, stage, work)
+
+
+def on_workers(
+    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    stage: Stage,
+    work: Work,
+    callbacks: Sequence[Any] = (),
+) -> None:
+    """Let every worker of a group do something for a stage; raises what the workers raised.
+
+    Raises WorkersLostError where they died, or found no place.
+    """
     demand = demand_of(stage, work.launch)
     encode = stage.model.sample_encoder()
     readings = readings_of(stage.corpora(), work.locations, work.store, encode)
     stream = work.launch.stream
     try:
         datasets = {r.name: samples_of(r, stream=stream) for r in readings}
-    except RayTaskError as error:
-        raise original(error) from error
+    except RayError as error:
+        raise _told(original(error)) from error
     with tempfile.TemporaryDirectory(prefix="recipe-ray-train-") as folder:
-        worker: Any = partial(_work, stage, work, readings)
+        worker: Any = partial(_work, do, stage, work, readings)
         trainer = TorchTrainer(
             worker,
             scaling_config=_scaling(demand),
-            run_config=_run_config(stage, work, folder),
+            run_config=_run_config(stage, work, folder, callbacks),
             datasets=datasets,
             # in memory every worker sees all samples: their batches are those of one process
             dataset_config=DataConfig(datasets_to_split="all" if stream else []),
@@ -58,21 +75,37 @@ def run_nested(stage: Stage, work: Work) -> None:
             raise NonFiniteLossError(result.return_value)
 
 
-def _work(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> str | None:
+def observed_worker(stage: Stage, work: Work) -> AbstractContextManager[Observed]:
+    """Return the runtime of the worker that asks, and the event file of what it does."""
+    return observed(
+        stage,
+        work.store,
+        ProcessGroupRuntime,
+        experiment=work.experiment,
+        checkpoint_every_s=work.launch.checkpoint_every_s,
+        observers=(StageMetrics(stage, work.experiment),),
+    )
+
+
+def _work(
+    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    stage: Stage,
+    work: Work,
+    readings: tuple[Reading, ...],
+) -> str | None:
     # in every worker; returns why it stopped where all workers know it and trying again is useless
     use_threads(demand_of(stage, work.launch).cpus_per_worker)
-    runtime = ProcessGroupRuntime(
-        on_progress=ProgressNotes(work.store, stage),
-        checkpoints=StoreCheckpoints(work.store, stage.key),
-        checkpoint_every_s=work.launch.checkpoint_every_s,
-    )
-    feed = RayFeed(readings, work.launch.stream)
     try:
-        with scratch(work.store) as folder:
-            run_stage(stage, Context(work.store, feed, work.locations, runtime, folder))
+        do(stage, work, readings)
     except NonFiniteLossError as error:
         return str(error)  # of the loss over all workers, so all of them stop here
     return None
+
+
+def _run(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
+    feed = RayFeed(readings, work.launch.stream)
+    with observed_worker(stage, work) as seen:
+        attempt(stage, work.store, feed, work.locations, seen)
 
 
 def _scaling(demand: Demand) -> ScalingConfig:
@@ -84,40 +117,44 @@ def _scaling(demand: Demand) -> ScalingConfig:
     )
 
 
-def _run_config(stage: Stage, work: Work, folder: str) -> Any:  # typed as Train V1 still
+def _run_config(
+    stage: Stage, work: Work, folder: str, callbacks: Sequence[Any]
+) -> Any:  # typed as Train V1 still
+    placements = _PLACEMENTS if work.launch.grow_to is None else _PLACEMENTS_WHILE_GROWING
     return RunConfig(
         name=stage.key,
         storage_path=folder,
-        failure_config=FailureConfig(
-            max_failures=work.launch.max_failures, controller_failure_limit=_PLACEMENTS
-        ),
+        callbacks=list(callbacks),
+        failure_config=FailureConfig(max_failures=0, controller_failure_limit=placements),
     )
 
 
-def _cause(error: TrainingFailedError) -> Exception:
+def _cause(error: TrainingFailedError) -> BaseException:
     """Return the exception behind a failed group: a worker's own, and rather ours than torch's.
 
     When one worker fails, the others fail with broken connections.
     """
     failures: dict[int, Any] = getattr(error, "worker_failures", {})
-    causes: list[Exception] = [
+    causes = [
         original(getattr(failures[rank], "_base_exc", failures[rank])) for rank in sorted(failures)
     ]
     for cause in causes:
         if isinstance(cause, UserError | NonFiniteLossError):
             return cause
-    own = [cause for cause in causes if not _is_collateral(cause)]
-    if own and type(own[0]).__module__.partition(".")[0] != "ray":
+    lost = [cause for cause in causes if is_loss(cause)]
+    own = [cause for cause in causes if not (is_loss(cause) or _is_collateral(cause))]
+    if own and not lost:
         return own[0]
-    said = str((own or causes or [error])[0]).strip().splitlines()
-    return WorkersLostError(said[0] if said else "the workers died")
+    return _told(*(lost or causes or [error]))
 
 
-def original(error: Exception) -> Exception:
-    """Return what was raised in a task or actor, by way of any number of others."""
-    while isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        error = error.cause
-    return error
+def _told(*causes: BaseException) -> BaseException:
+    # in a few words: what Ray says of a dead process fills a screen
+    cause = next((cause for cause in causes if is_node_loss(cause)), causes[0])
+    if not (is_loss(cause) or _is_collateral(cause)):
+        return cause
+    said = str(cause).strip().splitlines()
+    return WorkersLostError(said[0] if said else "the workers died", node=is_node_loss(cause))
 
 
 def _is_collateral(cause: BaseException) -> bool:

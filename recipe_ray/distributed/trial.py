@@ -1,45 +1,59 @@
-"""One stage as a Tune trial: in the trial's own process, or as a DDP worker group it starts.
+"""A stage as a Tune trial: in the trial's own process, or as a DDP worker group it starts.
 
-The process is reused for the next stage of the same shape; imports alone cost seconds.
+The process is reused for the next stage of the same shape; imports alone cost seconds. Short stages
+come in batches, one after the other in one trial, with a result each.
 """
 
+import time
 from typing import Any
 
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from recipe_ray.distributed.demand import demand_of
+from recipe_ray.distributed.losses import WorkersLostError
+from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
+from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.stages.attempt import failure_on_record
+from recipe_ray.stages.attempt import failure_note
 from recipe_ray.stages.stage import Stage
 
-FAILURE = "failure"  # in a trial's result: why the stage failed, or an empty string
+STAGES = "stages"  # in a trial's configuration: the keys of its stages, one step each
+# in a step's result: which stage it ran, for how long, and why that failed, or an empty string
+STAGE, TOOK_S, FAILURE = "stage", "took_s", "failure"
 _ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 class StageTrial(tune.Trainable):
-    """Runs the stage that the configuration names, in one step."""
+    """Runs the stages that the configuration names, one a step."""
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
         """Keep what all stages share."""
         assert work is not None
         self._work = work
+        self._turn = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Be reused for another stage."""
+        """Be reused for other stages."""
+        self._turn = 0
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the stage. Its own failure is a result, so that Tune retries only lost processes."""
-        stage = self._work.stages[self.config["stage"]]
+        """Run a stage. Its own failure is a result; lost processes are an error of the trial."""
+        keys = self.config[STAGES]
+        key, began, failure = keys[self._turn], time.monotonic(), ""
+        self._turn += 1
+        stage = self._work.stages[key]
         try:
-            with failure_on_record(stage, self._work.store):
-                run_in_trial(stage, self._work)
+            run_in_trial(stage, self._work)
+        except WorkersLostError:
+            raise  # not on record: it may be started again
         except Exception as error:
-            return {"done": True, FAILURE: f"{type(error).__name__}: {error}"}
-        return {"done": True, FAILURE: ""}
+            self._work.store.record_failure(stage.artifact, failure_note(error))
+            failure = f"{type(error).__name__}: {error}"
+        took_s = time.monotonic() - began
+        return {"done": self._turn == len(keys), STAGE: key, TOOK_S: took_s, FAILURE: failure}
 
 
 def run_in_trial(stage: Stage, work: Work) -> None:
@@ -51,8 +65,15 @@ def run_in_trial(stage: Stage, work: Work) -> None:
         run_nested(stage, work)
         return
     use_threads(demand.cpus_per_worker)
-    every_s = work.launch.checkpoint_every_s
-    run_inline([stage], work.store, work.locations, checkpoint_every_s=every_s)
+    metrics = StageMetrics(stage, work.experiment)
+    run_inline(
+        [stage],
+        work.store,
+        work.locations,
+        experiment=work.experiment,
+        checkpoint_every_s=work.launch.checkpoint_every_s,
+        on_progress=lambda _, advance: metrics(advance),
+    )
 
 
 def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:

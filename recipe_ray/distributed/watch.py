@@ -1,24 +1,24 @@
 """What happens as trials start, end and die: the agenda, the results, the failures, the events."""
 
 import time
-from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from ray import tune
 
-from recipe_ray.distributed.agenda import Agenda
+from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import EventKind, SweepEvent
-from recipe_ray.distributed.trial import FAILURE
+from recipe_ray.distributed.losses import Losses
+from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S
+from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.attempt import failure_note
+from recipe_ray.stages.claims import Claims
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
 _LOOK_EVERY_S = 1.0
-_PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))
 
 
 class StageLostError(RuntimeError):
@@ -37,16 +37,22 @@ class Watch(tune.Callback):
         plan: Plan,
         store: Store,
         agenda: Agenda,
-        on_event: Callable[[SweepEvent], None] | None,
+        claims: Claims,
+        driver: Driver,
     ) -> None:
         self._plan = plan
         self._store = store
         self._agenda = agenda
-        self._on_event = on_event
+        self._claims = claims
+        self._losses = Losses(plan.launch.max_failures)
+        self._driver = driver
         self._started: dict[str, float] = {}
-        self._noted: dict[str, str] = {}
+        self._told_elsewhere: set[str] = set()
+        # what a killed sweep noted last is no progress of this one
+        self._noted = {key: note["time"] for key, note in store.progress().items()}
         self._looked = 0.0
         self.done: list[str] = []
+        self.skipped: list[str] = []
         self.failed: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,50 +61,86 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a stage runs, once, also where Tune starts it again."""
-        stage = self._stage(trial)
-        if stage.key not in self._started:
-            self._started[stage.key] = time.monotonic()
-            self._tell("started", stage)
+        self._start_next(trial)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Collect a committed stage's rows, or give up what needs a failed one."""
-        stage = self._stage(trial)
-        message = str(trial.last_result.get(FAILURE, ""))
-        if message:
-            self._fail(stage, message)
-            return
-        collect(self._plan, self._store, stage)
-        self._agenda.commit(stage)
-        self.done.append(stage.key)
-        self._tell("finished", stage)
+        stage = self._plan.stages[result[STAGE]]
+        if not self._agenda.is_running(stage.key):
+            return  # of a batch that was started again, and told of before
+        if result[FAILURE]:
+            self._fail(stage, result[FAILURE])
+        else:
+            collect(self._plan, self._store, stage)
+            self._agenda.commit(stage, result[TOOK_S])
+            self._claims.release(stage.key)
+            self.done.append(stage.key)
+            self._tell("finished", stage)
+        self._start_next(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Put on record a stage whose process died; the stage itself could not."""
-        stage = self._stage(trial)
-        error = StageLostError(_last_line(trial))
-        self._store.record_failure(stage.artifact, failure_note(error))
-        self._fail(stage, f"{type(error).__name__}: {error}")
+        """Start a stage whose processes died again, or put on record what it could not itself."""
+        left = self._unfinished(trial)
+        for not_begun in left[1:]:
+            self._give_back(not_begun)
+        for stage in left[:1]:
+            error = StageLostError(_last_line(trial))
+            if self._losses.forgives(stage.key, trial.get_pickled_error()):
+                self._give_back(stage)
+                self._tell("lost", stage, message=str(error))
+            else:
+                self._store.record_failure(stage.artifact, failure_note(error))
+                self._fail(stage, f"{type(error).__name__}: {error}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that Tune itself starts a stage again: its node was preempted, as announced."""
+        for stage in self._unfinished(trial)[:1]:
+            self._tell("lost", stage, message=_last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
         now = time.monotonic()
-        if self._on_event is None or now - self._looked < _LOOK_EVERY_S:
+        if now - self._looked < _LOOK_EVERY_S:
             return
         self._looked = now
+        self._driver.record()
         notes = self._store.progress()
         for stage in self._agenda.running:
             note = notes.get(stage.key)
-            # a note of the same time was told already, or is from a killed sweep
+            # a note of the same time was told already
             if note is None or self._noted.get(stage.key) == note["time"]:
                 continue
             self._noted[stage.key] = note["time"]
-            values = {name: note[name] for name in _PROGRESS_FIELDS}
-            self._tell("progress", stage, progress=Progress(**values))
+            self._tell("progress", stage, progress=Advance.from_note(note))
+
+    def left_to(self, stage: Stage, driver: str) -> None:
+        """Say, once, that another driver makes a stage."""
+        if stage.key not in self._told_elsewhere:
+            self._told_elsewhere.add(stage.key)
+            self._tell("elsewhere", stage, message=driver)
+
+    def committed_elsewhere(self, stage: Stage) -> None:
+        """Collect the rows of a stage that another driver made."""
+        collect(self._plan, self._store, stage)
+        self._agenda.commit(stage)
+        self.skipped.append(stage.key)
+        self._tell("skipped", stage)
+
+    def failed_elsewhere(self, stage: Stage, message: str) -> None:
+        """Give up a stage that failed for another driver, and what needs it."""
+        self._fail(stage, message)
 
     def forget_the_running(self) -> None:
         """Remove the progress notes of stages that an interrupted sweep leaves unfinished."""
         for stage in self._agenda.running:
             self._store.clear_progress(stage.artifact)
+
+    def _lose(self, stage: Stage, reason: str) -> None:
+        error = StageLostError(reason)
+        self._store.record_failure(stage.artifact, failure_note(error))
+        self._fail(stage, f"{type(error).__name__}: {error}")
 
     def _fail(self, stage: Stage, message: str) -> None:
         self._store.clear_progress(stage.artifact)
@@ -109,17 +151,29 @@ class Watch(tune.Callback):
             self._store.record_failure(child.artifact, failure_note(error))
             self.failed[child.key] = str(error)
             self._tell("failed", child, message=str(error))
+        self._claims.release(stage.key)  # last: whoever takes it next must see that it failed
 
-    def _stage(self, trial: Any) -> Stage:
-        return self._plan.stages[trial.config["stage"]]
+    def _give_back(self, stage: Stage) -> None:
+        self._agenda.take_back(stage)
+        self._claims.release(stage.key)
+
+    def _unfinished(self, trial: Any) -> list[Stage]:
+        # the first of them runs
+        keys = (key for key in trial.config[STAGES] if self._agenda.is_running(key))
+        return [self._plan.stages[key] for key in keys]
+
+    def _start_next(self, trial: Any) -> None:
+        for stage in self._unfinished(trial)[:1]:
+            if stage.key not in self._started:
+                self._started[stage.key] = time.monotonic()
+                self._tell("started", stage)
 
     def _tell(
-        self, kind: EventKind, stage: Stage, progress: Progress | None = None, message: str = ""
+        self, kind: EventKind, stage: Stage, progress: Advance | None = None, message: str = ""
     ) -> None:
-        if self._on_event is not None:
-            started = self._started.get(stage.key)
-            wall_s = time.monotonic() - started if started is not None else 0.0
-            self._on_event(SweepEvent(kind, stage, wall_s, progress, message))
+        started = self._started.get(stage.key)
+        wall_s = time.monotonic() - started if started is not None else 0.0
+        self._driver.on_event(SweepEvent(kind, stage, wall_s, progress, message))
 
 
 def _last_line(trial: Any) -> str:

@@ -18,6 +18,7 @@ class Work:
     store: Store
     locations: Locations
     launch: Launch
+    experiment: str = "inline"  # under which event files and metrics are
 
 
 def use_threads(count: int) -> None:

@@ -1,12 +1,17 @@
-"""How long what is left will take, judged from the wall times of like stages in the store."""
+"""How long stages will take, judged from the wall times of like stages in the store."""
 
 from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
+from recipe_ray.base.errors import SpecError
+from recipe_ray.experiment.cluster_spec import ClusterSpec
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.experiment.wall_times import Likeness, WallTimes
 from recipe_ray.stages.store import Store
+
+_READERS = 16  # manifests at a time; an object store answers each in tens of milliseconds
 
 
 @dataclass(frozen=True)
@@ -17,39 +22,62 @@ class TimeLeft:
     unknown_stages: int
 
 
-def time_left(plan: Plan, store: Store, done: set[str]) -> TimeLeft:
-    """Sum the expected wall times of the stages that the store lacks, as if run one by one.
+def time_left(plan: Plan, store: Store, done: Collection[str]) -> TimeLeft:
+    """Sum the expected wall times of the stages that the store lacks, as if run one by one."""
+    measured = measured_seconds(plan, store, done)
+    unknown_stages = len(plan.stages) - len(set(done) & plan.stages.keys()) - len(measured)
+    return TimeLeft(sum(measured.values()), unknown_stages)
 
-    A stage is expected to take the median of those with the same kind, model, attack, defense and
-    task, else of those with the same kind and model.
+
+def measured_seconds(plan: Plan, store: Store | None, done: Collection[str]) -> dict[str, float]:
+    """Return by key the expected seconds of each stage that is not `done`, where any is known."""
+    if store is None:
+        return {}
+    times, found = _wall_times(store), dict[str, float]()
+    for key, stage in plan.stages.items():
+        expected_s = times.expected_s(Likeness.of(stage.columns())) if key not in done else None
+        if expected_s is not None:
+            found[key] = expected_s
+    return found
+
+
+def stage_seconds(
+    plan: Plan, cluster: ClusterSpec, store: Store | None, done: Collection[str]
+) -> dict[str, float]:
+    """Return the seconds of each stage on a cluster: as given there, else as measured and scaled.
+
+    Raises SpecError naming every kind and model of which neither is known.
     """
-    close, rough = _wall_times(store)
-    known_s, unknown_stages = 0.0, 0
+    measured = measured_seconds(plan, store, done)
+    found: dict[str, float] = {}
+    unknown: dict[tuple[str, str], int] = defaultdict(int)
     for key, stage in plan.stages.items():
         if key in done:
             continue
-        times = close.get(_close(stage.columns())) or rough.get(_rough(stage.columns()))
-        if times:
-            known_s += median(times)
+        given = cluster.given_seconds(stage.name, stage.model.label())
+        if given is not None:
+            found[key] = given
+        elif key in measured:
+            found[key] = measured[key] * cluster.measured_factor
         else:
-            unknown_stages += 1
-    return TimeLeft(known_s, unknown_stages)
+            unknown[stage.name, stage.model.label()] += 1
+    if unknown:
+        raise SpecError("\n".join(_missing(*what, number) for what, number in unknown.items()))
+    return found
 
 
-def _wall_times(store: Store) -> tuple[dict[Any, list[float]], dict[Any, list[float]]]:
-    close: dict[Any, list[float]] = defaultdict(list)
-    rough: dict[Any, list[float]] = defaultdict(list)
-    for artifact in store.committed().values():
-        manifest = store.manifest(artifact)
-        columns, wall_s = manifest["columns"], manifest["wall_s"]
-        close[_close(columns)].append(wall_s)
-        rough[_rough(columns)].append(wall_s)
-    return close, rough
+def _missing(kind: str, model: str, number: int) -> str:
+    return (
+        f"nothing is known of how long {kind} of {model} takes ({number} stages): give "
+        f"`stage_seconds: {{{kind}: {{{model}: SECONDS}}}}` in the cluster file, or a --store that "
+        "holds such a stage"
+    )
 
 
-def _close(columns: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(columns.get(name) for name in ("kind", "model", "attack", "defense", "task"))
-
-
-def _rough(columns: dict[str, Any]) -> tuple[Any, ...]:
-    return columns["kind"], columns["model"]
+def _wall_times(store: Store) -> WallTimes:
+    times = WallTimes()
+    with ThreadPoolExecutor(_READERS) as pool:
+        manifests = list(pool.map(store.manifest, store.committed().values()))
+    for manifest in manifests:
+        times.add(Likeness.of(manifest["columns"]), manifest["wall_s"])
+    return times

@@ -5,19 +5,21 @@ Files that ask related questions share a `base`: a file whose settings they take
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.spec import explain
+from recipe_ray.base.spec import Spec, explain
+from recipe_ray.experiment.search_spec import Search
 from recipe_ray.experiment.spec import Experiment
 
 # where a component may stand, and so the name of a defined one
-COMPONENT_FIELDS = frozenset(
-    ("models", "attacks", "defenses", "auxiliaries", "tasks", "probes", "corpus", "task")
-)
+_OF_GRIDS = ("models", "attacks", "defenses", "auxiliaries", "tasks", "probes", "corpus", "task")
+_OF_SEARCHES = ("model", "attack", "defense", "auxiliary")
+COMPONENT_FIELDS = frozenset((*_OF_GRIDS, *_OF_SEARCHES))
+S = TypeVar("S", bound=Spec)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -48,29 +50,50 @@ def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
 
     Raises SpecError naming the file, the field, what is allowed and the nearest match.
     """
+    return _loaded(Experiment, path, changes)
+
+
+def load_search(path: Path, changes: tuple[str, ...] = ()) -> Search:
+    """Return the search in a YAML file, like `load_experiment`."""
+    return _loaded(Search, path, changes)
+
+
+def _loaded(kind: type[S], path: Path, changes: tuple[str, ...]) -> S:
     values = _with_base(_read(path), path)
     for change in changes:
         apply_change(values, change)
     definitions = _definitions(values.pop("define", None) or {}, path)
-    values = {key: _resolved(value, definitions) for key, value in values.items()}
+    values = {key: _resolved(value, definitions, key) for key, value in values.items()}
     try:
-        return Experiment.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise explain(error, str(path)) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; `what` and `needed` are how messages describe it.
+
+    Raises SpecError where the file is missing, not YAML, gives a key twice or is no mapping.
+    """
     try:
         values = _StrictLoader(path.read_text()).get_single_data()
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such experiment file") from None
+        raise SpecError(f"{path}: no such {what}") from None
     except IsADirectoryError:
-        raise SpecError(f"{path}: a folder, not an experiment file") from None
+        raise SpecError(f"{path}: a folder, not {_a(what)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, SpecError) as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected a mapping with 'name' and 'grid'")
+        raise SpecError(f"{path}: expected a mapping with {needed}")
     return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_mapping(path, "experiment file", "'name' and more")
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:

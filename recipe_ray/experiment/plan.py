@@ -6,7 +6,7 @@ fine-tuning or the probe that measures it. Cells share stages wherever their key
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
@@ -59,8 +59,14 @@ class Plan:
 
     def cells_of(self, key: str) -> list[str | None]:
         """Return the cells that a stage measures; [None] for a stage that cells share."""
-        cells: list[str | None] = [cell.id for cell in self.cells if cell.last.key == key]
-        return cells or [None]
+        return self._cells_by_last.get(key, [None])
+
+    @cached_property
+    def _cells_by_last(self) -> dict[str, list[str | None]]:
+        found: dict[str, list[str | None]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.last.key, []).append(cell.id)
+        return found
 
     def limited(self, count: int) -> "Plan":
         """Return the plan of the first `count` cells."""

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
 from recipe_ray.attacks.attack import AnyAttack
 from recipe_ray.attacks.none import NoAttack
@@ -101,8 +101,35 @@ class Cpus(Spec):
     probe: PositiveInt = 1
 
 
+def _share(value: float) -> float:
+    if value > 1 and not value.is_integer():  # Ray's rule: a worker shares one GPU or holds some
+        raise ValueError(f"{value:g} GPUs: allowed are up to 1, or a whole number")
+    return value
+
+
+_Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
+
+
+class Gpus(Spec):
+    """GPUs of each worker of a kind of stage; 0.25: four workers share one."""
+
+    pretrain: _Share = 0
+    backdoor: _Share = 0
+    purify: _Share = 0
+    finetune: _Share = 0
+    probe: _Share = 0
+
+
 def _same_for_all(value: Any) -> Any:
-    return dict.fromkeys(Cpus.model_fields, value) if isinstance(value, int) else value
+    return dict.fromkeys(Cpus.model_fields, value) if isinstance(value, (int, float)) else value
+
+
+class Growth(Spec):
+    """What an autoscaling cluster may become: so many nodes of this kind."""
+
+    nodes: PositiveInt
+    cpus: float = Field(gt=0, description="of one node")
+    gpus: float = Field(0, ge=0, description="of one node")
 
 
 class Launch(Spec):
@@ -112,9 +139,25 @@ class Launch(Spec):
     cpus_per_worker: Annotated[Cpus, BeforeValidator(_same_for_all)] = Field(
         Cpus(), description="cores, and so threads, of a worker: a number, or one a kind of stage"
     )
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs of a worker; 0.25: four share one")
+    gpus_per_worker: Annotated[Gpus, BeforeValidator(_same_for_all)] = Field(
+        Gpus(),
+        description="GPUs of a worker (0.25: four share one): a number, or one a kind",
+    )
+    grow_to: Growth | None = Field(
+        None, description="what an autoscaling cluster may become; None: it stays what it is"
+    )
+    object_store_gb: float = Field(
+        2.0,
+        ge=0.1,
+        description="memory of a Ray started here for what it hands to workers; more is spilled",
+    )
     checkpoint_every_s: float = Field(60.0, gt=0, description="seconds between resume points")
-    max_failures: int = Field(2, ge=0, description="times a DDP worker group is started again")
+    max_failures: int = Field(
+        2, ge=0, description="times a stage whose process died is started again; nodes lost apart"
+    )
+    claim_lease_s: float = Field(
+        60.0, ge=1, description="seconds after which a silent driver's stages are another's"
+    )
     stream: bool = Field(
         False, description="DDP workers stream the corpus instead of holding its tokens in memory"
     )

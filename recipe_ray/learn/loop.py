@@ -98,7 +98,9 @@ def fit(
                     nn.utils.clip_grad_norm_(trainable, spec.clip_norm, foreach=True)
                 optimizer.step()
                 state.step += 1
-                runtime.report(Progress(phase, state.step, num_steps, state.latest))
+                runtime.report(
+                    Progress(phase, state.step, num_steps, state.latest, spec.batch_size)
+                )
                 if state.step == num_steps:
                     break
         state.close_epoch(epoch)

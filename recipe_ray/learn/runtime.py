@@ -19,12 +19,16 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: what it does, the step it has done, of how many, with which losses."""
+    """How far a stage is: what it does, the step it has done, of how many, with which losses.
+
+    `samples` are those of the one step that is reported, of all workers.
+    """
 
     phase: str
     step: int
     num_steps: int
     values: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
 
 
 class Checkpoints(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 from recipe_ray.base.errors import StoreError
 from recipe_ray.stages.stage import MODEL_FOLDER, Stage
 from recipe_ray.stages.store import Store
+from recipe_ray.stages.tensorboard import FOLDER as EVENTS
 
 CARD, RECORD = "README.md", "recipe_ray.json"
 
@@ -25,10 +26,13 @@ def work_store(out: Path) -> Store:
 
 
 def export(store: Store, stage: Stage, out: Path, card: str) -> None:
-    """Put the stage's model, the card and the record at `out` in one rename."""
+    """Put the stage's model, the card, the record and the event files at `out` in one rename."""
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.copytree(source / MODEL_FOLDER, building)
+    events = Path(store.uri) / EVENTS
+    if events.is_dir():
+        shutil.copytree(events, building / EVENTS)
     (building / CARD).write_text(card)
     (building / RECORD).write_text(json.dumps(_record(store, stage), indent=1))
     if out.exists():

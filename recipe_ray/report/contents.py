@@ -12,6 +12,8 @@ from recipe_ray.report.probes import ProbeSummary, summarise_probes
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.recorded import Recorded
 from recipe_ray.report.results import CellSummary, summarise
+from recipe_ray.report.search_tables import search_tables
+from recipe_ray.report.searches import SearchSummary, summarise_search
 from recipe_ray.report.tables import tables
 from recipe_ray.stages.rows import RESULT_SCHEMA
 
@@ -24,9 +26,12 @@ class Section:
     paper: PublishedTable | None
     cells: tuple[CellSummary, ...]
     probes: tuple[ProbeSummary, ...]
+    search: SearchSummary | None = None
 
     def tables(self) -> list[Table]:
-        """Return its tables: of fine-tunings, then of probes."""
+        """Return its tables: of a search, or of fine-tunings and then of probes."""
+        if self.search is not None:
+            return search_tables(self.search)
         found = []
         if self.cells and self.paper is not None:
             found.append(cells_table(self.experiment, self.paper, self.cells))
@@ -51,6 +56,7 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
             PublishedTable(one.paper) if one.paper is not None else None,
             tuple(cell for cell in cells if cell.experiment == one.experiment),
             tuple(probe for probe in probes if probe.experiment == one.experiment),
+            summarise_search(one),
         )
         for one in found
         if only in (None, one.experiment)

@@ -12,7 +12,11 @@
      "probes": [{"experiment", "model", "attack", "defense", "aux", "aux_size", "weight_factor",
                  "task", "trigger",
                  "overlap" | "poisoned_only" | "share": {"mean", "low", "high", "n"} or null,
-                 "seeds", "stages", "paper": paper or null}]}
+                 "seeds", "stages", "paper": paper or null}],
+     "searches": [{"experiment", "model", "attack", "task", "rungs", "rule", "trials",
+                   "candidates": [{"defense", "weight_factor", "ended",
+                                   "looks": [{"stage", "epoch", "acc", "masr", "score"}]}],
+                   "grid": [{"weight_factor", "scores"}], "compared": {name: value}}]}
 
 Values are fractions, or neurons for `poisoned_only`; null where absent. A share is {"value",
 "numerator", "denominator"}. `stage` is the key of the artifact whose manifest and rows say
@@ -33,6 +37,7 @@ from recipe_ray.report.estimate import Estimate
 from recipe_ray.report.probes import POISONED_ONLY, ProbeSummary
 from recipe_ray.report.published import Published, PublishedTable
 from recipe_ray.report.results import CellSummary, Trial
+from recipe_ray.report.searches import SearchSummary
 
 JSON_SCHEMA_VERSION = 2
 _PRINTED = ("table", "model", "attack", "defense", "aux_data", "aux_size", "variant", "dataset")
@@ -44,6 +49,7 @@ def as_json(sections: Sequence[Section]) -> str:
         "schema_version": JSON_SCHEMA_VERSION,
         "cells": [_cell(cell, one.paper) for one in sections for cell in one.cells],
         "probes": [_probe(probe, one.paper) for one in sections for probe in one.probes],
+        "searches": [_search(one.search) for one in sections if one.search is not None],
     }
     return json.dumps(document, indent=1)
 
@@ -78,6 +84,12 @@ def _probe(probe: ProbeSummary, paper: PublishedTable | None) -> dict[str, Any]:
         "stages": list(probe.stages),
         "paper": _paper(found.values(), {"poisoned_only": count.value} if count else {}, measured),
     }
+
+
+def _search(search: SearchSummary) -> dict[str, Any]:
+    grid = [{"weight_factor": factor, "scores": own} for factor, own in search.grid.items()]
+    candidates = [asdict(one) for one in search.candidates]
+    return {**vars(search), "candidates": candidates, "grid": grid}
 
 
 def _estimates(measured: dict[str, Estimate | None]) -> dict[str, Any]:

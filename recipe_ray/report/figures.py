@@ -1,4 +1,4 @@
-"""The paper's two figures, drawn from our measurements (extra `figures`).
+"""The paper's two figures and the curves of searches, from our measurements (extra `figures`).
 
 Figure 2: overlap ratios of backdoored, purified and clean PTMs, by attack and task. Figure 3: ACC
 and MASR against epochs of purification, by task. The paper prints no values for them, so none are
@@ -6,7 +6,7 @@ drawn.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +17,7 @@ from recipe_ray.report.panels import STATE_COLOURS, draw_bars, draw_epochs, pane
 from recipe_ray.report.probes import by_attack
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.results import CLEAN, CellSummary
+from recipe_ray.report.search_figure import search_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,26 +29,32 @@ def refuse_no_figure() -> NoReturn:
     """Raise UserError: there is nothing to draw."""
     raise UserError(
         "--figures: no experiment of this report is one of a figure (its file says so with "
-        f"`paper: {{table: ...}}`, one of {', '.join(FIGURES)}) or has triggers on images"
+        f"`paper: {{table: ...}}`, one of {', '.join(FIGURES)}), is a search, or has triggers on "
+        "images"
     )
 
 
-def draw(sections: Iterable[Section], folder: Path) -> list[Path]:
-    """Write the figures of experiments that stand beside one of the paper's; return the files.
+def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Write the paper's figures and the curves of searches; return the files.
 
     Raises UserError where matplotlib is missing.
     """
     wanted = [(one, one.paper) for one in sections if one.paper and one.paper.name in FIGURES]
     names = [paper.name for _, paper in wanted]
-    written = []
+    figures = {}
     for section, paper in wanted:
-        figure = FIGURES[paper.name](section, paper)
         own = f"-{section.experiment}" if names.count(paper.name) > 1 else ""
+        name = f"figure{paper.name.removeprefix('F')}{own}"
+        figures[name] = FIGURES[paper.name](section, paper)
+    for section in sections:
+        if section.search is not None:
+            figures[f"search-{section.experiment}"] = search_curve(section.search)
+    written = []
+    for name, figure in figures.items():
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in FORMATS:
-            file = folder / f"figure{paper.name.removeprefix('F')}{own}.{suffix}"
-            save(figure, file)
-            written.append(file)
+            written.append(folder / f"{name}.{suffix}")
+            save(figure, written[-1])
     return written
 
 

@@ -1,25 +1,69 @@
-"""One try at a stage: progress notes while it runs, a failure note when it fails.
+"""One try at a stage: who is told while it runs, a failure note when it fails.
 
 Every runtime (inline, Tune trial, DDP worker) goes through `attempt`, so `status` sees them alike.
 """
 
 import logging
-import time
+import platform
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from recipe_ray.base.errors import UserError
-from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.stage import Stage
+from recipe_ray.data.feed import Feed
+from recipe_ray.data.sources import Locations
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.stages.advance import Advance, Observer, Observers, Sometimes
+from recipe_ray.stages.run import StoreCheckpoints, run_stage, scratch
+from recipe_ray.stages.stage import Context, Stage
 from recipe_ray.stages.store import Store
+from recipe_ray.stages.tensorboard import Board
 
 logger = logging.getLogger("recipe_ray")
 _NOTE_EVERY_S = 2.0
 _LOG_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A runtime whose progress is seen, and the event file that what is measured goes to."""
+
+    runtime: Runtime
+    board: Board
+
+
+@contextmanager
+def observed(
+    stage: Stage,
+    store: Store,
+    make_runtime: Callable[..., Runtime],
+    *,
+    experiment: str,
+    checkpoint_every_s: float,
+    observers: tuple[Observer, ...] = (),
+) -> Iterator[Observed]:
+    """Yield a runtime for one stage; store, event file and `observers` hear of its progress.
+
+    `make_runtime` is `LocalRuntime`, or `ProcessGroupRuntime` in a DDP worker.
+    """
+    notes = ProgressNotes(store, stage, experiment)
+    with Board(store, stage, experiment) as board:
+        runtime = make_runtime(
+            on_progress=Observers(notes, board.on_advance, *observers),
+            checkpoints=StoreCheckpoints(store, stage.key),
+            checkpoint_every_s=checkpoint_every_s,
+        )
+        yield Observed(runtime, board)
+
+
+def attempt(stage: Stage, store: Store, feed: Feed, locations: Locations, seen: Observed) -> None:
+    """Run one stage to its commit."""
+    with scratch(store) as folder:
+        context = Context(store, feed, locations, seen.runtime, folder)
+        seen.board.on_measured(run_stage(stage, context))
 
 
 @dataclass
@@ -28,25 +72,18 @@ class ProgressNotes:
 
     store: Store
     stage: Stage
-    then: Callable[[Progress], None] | None = None
-    _noted: float = field(default=0.0, init=False)
-    _logged: float = field(default=0.0, init=False)
-    _started: float = field(default_factory=time.monotonic, init=False)
+    experiment: str
+    _notes: Sometimes = field(default_factory=lambda: Sometimes(_NOTE_EVERY_S), init=False)
+    _logs: Sometimes = field(default_factory=lambda: Sometimes(_LOG_EVERY_S), init=False)
 
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        last = progress.step == progress.num_steps
-        if now - self._noted >= _NOTE_EVERY_S or last:
-            self._noted = now
-            elapsed = now - self._started
-            note = {**asdict(progress), "elapsed_s": round(elapsed, 1)}
-            self.store.write_progress(self.stage.artifact, note)
-        if now - self._logged >= _LOG_EVERY_S or last:
-            self._logged = now
+    def __call__(self, advance: Advance) -> None:
+        progress = advance.progress
+        if self._notes.due(progress):
+            where = {"experiment": self.experiment, "host": platform.node()}
+            self.store.write_progress(self.stage.artifact, {**advance.to_note(), **where})
+        if self._logs.due(progress):
             values = " ".join(f"{name}={value:.4g}" for name, value in progress.values.items())
             logger.info("%s %d/%d %s", progress.phase, progress.step, progress.num_steps, values)
-        if self.then is not None:
-            self.then(progress)
 
 
 @contextmanager

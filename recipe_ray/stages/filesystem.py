@@ -7,16 +7,20 @@ stores are in `remote.py`.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-from uuid import uuid4
+from typing import Any, Protocol, TypeVar
 
 import pyarrow.fs as pafs
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.stages.leftovers import clear_dead, scratch_name
 from recipe_ray.stages.manifest import MANIFEST, verify
+from recipe_ray.stages.retry import Patience, passes_locally
+
+T = TypeVar("T")
 
 SCRATCH = "tmp"
 
@@ -55,6 +59,9 @@ class Files(Protocol):
     def scratch(self) -> Path:
         """Return a new empty local folder to build an artifact in."""
 
+    def clear_scratch(self) -> None:
+        """Delete what killed processes left in folders of `scratch`, never a living one's."""
+
     def adopt(self, folder: Path) -> Path:
         """Bring a local folder to where it can be published from; the given one is consumed."""
 
@@ -69,10 +76,16 @@ class Files(Protocol):
 
 
 class LocalFiles:
-    """`Files` in a folder of this machine or of a shared mount: write aside, sync, rename."""
+    """`Files` in a folder of this machine or of a shared mount: write aside, sync, rename.
 
-    def __init__(self, root: Path) -> None:
+    While the server of a mount is away, operations are tried again (`retry.Patience`); publishing
+    is not, since what was written before a failed sync may be lost: the stage fails and goes on
+    from its checkpoint.
+    """
+
+    def __init__(self, root: Path, patience: Patience | None = None) -> None:
         self.root = root
+        self._patience = patience or Patience()
         self._verified: set[str] = set()
 
     def shown(self, path: str) -> str:
@@ -82,16 +95,19 @@ class LocalFiles:
         return pafs.LocalFileSystem(), str(self.root)
 
     def read(self, path: str) -> bytes | None:
-        with explained("read", self.shown(path)):
+        def action() -> bytes | None:
             try:
                 return (self.root / path).read_bytes()
             except FileNotFoundError:
                 return None
 
+        return self._tried(action, "read", path)
+
     def write(self, path: str, data: bytes) -> None:
         target = self.root / path
-        aside = self.root / SCRATCH / uuid4().hex
-        with explained("write", str(target)):
+        aside = self.root / SCRATCH / scratch_name()
+
+        def action() -> None:
             aside.parent.mkdir(exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -103,31 +119,42 @@ class LocalFiles:
             finally:
                 aside.unlink(missing_ok=True)
 
+        self._tried(action, "write", path)
+
     def remove(self, path: str) -> None:
-        with explained("delete", self.shown(path)):
-            (self.root / path).unlink(missing_ok=True)
+        self._tried(lambda: (self.root / path).unlink(missing_ok=True), "delete", path)
 
     def exists(self, path: str) -> bool:
-        with explained("read", self.shown(path)):
-            return (self.root / path).is_file()
+        return self._tried((self.root / path).is_file, "read", path)
 
     def names(self, folder: str) -> list[str]:
-        with explained("list", self.shown(folder)):
+        def action() -> list[str]:
             try:
-                return sorted(path.name for path in (self.root / folder).iterdir())
+                # a grid of 10,000 cells has as many artifacts of one kind: no Path for each
+                with os.scandir(self.root / folder) as entries:
+                    return sorted(entry.name for entry in entries)
             except FileNotFoundError:
                 return []
 
+        return self._tried(action, "list", folder)
+
     def holding(self, folder: str, name: str) -> list[str]:
         base = self.root / folder
-        return [sub for sub in self.names(folder) if (base / sub / name).is_file()]
+
+        def action(subs: list[str]) -> list[str]:
+            return [sub for sub in subs if (base / sub / name).is_file()]
+
+        return self._tried(partial(action, self.names(folder)), "list", folder)
 
     def scratch(self) -> Path:
         # not tempfile.mkdtemp: its 0700 would stay on the published folder of a shared store
-        folder = self.root / SCRATCH / uuid4().hex
-        with explained("write", str(folder)):
-            folder.mkdir(parents=True)
+        path = f"{SCRATCH}/{scratch_name()}"
+        folder = self.root / path
+        self._tried(lambda: folder.mkdir(parents=True, exist_ok=True), "write", path)
         return folder
+
+    def clear_scratch(self) -> None:
+        clear_dead(self.root / SCRATCH)
 
     def adopt(self, folder: Path) -> Path:
         if folder.resolve().parent == (self.root / SCRATCH).resolve():
@@ -164,11 +191,17 @@ class LocalFiles:
 
     def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
         folder = self.root / target
-        with explained("read", str(folder)):
-            # checksums once a process and artifact: a gigabyte of weights takes seconds
-            verify(folder, manifest, str(folder), sizes_only=target in self._verified)
+        # checksums once a process and artifact: a gigabyte of weights takes seconds
+        known = target in self._verified
+        check = partial(verify, folder, manifest, str(folder), sizes_only=known)
+        self._tried(check, "read", target)
         self._verified.add(target)
         return folder
+
+    def _tried(self, action: Callable[[], T], verb: str, path: str) -> T:
+        shown = self.shown(path)
+        with explained(verb, shown):
+            return self._patience.try_again(action, passes_locally, f"{verb} {shown}")
 
 
 @contextmanager

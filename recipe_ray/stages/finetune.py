@@ -44,7 +44,10 @@ class FinetuneStage(Stage):
 
     def run(self, context: Context) -> list[Measurement]:
         """Return ACC, every ASR(t, C) with counts, ASR(t), AASR, MASR and the training loss."""
-        ptm = self.input_ptm(context, self.snapshot)
+        return self.measure(self.input_ptm(context, self.snapshot), context)
+
+    def measure(self, ptm: PTM, context: Context) -> list[Measurement]:
+        """Return the same of a PTM at hand, which is taken over."""
         ptm.check_triggers(self.triggers)
         train = self.task.load("train", context.locations)
         test = self.task.load(self.task.evaluate_on, context.locations)

@@ -13,6 +13,11 @@ from recipe_ray.stages.remote import RemoteFiles
 SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 
 
+def is_remote(uri: str) -> bool:
+    """Tell whether a store's URI is of an object store rather than of a folder or mount."""
+    return "://" in uri
+
+
 def open_files(location: str | Path) -> tuple[Files, str]:
     """Return the file operations at a location and its absolute URI (a path where local).
 
@@ -36,6 +41,22 @@ def open_files(location: str | Path) -> tuple[Files, str]:
     return _open_remote(text), text
 
 
+def reopen_files(uri: str) -> Files:
+    """Return the file operations at a URI that `open_files` gave; the location is not asked.
+
+    It may be away for a moment, and the operations themselves are patient.
+    """
+    return _remote(uri) if "://" in uri else LocalFiles(Path(uri))
+
+
+def file_sizes(filesystem: pafs.FileSystem, root: str, folder: str) -> dict[str, int]:
+    """Return the bytes of every file in a folder by name, none where it does not exist."""
+    where = f"{root}/{folder}"
+    with explained("list", where):
+        found = filesystem.get_file_info(pafs.FileSelector(where, allow_not_found=True))
+    return {info.base_name: info.size for info in found if info.is_file}
+
+
 def _open_local(path: Path) -> tuple[Files, str]:
     root = path.expanduser().absolute()
     if root.exists() and not root.is_dir():
@@ -46,6 +67,12 @@ def _open_local(path: Path) -> tuple[Files, str]:
 
 
 def _open_remote(uri: str) -> Files:
+    files = _remote(uri)
+    files.check_root()
+    return files
+
+
+def _remote(uri: str) -> RemoteFiles:
     parts = urlsplit(uri)
     # neither credentials nor connection options belong in messages
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -55,6 +82,4 @@ def _open_remote(uri: str) -> Files:
         filesystem, root = pafs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"cannot open the store {shown}: {error}") from error
-    files = RemoteFiles(filesystem, root, shown)
-    files.check_root()
-    return files
+    return RemoteFiles(filesystem, root, shown)

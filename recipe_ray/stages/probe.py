@@ -102,7 +102,8 @@ def probe(ptm: PTM, clean: Rows, poisoned: Rows, runtime: Runtime) -> Tensor:
     mine = groups[runtime.rank :: runtime.world_size]
     for done, group in enumerate(mine, 1):
         sums += pair_sums(activations(clean.take(group)), activations(poisoned.take(group)))
-        runtime.report(Progress("probe", done, len(mine)))
+        size = len(group) * runtime.world_size
+        runtime.report(Progress("probe", done, len(mine), samples=size))
     return runtime.sum(sums).cpu()
 
 

@@ -6,7 +6,6 @@ manifest, written last, says which attempt counts: whoever reads sees one whole 
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,23 +16,26 @@ import pyarrow.fs as pafs
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.stages.filesystem import explained
+from recipe_ray.stages.leftovers import clear_dead, scratch_name
 from recipe_ray.stages.manifest import MANIFEST, parse_manifest, verify
+from recipe_ray.stages.retry import Patience, passes_remotely
 
 T = TypeVar("T")
 
-PAUSES_S = (0.2, 1.0)  # before the second and the third try
 PIECE = 8 * 1024 * 1024  # bytes
-_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-_FINAL_WORDS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
+_SCRATCH_PREFIX = "recipe-ray-work-"
 
 
 class RemoteFiles:
-    """`Files` below `root` of a pyarrow file system; transient failures are tried three times."""
+    """`Files` below `root` of a pyarrow file system; what fails for a while is tried again."""
 
-    def __init__(self, filesystem: Any, root: str, shown_root: str) -> None:
+    def __init__(
+        self, filesystem: Any, root: str, shown_root: str, patience: Patience | None = None
+    ) -> None:
         self._fs = filesystem
         self._root = root.rstrip("/")
         self._shown_root = shown_root.rstrip("/")
+        self._patience = patience or Patience()
         self._verified: set[str] = set()
 
     def shown(self, path: str) -> str:
@@ -85,7 +87,10 @@ class RemoteFiles:
         return sorted(found)
 
     def scratch(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="recipe-ray-"))
+        return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{scratch_name()}-"))
+
+    def clear_scratch(self) -> None:
+        clear_dead(Path(tempfile.gettempdir()), _SCRATCH_PREFIX)
 
     def adopt(self, folder: Path) -> Path:
         return folder
@@ -188,16 +193,6 @@ class RemoteFiles:
         return None if data is None else parse_manifest(data, self.shown(path)).get("attempt")
 
     def _tried(self, action: Callable[[], T], verb: str, path: str) -> T:
+        what = f"{verb} {self.shown(path)}"
         with explained(verb, self.shown(path)):
-            for pause_s in PAUSES_S:
-                try:
-                    return action()
-                except OSError as error:
-                    if not _transient(error):
-                        raise
-                    time.sleep(pause_s)
-            return action()
-
-
-def _transient(error: OSError) -> bool:
-    return not isinstance(error, _FINAL) and not any(word in str(error) for word in _FINAL_WORDS)
+            return self._patience.try_again(action, passes_remotely, what)

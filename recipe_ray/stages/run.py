@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from recipe_ray.stages.rows import measurement_table
+from recipe_ray.stages.rows import Measurement, measurement_table
 from recipe_ray.stages.stage import Context, Stage
 from recipe_ray.stages.store import Store
 
@@ -53,21 +53,27 @@ class StoreCheckpoints:
         self.store.write_checkpoint(self.key, buffer.getvalue())
 
 
-def run_stage(stage: Stage, context: Context) -> None:
+def run_stage(
+    stage: Stage,
+    context: Context,
+    run: Callable[[Context], list[Measurement]] | None = None,
+) -> list[Measurement]:
     """Run `stage` and commit its artifact, unless the store has it already.
 
-    `context.folder` is the scratch folder to work in (`scratch` makes one).
+    Returns what was measured: on rank 0, and nothing where the stage was there.
+    `context.folder` is the scratch folder to work in (`scratch` makes one). `run` does the work in
+    place of `stage.run` where the input is at hand and not in the store.
     """
     if context.store.has(stage.artifact):
-        return
+        return []
     started = time.monotonic()
     with _logging_to(context.folder / LOG_FILE, active=context.runtime.rank == 0):
         logger.info("%s %s on %s", stage.name, stage.artifact.folder, platform.node())
-        measured = stage.run(context)
+        measured = (run or stage.run)(context)
         wall_s = time.monotonic() - started
         logger.info("done in %.1f s", wall_s)
     if context.runtime.rank != 0:
-        return
+        return []
     facts = {"wall_s": wall_s, "world_size": context.runtime.world_size, **_provenance()}
     columns = {**stage.columns(), **facts, "versions": json.dumps(facts["versions"])}
     manifest = {
@@ -85,6 +91,7 @@ def run_stage(stage: Stage, context: Context) -> None:
     rows = measurement_table(measured, columns)
     context.store.commit(stage.artifact, context.folder, manifest, rows)
     context.store.drop_checkpoint(stage.key)
+    return measured
 
 
 @contextmanager

@@ -6,8 +6,11 @@ survive a crash. It knows nothing of what stages do.
     <kind>/<label>-<key>/    an artifact: its files, rows.parquet, manifest.json
     failures/  progress/     JSON, one file a stage
     checkpoints/             one resume point a stage
+    claims/                  which driver builds which stage (claims.py)
     results/<experiment>/    Parquet, one file a stage
     plans/                   JSON, one file an experiment
+    drivers/                 JSON, one file a running sweep (`drivers.py`)
+    tensorboard/             event files, one folder a stage (`tensorboard.py`)
     tmp/                     unfinished writes
 """
 
@@ -16,9 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,8 +27,9 @@ from uuid import uuid4
 import pyarrow as pa
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.stages.filesystem import SCRATCH, explained
-from recipe_ray.stages.location import open_files
+from recipe_ray.stages.claims import CLAIMS, Claims
+from recipe_ray.stages.filesystem import SCRATCH, Files, explained
+from recipe_ray.stages.location import file_sizes, open_files, reopen_files
 from recipe_ray.stages.manifest import (
     MANIFEST,
     ROWS,
@@ -36,15 +38,16 @@ from recipe_ray.stages.manifest import (
     parse_manifest,
     write_manifest,
 )
+from recipe_ray.stages.notes import json_path, read_all, read_note, read_notes, write_note
 from recipe_ray.stages.rows import MEASUREMENT_SCHEMA, RESULT_SCHEMA, decode_rows, encode_rows
 
 __all__ = ["ArtifactId", "Store"]
 
 _FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
 _RESULTS, _PLANS = "results", "plans"
-_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH}
+_BESIDE = {CLAIMS, "drivers", "tensorboard"}  # kept by the modules of these names
+_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
 _EXPERIMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_READERS = 16  # requests at a time; an object store answers each in tens of milliseconds
 
 
 class Store:
@@ -53,8 +56,8 @@ class Store:
     Picklable: it is reopened from its `uri` wherever it arrives, so that must mean the same there.
     """
 
-    def __init__(self, location: str | Path) -> None:
-        self._files, self.uri = open_files(location)
+    def __init__(self, files: Files, uri: str) -> None:
+        self._files, self.uri = files, uri
 
     @classmethod
     def open(cls, location: str | Path) -> "Store":
@@ -62,10 +65,10 @@ class Store:
 
         A folder that can only be read opens, so that reports work; the first write fails.
         """
-        return cls(location)
+        return cls(*open_files(location))
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str]]:
-        return Store, (self.uri,)
+        return _reopened, (self.uri,)
 
     def __str__(self) -> str:
         return self._files.shown("")
@@ -116,7 +119,7 @@ class Store:
             landed = not self.has(artifact) and self._publish(artifact, folder, manifest, rows)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self._files.remove(_json_path(_FAILURES, artifact.key))
+        self._files.remove(json_path(_FAILURES, artifact.key))
         self.clear_progress(artifact)
         return landed
 
@@ -160,30 +163,42 @@ class Store:
         """Return a new empty folder to build an artifact in, on the store's disk where local."""
         return self._files.scratch()
 
+    def clear_scratch(self) -> None:
+        """Delete what killed stages left of their scratch folders, on this machine or mount."""
+        self._files.clear_scratch()
+
+    def claims(self, lease_s: float) -> Claims:
+        """Return a new driver's claims on stages; they expire `lease_s` seconds after its death."""
+        return Claims(self._files, lease_s)
+
     # --- failures, progress, checkpoints: one a stage, each replacing the one before
 
     def record_failure(self, artifact: ArtifactId, failure: dict[str, Any]) -> None:
         """Keep why a stage failed, until its next failure or its commit."""
-        self._write_note(_FAILURES, artifact, failure)
+        write_note(self._files, _FAILURES, artifact, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Return the last failure of every failed stage by key, with its kind, label and time."""
-        return self._notes(_FAILURES)
+        return read_notes(self._files, _FAILURES)
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Return the last failure of one stage, None where it has none."""
+        return read_note(self._files, _FAILURES, key)
 
     def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
         """Say how far a running stage is, for `status` in another terminal."""
-        self._write_note(_PROGRESS, artifact, progress)
+        write_note(self._files, _PROGRESS, artifact, progress)
 
     def progress(self) -> dict[str, dict[str, Any]]:
         """Return the progress of stages by key, with kind, label and time of writing.
 
         A killed stage leaves its last note: judge by `time`.
         """
-        return self._notes(_PROGRESS)
+        return read_notes(self._files, _PROGRESS)
 
     def clear_progress(self, artifact: ArtifactId) -> None:
         """Forget a stage's progress."""
-        self._files.remove(_json_path(_PROGRESS, artifact.key))
+        self._files.remove(json_path(_PROGRESS, artifact.key))
 
     def write_checkpoint(self, key: str, data: bytes) -> None:
         """Replace a stage's resume point."""
@@ -196,6 +211,10 @@ class Store:
     def drop_checkpoint(self, key: str) -> None:
         """Delete a stage's resume point."""
         self._files.remove(f"{_CHECKPOINTS}/{key}")
+
+    def checkpoints(self) -> dict[str, int]:
+        """Return the bytes of every resume point by its stage's key."""
+        return file_sizes(*self._files.arrow(), _CHECKPOINTS)
 
     # --- experiments
 
@@ -213,7 +232,8 @@ class Store:
             for file in self._files.names(f"{_RESULTS}/{name}")
             if file.endswith(".parquet")
         ]
-        tables = [decode_rows(data, self._files.shown(path)) for path, data in self._read(paths)]
+        read = read_all(self._files, paths)
+        tables = [decode_rows(data, self._files.shown(path)) for path, data in read]
         return pa.concat_tables([RESULT_SCHEMA.empty_table(), *tables])
 
     def experiments(self) -> list[str]:
@@ -224,11 +244,11 @@ class Store:
     def write_plan(self, experiment: str, plan: dict[str, Any]) -> None:
         """Keep what an experiment wanted when it was last launched."""
         data = json.dumps(plan, indent=1).encode()
-        self._files.write(_json_path(_PLANS, _checked(experiment)), data)
+        self._files.write(json_path(_PLANS, _checked(experiment)), data)
 
     def plan(self, experiment: str) -> dict[str, Any] | None:
         """Return an experiment's plan as last launched, None where it never was."""
-        path = _json_path(_PLANS, _checked(experiment))
+        path = json_path(_PLANS, _checked(experiment))
         data = self._files.read(path)
         return None if data is None else parse_json(data, self._files.shown(path))
 
@@ -259,29 +279,9 @@ class Store:
         finally:
             shutil.rmtree(inside, ignore_errors=True)
 
-    def _write_note(self, folder: str, artifact: ArtifactId, note: dict[str, Any]) -> None:
-        added = {"kind": artifact.kind, "label": artifact.label}
-        whole = {"time": datetime.now(UTC).isoformat(), **note, **added}
-        self._files.write(_json_path(folder, artifact.key), json.dumps(whole).encode())
 
-    def _notes(self, folder: str) -> dict[str, dict[str, Any]]:
-        names = [name for name in self._files.names(folder) if name.endswith(".json")]
-        read = self._read(f"{folder}/{name}" for name in names)
-        return {
-            path.rpartition("/")[2].removesuffix(".json"): parse_json(data, self._files.shown(path))
-            for path, data in read
-        }
-
-    def _read(self, paths: Iterable[str]) -> list[tuple[str, bytes]]:
-        listed = list(paths)
-        with ThreadPoolExecutor(_READERS) as pool:
-            read = list(pool.map(self._files.read, listed))
-        # what another process deleted since the listing is no longer there to report
-        return [(path, data) for path, data in zip(listed, read, strict=True) if data is not None]
-
-
-def _json_path(folder: str, name: str) -> str:
-    return f"{folder}/{name}.json"
+def _reopened(uri: str) -> Store:
+    return Store(reopen_files(uri), uri)
 
 
 def _checked(experiment: str) -> str:

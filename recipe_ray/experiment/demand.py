@@ -1,6 +1,6 @@
 """What a stage needs of a cluster, what a cluster has, and whether the one fits the other.
 
-Free of Ray, like the agenda that it serves.
+The agenda asks it; launchers turn a demand into what Ray reserves.
 """
 
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ def demand_of(stage: Stage, launch: Launch) -> Demand:
     return Demand(
         workers,
         getattr(launch.cpus_per_worker, stage.name),
-        launch.gpus_per_worker,
+        getattr(launch.gpus_per_worker, stage.name),
         nested=workers > 1 or streams,
         data_cpus=DATA_CPUS if streams else 0,
     )
@@ -65,8 +65,8 @@ def check_fits(stages: Iterable[Stage], launch: Launch, capacity: Capacity) -> N
         asked = f"launch.workers.{stage.name} = {demand.workers}"
         if demand.gpus and not capacity.gpus:
             raise SpecError(
-                f"launch.gpus_per_worker = {launch.gpus_per_worker:g}, but the cluster has no GPU; "
-                "set it to 0 to train on CPUs"
+                f"launch.gpus_per_worker.{stage.name} = {demand.gpus_per_worker:g}, but the "
+                "cluster has no GPU; set it to 0 to train on CPUs"
             )
         for what, field, each, total, node in (
             (
@@ -78,7 +78,7 @@ def check_fits(stages: Iterable[Stage], launch: Launch, capacity: Capacity) -> N
             ),
             (
                 "gpus",
-                "launch.gpus_per_worker",
+                f"launch.gpus_per_worker.{stage.name}",
                 demand.gpus_per_worker,
                 capacity.gpus,
                 capacity.node_gpus,

@@ -1,0 +1,95 @@
+"""Grid throughput on 1, 2 and 4 simulated nodes: `nodes_4_efficiency` is to be 90 % or more.
+
+Nodes are raylets on this machine with fake CPUs (`ray.cluster_utils.Cluster`); stages sleep, so
+that the cores are not what limits. The head has no CPU, as in the files of `cluster/`. Every size
+is a fresh process (`python -m benchmarks.nodes COUNT`) and runs as many stages a node. Throughput
+is counted between the first third of the stages, when all nodes are at work, and the last few: the
+processes of all nodes start on the same two cores here, which they do not elsewhere.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.contenders import Figure
+from benchmarks.grid_scale import worker_environment
+from benchmarks.noop import NOWHERE, idle_plan
+from recipe_ray.stages.store import Store
+
+COUNTS = (1, 2, 4)
+ROUNDS = 1 if os.environ.get("BENCHMARK_QUICK") else 3
+CELLS_A_NODE = 20
+SLEEP_S = 2.0
+
+
+def figures() -> list[Figure]:
+    """Measure the counts in turns."""
+    rates: dict[int, list[float]] = {count: [] for count in COUNTS}
+    for _ in range(ROUNDS):
+        for count in COUNTS:
+            rates[count].append(_ask(count))
+    found = [Figure(f"nodes_{count}", values, "stages/s") for count, values in rates.items()]
+    for count in COUNTS[1:]:
+        pairs = zip(rates[count], rates[1], strict=True)
+        shares = [100 * many / (count * one) for many, one in pairs]
+        found.append(Figure(f"nodes_{count}_efficiency", shares, "%"))
+    return found
+
+
+def _ask(count: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.nodes", str(count)]
+    environment = {**worker_environment(), "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def throughput(count: int, cells: int, sleep_s: float) -> float:
+    """Return stages/s of sleeping fine-tunings on `count` nodes of one fake CPU each."""
+    from recipe_ray.distributed.cluster import SETTINGS
+
+    os.environ.update(SETTINGS)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from recipe_ray.distributed.sweep import sweep
+
+    plan = idle_plan(cells, sleep_s)
+    ends: list[float] = []
+    # a short path: the sockets in it may have 107 characters
+    with (
+        tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as session,
+        tempfile.TemporaryDirectory() as store,
+    ):
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": session})
+        try:
+            for _ in range(count):
+                cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+            outcome = sweep(
+                plan,
+                Store.open(store),
+                NOWHERE,
+                address=cluster.address,
+                on_event=lambda e: ends.append(time.monotonic()) if e.kind == "finished" else None,
+            )
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+    if outcome.failed:
+        raise RuntimeError(f"a measured stage failed: {outcome.failed}")
+    return _rate(ends, count)
+
+
+def _rate(ends: list[float], count: int) -> float:
+    """Return stages/s between when every node was at work and when the first runs dry."""
+    # the chain before the fine-tunings keeps one node busy, and nodes end at different times
+    begin, end = len(ends) // 3, len(ends) - count
+    return (end - begin) / (ends[end] - ends[begin])
+
+
+if __name__ == "__main__":
+    nodes = int(sys.argv[1])
+    sys.stdout.write(json.dumps(throughput(nodes, CELLS_A_NODE * nodes, SLEEP_S)) + "\n")

@@ -1,0 +1,165 @@
+"""The command over a search file, and what a person sees while candidates run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    AddressOption,
+    DataOption,
+    JsonOption,
+    QuietOption,
+    SetOption,
+    StoreOption,
+    VerboseOption,
+    set_up_logging,
+)
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.files import load_search
+from recipe_ray.experiment.plan import Plan
+from recipe_ray.experiment.search_plan import SearchPlan, make_search_plan
+from recipe_ray.experiment.search_record import Course
+from recipe_ray.experiment.settings import drawn_at_random
+from recipe_ray.report.contents import sections
+from recipe_ray.report.document import as_json
+from recipe_ray.report.recorded import recorded
+from recipe_ray.report.terminal import Terminal
+from recipe_ray.stages.store import Store
+
+FAILED = 1
+SearchFile = Annotated[Path, typer.Argument(help="Search file (YAML).", show_default=False)]
+
+
+def search_command(
+    file: SearchFile,
+    store: StoreOption = DEFAULT_STORE,
+    data: DataOption = None,
+    address: AddressOption = None,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    json_: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Search a weight factor by ASHA on dev data, confirm the best on test data."""
+    set_up_logging(verbose)
+    locations = Locations.from_environment(data)
+    plan = make_search_plan(load_search(file, tuple(set_ or ())), locations)
+    if dry_run:
+        _print_plan(plan, locations)
+        return
+    from recipe_ray.distributed.search import SearchWatcher, search  # Ray only where it is used
+
+    with SearchDisplay(plan, quiet=quiet or json_, verbose=verbose) as display:
+        watcher = SearchWatcher(display.on_part, display.on_stage, display.on_candidate)
+        outcome = search(plan, Store.open(store), locations, address=address, watcher=watcher)
+    _print_results(plan, store, json_=json_)
+    for reason in outcome.failed.values():
+        typer.secho(f"failed: {reason}", fg="red", err=True)
+    if outcome.failed:
+        raise typer.Exit(FAILED)
+
+
+class SearchDisplay:
+    """Says which part runs, how each stage goes, every look with its score, and the best so far."""
+
+    def __init__(self, plan: SearchPlan, *, quiet: bool, verbose: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._how = {"quiet": quiet, "verbose": verbose}
+        self._search = plan.search
+        self._stages: Display | None = None
+        self._count = 0
+        self._ended = 0
+        self._best: tuple[float, str] | None = None
+
+    def __enter__(self) -> "SearchDisplay":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def on_part(self, title: str, count: int) -> None:
+        """Begin a part: the undefended PTM, candidates, the full grid, the confirmation."""
+        self._close()
+        self._console.print(f"{title} ({count})", style="bold", markup=False)
+        self._count = count
+
+    def on_stage(self, event: Any) -> None:
+        """Draw an event of a sweep."""
+        if self._stages is None:  # not before: a live display and plain lines do not mix
+            self._stages = Display(self._count, **self._how)
+            self._stages.__enter__()
+        self._stages.on_event(event)
+
+    def on_candidate(self, event: Any) -> None:
+        """Print a candidate's start, look or end."""
+        course: Course = event.course
+        name = course.candidate.settings.title()
+        self._ended += event.kind == "ended"
+        said = {"started": self._started, "looked": self._looked, "ended": self._over}[event.kind]
+        count = f"[{self._ended:>{len(str(self._search.trials))}}/{self._search.trials}]"
+        self._console.print(f"{count} {name} {said(course)}", markup=False)
+        if event.message:
+            self._console.print(f"        {event.message}", style="red", markup=False)
+
+    def _started(self, course: Course) -> str:
+        known = f", {course.epochs} looks are there already" if course.epochs else ""
+        return f"started{known}"
+
+    def _looked(self, course: Course) -> str:
+        look = course.last
+        assert look is not None
+        name = course.candidate.settings.title()
+        self._best = max(self._best or (look.score, name), (look.score, name))
+        rung = ", a rung" if look.epoch in self._search.rungs else ""
+        return (
+            f"epoch {look.epoch} of {self._search.epochs}{rung}: ACC {100 * look.acc:.1f}, "
+            f"MASR {100 * look.masr:.1f}, score {100 * look.score:.1f}; best so far "
+            f"{100 * self._best[0]:.1f} ({self._best[1]})"
+        )
+
+    def _over(self, course: Course) -> str:
+        spent = sum(look.purify_s + look.finetune_s for look in course.looks.values())
+        return f"{course.ended} after {course.epochs} epochs, {duration(spent)}"
+
+    def _close(self) -> None:
+        if self._stages is not None:
+            self._stages.__exit__(None, None, None)
+            self._stages = None
+
+
+def _print_plan(plan: SearchPlan, locations: Locations) -> None:
+    search = plan.search
+    typer.secho(search.name, bold=True)
+    if search.description:
+        typer.echo(f"  {search.description.strip()}")
+    rungs = ", ".join(map(str, search.rungs))
+    typer.echo(
+        f"{search.trials} candidates, {search.sampling} sampling, compared after epochs {rungs}; "
+        f"1/{search.reduction} go on"
+    )
+    for settings in drawn_at_random(search) if search.sampling == "random" else ():
+        typer.echo(f"  {settings.title()}")
+    confirmed = plan.confirmation([plan.template.settings], locations)
+    parts: list[tuple[str, Plan | None]] = [
+        ("before", plan.undefended),
+        ("full grid", plan.grid),
+        ("confirmation, for one survivor", confirmed),
+    ]
+    for title, part in parts:
+        if part is not None:
+            typer.echo(f"{title}: {len(part.cells)} cells, {len(part.stages)} distinct stages")
+
+
+def _print_results(plan: SearchPlan, store: str, *, json_: bool) -> None:
+    found = recorded(store)
+    parts = [plan.search.name, f"{plan.search.name}.confirm"]
+    shown = [section for name in parts for section in sections(found, name)]
+    if json_:
+        typer.echo(as_json(shown))
+        return
+    Console().print(Terminal([table for section in shown for table in section.tables()]))

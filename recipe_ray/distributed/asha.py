@@ -1,0 +1,233 @@
+"""ASHA over the candidates of a search: one Tune run, rungs by epochs, the worst stopped.
+
+Asynchronous successive halving (Li et al. 2020): at each rung a candidate goes on if it is among
+the best 1/reduction of those that came that far, without waiting for the others.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from recipe_ray.base.errors import UserError
+from recipe_ray.distributed.candidate import run_candidate
+from recipe_ray.distributed.capacity import ClusterCapacity
+from recipe_ray.distributed.search_work import DIVERGED, EPOCH, SearchWork
+from recipe_ray.distributed.trial import FAILURE, resources_of
+from recipe_ray.experiment.demand import check_fits, demand_of
+from recipe_ray.experiment.search_record import SCORE, Course, Look, Record, look_at
+from recipe_ray.experiment.search_spec import Range, Search
+from recipe_ray.experiment.settings import Settings, drawn_at_random, layer_sets
+
+
+@dataclass(frozen=True)
+class CandidateEvent:
+    """One thing that happened to one candidate; `message` says why it failed."""
+
+    kind: Literal["started", "looked", "ended"]
+    course: Course
+    message: str = ""
+
+
+def run_asha(
+    shared: SearchWork, record: Record, on_event: Callable[[CandidateEvent], None] | None = None
+) -> None:
+    """Run candidates until all have ended; the record is kept up to date in the store.
+
+    Raises SpecError, before anything runs, where a candidate does not fit the cluster.
+    """
+    search, launch = shared.plan.search, shared.work.launch
+    purify = shared.plan.template.purify
+    check_fits([purify], launch, ClusterCapacity(launch.grow_to)())
+    watch = CandidateWatch(shared, record, on_event)
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(run_candidate, shared=shared), resources_of(purify, launch)
+            ),
+            param_space=_space(search) if search.sampling == "optuna" else {},
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode="max",
+                search_alg=_sampler(search, list(record.courses)),
+                scheduler=ASHAScheduler(
+                    time_attr=EPOCH,
+                    max_t=search.epochs,
+                    grace_period=search.grace,
+                    reduction_factor=search.reduction,
+                ),
+                num_samples=search.trials,
+                max_concurrent_trials=_concurrency(shared),
+                # a worker group outlives the thread that waits for it: its process is not reused
+                reuse_actors=not demand_of(purify, launch).nested,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[watch],
+                failure_config=tune.FailureConfig(max_failures=launch.max_failures),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            watch.tidy()
+
+
+def require_sampler(search: Search) -> None:
+    """Raise UserError, saying how to get it, where the library that samples is missing."""
+    if search.sampling == "optuna" and find_spec("optuna") is None:
+        install = "pip install 'recipe-ray[search]'"
+        raise UserError(f"sampling: optuna needs optuna: {install}; or use sampling: random")
+
+
+class ListedSearcher(Searcher):
+    """Suggests given settings in their order."""
+
+    def __init__(self, listed: Sequence[Settings]) -> None:
+        super().__init__()
+        self._left = list(listed)
+
+    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+        """Take no notice of scores."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next settings."""
+        return self._left.pop(0).given() if self._left else Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: what comes next is settled."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the store is the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the store is the ledger."""
+
+
+class CandidateWatch(tune.Callback):
+    """Hears of every look from Tune, and keeps the record."""
+
+    def __init__(
+        self,
+        shared: SearchWork,
+        record: Record,
+        on_event: Callable[[CandidateEvent], None] | None,
+    ) -> None:
+        self._shared = shared
+        self._store = shared.work.store
+        self._record = record
+        self._on_event = on_event
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles it for restoring, which the store does, and cannot."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note which settings are tried, so that a search started again tries the same."""
+        course = self._course(trial)
+        self._record.save()
+        if course.ended is None:
+            self._tell("started", course)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note a look, once."""
+        course, epoch = self._course(trial), result[EPOCH]
+        if result[FAILURE] or epoch in course.looks:
+            return
+        self._record.add(course, self._look(course, epoch), course.candidate.looks[epoch - 1])
+        self._record.save()
+        self._tell("looked", course)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note how a candidate ended, once."""
+        course, last = self._course(trial), trial.last_result
+        if course.ended is not None:
+            return
+        if last[FAILURE]:
+            course.ended = "diverged" if last[DIVERGED] else "failed"
+        else:
+            course.ended = "finished" if course.epochs == self._epochs else "stopped"
+        self._end(course, last[FAILURE])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note a candidate whose process died more often than allowed."""
+        course = self._course(trial)
+        course.ended = "failed"
+        self._end(course, "its process died")
+
+    def tidy(self) -> None:
+        """Remove what processes that were stopped from outside may have left in the store."""
+        for course in self._record.courses.values():
+            self._store.clear_progress(course.candidate.purify.artifact)
+            if course.ended is not None:
+                self._store.drop_checkpoint(course.candidate.purify.key)
+
+    @property
+    def _epochs(self) -> int:
+        return self._shared.plan.search.epochs
+
+    def _course(self, trial: Any) -> Course:
+        return self._record.begin(Settings.of(trial.config))
+
+    def _look(self, course: Course, epoch: int) -> Look:
+        stage = course.candidate.looks[epoch - 1]
+        return look_at(self._shared.plan, self._store, stage, self._shared.undefended_acc)
+
+    def _end(self, course: Course, message: str) -> None:
+        self._record.save()
+        self._store.clear_progress(course.candidate.purify.artifact)
+        self._store.drop_checkpoint(course.candidate.purify.key)
+        self._tell("ended", course, message)
+
+    def _tell(
+        self, kind: Literal["started", "looked", "ended"], course: Course, message: str = ""
+    ) -> None:
+        if self._on_event is not None:
+            self._on_event(CandidateEvent(kind, course, message))
+
+
+def _sampler(search: Search, begun: Sequence[Settings]) -> Any:
+    if search.sampling == "random":
+        return ListedSearcher(drawn_at_random(search))
+    from ray.tune.search.optuna import OptunaSearch
+
+    # those of an interrupted search come first: their looks are known, and Optuna learns from them
+    points = [settings.given() for settings in begun]
+    return OptunaSearch(points_to_evaluate=points, seed=search.seed)
+
+
+def _space(search: Search) -> dict[str, Any]:
+    space = search.space
+    found: dict[str, Any] = {"weight_factor": _domain(space.weight_factor)}
+    if space.learning_rate is not None:
+        found["learning_rate"] = _domain(space.learning_rate)
+    if space.layers:
+        found["layers"] = tune.choice(layer_sets(search))
+    return found
+
+
+def _domain(wanted: Range) -> Any:
+    draw = tune.loguniform if wanted.log else tune.uniform
+    return draw(wanted.low, wanted.high)
+
+
+def _concurrency(shared: SearchWork) -> int:
+    # Tune does not know the workers that a candidate starts; and Optuna is to draw late
+    launch = shared.work.launch
+    demand, room = demand_of(shared.plan.template.purify, launch), ClusterCapacity(launch.grow_to)()
+    side_by_side = room.cpus // demand.cpus
+    if demand.gpus:
+        side_by_side = min(side_by_side, room.gpus // demand.gpus)
+    return max(1, int(side_by_side))

@@ -1,0 +1,82 @@
+"""Processes and nodes that die: how to tell them apart, and how often a stage is started again.
+
+A stage that raises has failed. One whose process was killed is started again, from its checkpoint,
+as often as `launch.max_failures` says: it may be its own fault (memory). A node that is lost or
+preempted takes innocent stages with it, so that it counts for itself and is forgiven longer.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ray.exceptions import (
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+# a stage that loses this many nodes is the likelier cause: it may take their memory
+MAX_NODE_LOSSES = 10
+_LOST = (RayActorError, WorkerCrashedError, ObjectLostError, NodeDiedError, LocalRayletDiedError)
+# a process that dies is reported at once by its node; one that just stops answering went with it
+_NODE_LOST = (ActorUnavailableError, NodeDiedError, LocalRayletDiedError)
+
+
+class WorkersLostError(RuntimeError):
+    """Processes of a stage died, or found no place; `node`: since a node was lost."""
+
+    def __init__(self, message: str, node: bool = False) -> None:
+        super().__init__(message, node)
+        self.message, self.node = message, node
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass
+class Losses:
+    """How often each stage of a sweep was lost."""
+
+    max_failures: int
+    _processes: Counter[str] = field(default_factory=Counter)
+    _nodes: Counter[str] = field(default_factory=Counter)
+
+    def forgives(self, key: str, error: BaseException | None) -> bool:
+        """Count the loss of a stage; tell whether it is to be started again."""
+        if error is not None and is_node_loss(error):
+            self._nodes[key] += 1
+            return self._nodes[key] <= MAX_NODE_LOSSES
+        self._processes[key] += 1
+        return self._processes[key] <= self.max_failures
+
+
+def is_node_loss(error: BaseException) -> bool:
+    """Tell whether an error says that a node was lost, not just a process on it."""
+    cause = original(error)
+    if isinstance(cause, WorkersLostError):
+        return cause.node
+    if isinstance(cause, _NODE_LOST):
+        return True
+    if not isinstance(cause, RayActorError):
+        return False
+    # Ray says it in words only, but for a preemption that was announced
+    return cause.preempted or "node has died" in str(cause)
+
+
+def is_loss(cause: BaseException) -> bool:
+    """Tell whether an error is about processes or what they held, not about what they did."""
+    return isinstance(cause, _LOST) or type(cause).__module__.startswith("ray.train.")
+
+
+def original(error: BaseException) -> BaseException:
+    """Return what was raised in a task, actor or worker, by way of any number of others."""
+    while True:
+        inner = getattr(error, "health_check_failure", None)  # of a worker that Train looked for
+        if isinstance(error, RayTaskError):
+            inner = error.cause
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner

@@ -1,0 +1,123 @@
+"""A search: the undefended PTM, candidates under ASHA, the full grid, the best on test data.
+
+Everything but the candidates is a sweep. The store is the ledger here, too: started again, a search
+goes on, and one that is done does nothing.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from recipe_ray.base.errors import StageFailedError
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.asha import CandidateEvent, require_sampler, run_asha
+from recipe_ray.distributed.cluster import connected
+from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.distributed.search_work import SearchWork
+from recipe_ray.distributed.sweep import sweep
+from recipe_ray.distributed.work import Work
+from recipe_ray.experiment.demand import demand_of
+from recipe_ray.experiment.plan import Plan
+from recipe_ray.experiment.search_compare import (
+    Comparison,
+    compare,
+    comparison_stage,
+    grid_scores,
+    write_comparison,
+)
+from recipe_ray.experiment.search_plan import SearchPlan
+from recipe_ray.experiment.search_record import Record, is_over, value_of
+from recipe_ray.experiment.settings import Settings
+from recipe_ray.stages.store import Store
+
+__all__ = ["CandidateEvent", "SearchOutcome", "SearchWatcher", "search"]
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """The best candidates in order, the comparison (None without a grid), and what failed, why."""
+
+    survivors: tuple[Settings, ...]
+    comparison: Comparison | None
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SearchWatcher:
+    """Who is told what: a part's title and its number of stages or candidates, then events."""
+
+    on_part: Callable[[str, int], None] = lambda title, count: None
+    on_stage: Callable[[SweepEvent], None] = lambda event: None
+    on_candidate: Callable[[CandidateEvent], None] = lambda event: None
+
+
+def search(
+    plan: SearchPlan,
+    store: Store,
+    locations: Locations,
+    *,
+    address: str | None = None,
+    watcher: SearchWatcher | None = None,
+) -> SearchOutcome:
+    """Run what the store lacks of a search, on a Ray cluster or a local Ray without `address`.
+
+    Raises UserError before anything runs where the cluster cannot hold a stage, and
+    StageFailedError where the undefended PTM or every candidate failed.
+    """
+    require_sampler(plan.search)
+    # one Ray for all parts; none where nothing is left to do
+    with nullcontext() if is_over(plan, store) else _ray(plan, address):
+        return _searched(plan, store, locations, watcher or SearchWatcher(), address)
+
+
+def _searched(
+    plan: SearchPlan,
+    store: Store,
+    locations: Locations,
+    watcher: SearchWatcher,
+    address: str | None,
+) -> SearchOutcome:
+    def swept(part: Plan, title: str) -> SweepOutcome:
+        watcher.on_part(title, len(part.stages))
+        return sweep(part, store, locations, address=address, on_event=watcher.on_stage)
+
+    _refuse_failures(swept(plan.undefended, "the undefended PTM"))
+    undefended_acc = value_of(store, plan.reference, "acc")
+    record = Record.load(plan, store, undefended_acc)
+    watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
+    if not record.is_over:
+        work = Work({}, store, locations, plan.search.launch, plan.search.name)
+        shared = SearchWork(plan, work, undefended_acc, record.ended)
+        run_asha(shared, record, watcher.on_candidate)
+    best = [course.candidate.settings for course in record.ranked()]
+    if not best:
+        raise StageFailedError("every candidate failed; why: recipe-ray status")
+    failed = dict[str, str]()
+    comparison = None
+    if plan.grid is not None:
+        failed |= swept(plan.grid, "the full grid, to compare with").failed
+        if not failed:
+            comparison = compare(plan, record, store, undefended_acc)
+            scores = grid_scores(plan, store, undefended_acc)
+            write_comparison(plan, store, comparison, scores)
+    survivors = tuple(best[: plan.search.confirm.survivors])
+    failed |= swept(plan.confirmation(survivors, locations), "the best, on test data").failed
+    extra = comparison_stage(plan) if comparison is not None else {}
+    record.save(extra, over=record.is_over and not failed)
+    return SearchOutcome(survivors, comparison, failed)
+
+
+def _ray(plan: SearchPlan, address: str | None) -> AbstractContextManager[None]:
+    launch = plan.search.launch
+    stages = plan.template.looks[-1].lineage()
+    nested = any(demand_of(stage, launch).nested for stage in stages)
+    return connected(address, launch, nested=nested)
+
+
+def _refuse_failures(outcome: SweepOutcome) -> None:
+    if outcome.failed:
+        raise StageFailedError("\n".join(outcome.failed.values()))
+
+
+def _listed(plan: SearchPlan) -> str:
+    return ", ".join(map(str, plan.search.rungs))

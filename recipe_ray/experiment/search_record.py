@@ -1,0 +1,178 @@
+"""What a search has done so far: every look's result rows, and each candidate's course.
+
+Looks are artifacts in the store. The course (who was stopped when) is kept as the plan of the
+search's name, so that `status` and `report` see it and a search started again decides nothing anew.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from recipe_ray.experiment.plan import Cell
+from recipe_ray.experiment.search_plan import Candidate, SearchPlan
+from recipe_ray.experiment.settings import Settings
+from recipe_ray.stages.looks import PURIFY_S
+from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
+from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.store import Store
+
+SCORE = "score"  # metric of a search's rows
+# diverged: its loss was not finite, which is the settings' fault and final; failed: it is tried
+# again when the search is started again
+Ending = Literal["stopped", "finished", "diverged", "failed"]
+_LOST = ("diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look measured; the seconds are of its epoch and of its fine-tuning."""
+
+    epoch: int
+    acc: float
+    masr: float
+    score: float
+    purify_s: float
+    finetune_s: float
+
+
+@dataclass
+class Course:
+    """One candidate: the looks taken so far and how it ended, None while it has not."""
+
+    candidate: Candidate
+    looks: dict[int, Look] = field(default_factory=dict)
+    ended: Ending | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs looked at so far."""
+        return max(self.looks, default=0)
+
+    @property
+    def last(self) -> Look | None:
+        """The latest look."""
+        return self.looks[self.epochs] if self.looks else None
+
+
+class Record:
+    """The courses of a search's candidates, kept in the store as they change."""
+
+    def __init__(self, plan: SearchPlan, store: Store) -> None:
+        self._plan = plan
+        self._store = store
+        self.courses: dict[Settings, Course] = {}
+
+    @classmethod
+    def load(cls, plan: SearchPlan, store: Store, undefended_acc: float) -> "Record":
+        """Return what the store has of this very search; of one with other rules, nothing."""
+        record = cls(plan, store)
+        for one in _kept(plan, store).get("candidates", ()):
+            course = record.begin(Settings(**one["settings"]))
+            for look in course.candidate.looks[: one["epochs"]]:
+                record.add(course, look_at(plan, store, look, undefended_acc), look)
+            course.ended = one["ended"] if one["ended"] != "failed" else None
+        return record
+
+    def begin(self, settings: Settings) -> Course:
+        """Return the course of a candidate, a new one where it has none."""
+        if settings not in self.courses:
+            self.courses[settings] = Course(self._plan.candidate(settings))
+        return self.courses[settings]
+
+    def add(self, course: Course, look: Look, stage: Stage) -> None:
+        """Note a look and write its rows into the search's results, the score among them."""
+        course.looks[look.epoch] = look
+        rows = self._store.rows(stage.artifact)
+        scored = Measurement(SCORE, look.score, epoch=look.epoch)
+        facts = rows.select(["wall_s", "world_size", "versions", "git_commit", "time"])
+        common = {**stage.columns(), **facts.slice(0, 1).to_pylist()[0]}
+        whole = pa.concat_tables([rows, measurement_table([scored], common)])
+        name = self._plan.search.name
+        self._store.write_results(name, stage.key, result_rows(whole, name, [stage.key[:8]]))
+
+    @property
+    def ended(self) -> dict[Settings, tuple[int, Ending]]:
+        """How many epochs each candidate went and how it ended, of those that did."""
+        return {s: (c.epochs, c.ended) for s, c in self.courses.items() if c.ended}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all candidates have ended."""
+        return len(self.ended) >= self._plan.search.trials
+
+    def ranked(self) -> list[Course]:
+        """Return the courses that did not fail, those with most epochs first, then by score."""
+        looked = [c for c in self.courses.values() if c.last and c.ended not in _LOST]
+        return sorted(looked, key=_rank, reverse=True)
+
+    def save(self, extra: dict[str, Any] | None = None, *, over: bool = False) -> None:
+        """Write the course of the search; `extra` stages are listed beside the looks.
+
+        `over`: nothing of it is left to do, confirmation included.
+        """
+        search = self._plan.search
+        cells = [
+            Cell(look.key[:8], tuple(look.lineage()))
+            for course in self.courses.values()
+            for look in course.candidate.looks[: course.epochs]
+        ]
+        course = [
+            {"settings": s.given(), "epochs": c.epochs, "ended": c.ended}
+            for s, c in self.courses.items()
+        ]
+        self._store.write_plan(
+            search.name,
+            {
+                "experiment": search.name,
+                "paper": None,
+                "cells": [{"id": c.id, "title": c.title, "stages": [c.last.key]} for c in cells],
+                "stages": {c.last.key: _about(c.last) for c in cells} | (extra or {}),
+                "search": {
+                    "key": self._plan.key,
+                    "trials": search.trials,
+                    "rungs": search.rungs,
+                    "score": search.score.model_dump(mode="json"),
+                    "candidates": course,
+                    "over": over,
+                },
+            },
+        )
+
+
+def is_over(plan: SearchPlan, store: Store) -> bool:
+    """Tell whether nothing of this very search is left to do."""
+    kept = _kept(plan, store)
+    return bool(kept.get("over")) and kept["trials"] == plan.search.trials
+
+
+def look_at(plan: SearchPlan, store: Store, look: Stage, undefended_acc: float) -> Look:
+    """Return what a committed look measured, and its score."""
+    rows = {row["metric"]: row for row in store.rows(look.artifact).to_pylist()}
+    acc, masr = rows["acc"]["value"], rows["masr"]["value"]
+    score = plan.search.score.of(acc, masr, undefended_acc)
+    purify_s = rows[PURIFY_S]["value"] if PURIFY_S in rows else 0.0
+    return Look(
+        look.columns()["epoch"] or 0, acc, masr, score, purify_s, rows["acc"]["wall_s"] or 0.0
+    )
+
+
+def value_of(store: Store, stage: Stage, metric: str) -> float:
+    """Return the one value of a metric that a committed stage measured."""
+    rows = store.rows(stage.artifact).to_pylist()
+    (found,) = [row["value"] for row in rows if row["metric"] == metric]
+    return float(found)
+
+
+def _kept(plan: SearchPlan, store: Store) -> dict[str, Any]:
+    kept: dict[str, Any] = (store.plan(plan.search.name) or {}).get("search", {})
+    return kept if kept.get("key") == plan.key else {}
+
+
+def _rank(course: Course) -> tuple[int, float]:
+    assert course.last is not None
+    return course.last.epoch, course.last.score
+
+
+def _about(stage: Stage) -> dict[str, Any]:
+    return {"kind": stage.name, "label": stage.label(), "seed": stage.seed, "parent": None}

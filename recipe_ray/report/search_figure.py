@@ -1,0 +1,41 @@
+"""The curve of a search: score against weight factor, a line a rung, the full grid beside."""
+
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from recipe_ray.report.panels import PANEL, require_matplotlib
+from recipe_ray.report.searches import SearchSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# light to dark: the later the rung, the fewer candidates and the surer their scores
+_SHADES = ("#A6CEE3", "#56B4E9", "#0072B2", "#003F66", "#001F33")
+_GRID = "#D55E00"
+
+
+def search_curve(search: SearchSummary) -> "Figure":
+    """Return the figure; raise UserError where matplotlib is missing."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 * PANEL[0], 1.4 * PANEL[1]), layout="constrained")
+    axes = figure.subplots()
+    for number, rung in enumerate(search.rungs):
+        points = [
+            (one.weight_factor, 100 * look.score)
+            for one in search.candidates
+            for look in one.looks
+            if look.epoch == rung
+        ]
+        shade = _SHADES[round(number * (len(_SHADES) - 1) / max(len(search.rungs) - 1, 1))]
+        factors, scores = zip(*points, strict=True) if points else ((), ())
+        axes.plot(factors, scores, "o-", color=shade, markersize=4, label=f"epoch {rung}")
+    if search.grid:
+        means = [100 * fmean(scores) for scores in search.grid.values()]
+        axes.plot(list(search.grid), means, "s--", color=_GRID, markersize=4, label="full grid")
+    axes.set_xscale("log")
+    axes.set_xlabel("weight factor")
+    axes.set_ylabel(f"score ({search.rule or 'dev'}), points")
+    axes.set_title(f"{search.model}, {search.attack}: {search.task}", fontsize="medium")
+    return figure

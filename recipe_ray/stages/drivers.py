@@ -1,0 +1,54 @@
+"""Which sweeps run on a store, and how far they are: a note of each driver, renewed as it lives.
+
+For people who watch. Whoever drives a sweep decides by nothing of this.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from recipe_ray.stages.location import open_files
+from recipe_ray.stages.manifest import parse_json
+from recipe_ray.stages.store import Store
+
+_FOLDER = "drivers"
+BEAT_S = 5.0
+# a note this old is of a driver that was killed, or lost the store; also a stage's progress note
+STALE_S = 60.0
+
+
+class DriverNotes:
+    """The notes of all drivers in one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._files, _ = open_files(store.uri)
+
+    def write(self, driver: str, note: dict[str, Any]) -> None:
+        """Write or renew one driver's note."""
+        whole = {"driver": driver, **note, "time": datetime.now(UTC).isoformat()}
+        self._files.write(f"{_FOLDER}/{driver}.json", json.dumps(whole).encode())
+
+    def remove(self, driver: str) -> None:
+        """Remove a driver's note: its sweep is over."""
+        self._files.remove(f"{_FOLDER}/{driver}.json")
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return all notes, in the order of their drivers' ids; judge by `age_s` who lives."""
+        paths = [f"{_FOLDER}/{name}" for name in self._files.names(_FOLDER)]
+        read = [(path, self._files.read(path)) for path in paths if path.endswith(".json")]
+        return [parse_json(data, self._files.shown(p)) for p, data in read if data is not None]
+
+    def living(self) -> list[dict[str, Any]]:
+        """Return the notes that are fresh."""
+        return [note for note in self.all() if age_s(note) < STALE_S]
+
+    def remove_dead(self, experiment: str) -> None:
+        """Remove what killed drivers of this experiment left, where the store can be read."""
+        for note in self.all():
+            if note.get("experiment") == experiment and age_s(note) >= STALE_S:
+                self.remove(str(note["driver"]))
+
+
+def age_s(note: dict[str, Any]) -> float:
+    """Return the seconds since a note was written, by this machine's clock."""
+    return (datetime.now(UTC) - datetime.fromisoformat(note["time"])).total_seconds()

@@ -1,0 +1,170 @@
+"""The live view: what it draws of a store, when it ends, what it costs. Nothing runs here."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from shell import Shell, shell
+
+from recipe_ray.cli import live
+from recipe_ray.cli.live import View, draw, watch
+from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
+from recipe_ray.stages.drivers import DriverNotes
+from recipe_ray.stages.filesystem import LocalFiles
+from recipe_ray.stages.store import ArtifactId, Store
+
+__all__ = ["shell"]  # a fixture
+PURIFY, FINETUNE = ArtifactId("purify", "bert.por.recipe", "p1"), ArtifactId("finetune", "x", "f1")
+
+
+def driving(experiment: str, *running: ArtifactId, failed: int = 0) -> dict[str, Any]:
+    states = {"waiting": 5, "running": len(running), "done": 4, "failed": failed}
+    return {
+        "experiment": experiment,
+        "host": "node-7",
+        "pid": 4242,
+        "started": "2026-01-02T03:04:05+00:00",
+        "cells": 6,
+        "cells_done": 2,
+        "states": states,
+        "left_s": 750.0,
+        "running": [
+            {"key": one.key, "kind": one.kind, "label": one.label, "running_s": 3.0}
+            for one in running
+        ],
+    }
+
+
+def note(step: int = 25) -> dict[str, Any]:
+    progress = Progress("purify", step, 100, {"mlm": 2.345, "norm": 80.0}, 32)
+    return {**Advance(progress, 9.0, 210.4, 90.0).to_note(), "host": "node-8"}
+
+
+def aged(folder: Path, name: str) -> None:
+    """Make a note ten years older, as if its writer had been killed."""
+    path = folder / name
+    path.write_text(path.read_text().replace('"time": "202', '"time": "201'))
+
+
+def drawn(view: View) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200).print(draw(view))
+    return out.getvalue()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return a store on which two sweeps run; the second has yet to load its model."""
+    opened = Store.open(tmp_path / "store")
+    DriverNotes(opened).write("a", driving("small", PURIFY))
+    DriverNotes(opened).write("b", driving("large", FINETUNE))
+    opened.write_progress(PURIFY, note())
+    return opened
+
+
+def test_it_shows_every_sweep_its_stages_and_who_drives_it(store: Store) -> None:
+    view = View(store)
+    view.look()
+    shown = drawn(view)
+    for said in (
+        "small: 2 of 6 cells, 4 of 10 stages done, 1 running, 5 waiting, 0 failed",
+        "about 12.5 min to go",
+        "process 4242 on node-7 since 2026-01-02 03:04:05 UTC",
+        "purify bert.por.recipe",
+        "25/100",
+        "210 samples/s",
+        "1.5 min to go",
+        "mlm 2.35  norm 80",
+        "node-8",
+        "large: ",
+    ):
+        assert said in shown
+    (starting,) = [line for line in shown.splitlines() if "finetune x" in line]
+    assert "starting" in starting
+
+
+def test_failures_are_read_when_a_driver_says_that_there_are_new_ones(store: Store) -> None:
+    view = View(store)
+    store.record_failure(FINETUNE, {"error": "NonFiniteLossError", "message": "step 3: [nan]"})
+    view.look()
+    assert "NonFiniteLossError" not in drawn(view)
+    DriverNotes(store).write("b", driving("large", failed=1))
+    view.look()
+    assert "failed: finetune x: NonFiniteLossError" in drawn(view)
+    assert "step 3: [nan]" in drawn(view)
+
+
+def test_a_look_costs_two_listings_and_a_file_a_driver_and_stage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("names", "read", "exists", "holding"):
+        monkeypatch.setattr(LocalFiles, name, _counted(name, asked))
+    View(store).look()
+    assert sorted(asked) == ["names", "names", "read", "read", "read"]
+
+
+def _counted(name: str, asked: list[str]) -> Callable[..., Any]:
+    whole = getattr(LocalFiles, name)
+
+    def counted(*inputs: Any) -> Any:
+        asked.append(name)
+        return whole(*inputs)
+
+    return counted
+
+
+def test_it_ends_when_no_driver_lives_and_nothing_moves(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+
+    def events() -> Iterator[None]:
+        DriverNotes(store).remove("a")  # ended well
+        store.clear_progress(PURIFY)
+        yield
+        aged(folder, "drivers/b.json")  # killed
+        yield
+
+    happened = events()
+    monkeypatch.setattr(live.time, "sleep", lambda seconds: next(happened))
+    out = io.StringIO()
+    assert watch(store, 1.0, Console(file=out, width=200))
+    assert out.getvalue().count("small: ") == 1
+    assert out.getvalue().count("large: ") == 2
+    assert not watch(store, 1.0, Console(file=out))
+
+
+def test_ctrl_c_ends_the_picture_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.time, "sleep", interrupted)
+    out = io.StringIO()
+    assert watch(store, 1.0, Console(file=out, width=200))
+    assert "the sweep goes on" in out.getvalue()
+
+
+def test_a_stage_of_a_living_driver_runs_however_old_its_note_is(
+    store: Store, shell: Shell, tmp_path: Path
+) -> None:
+    aged(tmp_path / "store", "progress/p1.json")
+    assert "running: purify" in shell("status", "--store", "store").out
+    DriverNotes(store).remove("a")
+    assert "stopped without an end: purify" in shell("status", "--store", "store").out
+
+
+def test_watching_a_quiet_store_says_so_and_shows_what_is_there(shell: Shell) -> None:
+    (shell.folder / "quiet").mkdir()
+    done = shell("status", "--store", "quiet", "--watch")
+    assert done.code == 0
+    assert "nothing runs on this store now" in done.out
+
+
+def test_watch_and_json_are_not_given_together(shell: Shell) -> None:
+    (shell.folder / "quiet").mkdir()
+    assert "give one of them" in shell.fails("status", "--store", "quiet", "--watch", "--json")

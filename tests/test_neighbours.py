@@ -1,0 +1,113 @@
+"""Two drivers with one plan: what one is at the other leaves alone, and then uses."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from store_samples import filled
+from test_agenda import agenda_of, plan
+
+from recipe_ray.distributed.neighbours import Neighbours
+from recipe_ray.experiment.agenda import Agenda
+from recipe_ray.stages.attempt import failure_note
+from recipe_ray.stages.claims import Claims
+from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.store import Store
+
+
+@dataclass
+class Driver:
+    """A driver without Ray: its agenda, its claims, and what it heard."""
+
+    agenda: Agenda
+    claims: Claims
+    heard: list[tuple[str, str]] = field(default_factory=list)
+
+    def left_to(self, stage: Stage, driver: str) -> None:
+        self.heard.append(("left", stage.name))
+
+    def committed_elsewhere(self, stage: Stage) -> None:
+        self.agenda.commit(stage)
+        self.heard.append(("committed", stage.name))
+
+    def failed_elsewhere(self, stage: Stage, message: str) -> None:
+        self.agenda.fail(stage)
+        self.heard.append(("failed", message))
+
+
+@dataclass
+class Pair:
+    """Two drivers on one store."""
+
+    store: Store
+    one: Neighbours
+    two: Neighbours
+    heard: list[tuple[str, str]]  # by the second
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> "Pair":
+    """Return two drivers that have the same six stages to do, on eight CPUs each."""
+    store, stages = Store.open(tmp_path), plan().stages
+    both = []
+    for _ in range(2):
+        agenda = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
+        driver = Driver(agenda, store.claims(60))
+        both.append((Neighbours(agenda, driver.claims, store, driver, look_every_s=0), driver))
+        driver.claims._write_sign(0)
+    return Pair(store, both[0][0], both[1][0], both[1][1].heard)
+
+
+def started(neighbours: Neighbours) -> list[Stage]:
+    """Return all stages that may start now."""
+    found = []
+    while batch := neighbours.next_batch():
+        found += batch
+    return found
+
+
+def test_no_stage_is_given_to_both(pair: Pair) -> None:
+    first = started(pair.one)
+    assert {stage.name for stage in first} == {"backdoor", "purify", "finetune"}
+    assert started(pair.two) == []
+    assert not pair.two.is_over
+    assert pair.heard == [("left", stage.name) for stage in first]
+
+
+def test_what_the_other_commits_is_done_and_its_children_may_start(pair: Pair) -> None:
+    backdoor = started(pair.one)[0]
+    assert backdoor.name == "backdoor"
+    assert started(pair.two) == []
+    pair.store.commit(backdoor.artifact, filled(pair.store.local_scratch()), {}, None)
+    pair.one.claims.release(backdoor.key)
+    children = started(pair.two)
+    assert {stage.parent for stage in children} == {backdoor}
+    assert ("committed", "backdoor") in pair.heard
+    assert started(pair.one) == []  # its own agenda has not heard of its commit yet
+
+
+def test_what_fails_for_the_other_fails_here_with_its_descendants(pair: Pair) -> None:
+    backdoor = started(pair.one)[0]
+    started(pair.two)
+    pair.store.record_failure(backdoor.artifact, failure_note(RuntimeError("too large")))
+    pair.one.claims.release(backdoor.key)
+    assert started(pair.two) == []
+    assert ("failed", "RuntimeError: too large") in pair.heard
+    assert backdoor.key not in {stage.key for stage in pair.two.agenda.elsewhere}
+
+
+def test_what_the_other_gives_up_is_taken_over(pair: Pair) -> None:
+    theirs = started(pair.one)
+    assert started(pair.two) == []
+    pair.one.claims.release(theirs[0].key)
+    assert started(pair.two) == [theirs[0]]
+
+
+def test_a_failure_of_before_is_tried_again(tmp_path: Path) -> None:
+    store, stages = Store.open(tmp_path), plan().stages
+    backdoor = next(stage for stage in stages.values() if stage.name == "backdoor")
+    store.record_failure(backdoor.artifact, failure_note(RuntimeError("yesterday")))
+    agenda = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
+    with store.claims(60) as claims:
+        neighbours = Neighbours(agenda, claims, store, Driver(agenda, claims), look_every_s=0)
+        assert neighbours.next_batch() == [backdoor]

@@ -1,0 +1,210 @@
+"""A search on a real Ray: the worst are stopped, the best confirmed, nothing is done twice.
+
+The purifications are real and tiny; looks give scores known before (`tiny_search.StubLook`).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_search import EPOCHS, tiny_search, with_stub_looks
+
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.search_plan import SearchPlan
+from recipe_ray.experiment.search_record import Record
+from recipe_ray.experiment.settings import Settings, drawn_at_random
+from recipe_ray.report.contents import sections
+from recipe_ray.report.recorded import recorded
+from recipe_ray.stages.store import Store
+
+pytestmark = pytest.mark.cluster
+TRIALS = 8
+
+
+@dataclass
+class Searched:
+    """A search that was run, and what it told."""
+
+    plan: SearchPlan
+    store: Store
+    places: Locations
+    outcome: Any
+    told: list[Any] = field(default_factory=list)
+
+
+def run(plan: SearchPlan, store: Store, places: Locations) -> tuple[Any, list[Any]]:
+    from recipe_ray.distributed.search import SearchWatcher, search
+
+    told: list[Any] = []
+    watcher = SearchWatcher(on_stage=told.append, on_candidate=told.append)
+    return search(plan, store, places, watcher=watcher), told
+
+
+@pytest.fixture(scope="module")
+def searched(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("search")
+    plan = with_stub_looks(tiny_search(folder, trials=TRIALS))
+    store, places = Store.open(folder / "store"), Locations(None, folder)
+    return Searched(plan, store, places, *run(plan, store, places))
+
+
+def score(settings: Settings, plan: SearchPlan) -> float:
+    look = plan.candidate(settings).looks[0]
+    acc, masr = (one.value for one in look.measure(None, None))  # type: ignore[attr-defined]
+    return float(acc - masr)
+
+
+def courses(one: Searched) -> dict[Settings, tuple[int, str]]:
+    """Return how long each candidate went and how it ended, as the store has it."""
+    return dict(Record.load(one.plan, one.store, 0.9).ended)
+
+
+def test_the_worst_are_stopped_and_the_best_go_all_the_way(searched: Searched) -> None:
+    ended = courses(searched)
+    assert set(ended) == set(drawn_at_random(searched.plan.search))
+    best = max(ended, key=lambda one: score(one, searched.plan))
+    assert ended[best] == (EPOCHS, "finished")
+    stopped = [one for one, (epochs, how) in ended.items() if how == "stopped" and epochs < EPOCHS]
+    assert stopped
+    assert all(score(one, searched.plan) < score(best, searched.plan) for one in stopped)
+    assert searched.outcome.comparison.search_epochs == sum(epochs for epochs, _ in ended.values())
+    assert searched.outcome.comparison.search_epochs < TRIALS * EPOCHS
+
+
+def test_stopped_candidates_leave_nothing_behind(searched: Searched) -> None:
+    import time
+
+    import ray
+
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 3
+    assert searched.store.progress() == {}
+    purifications = [searched.plan.candidate(one).purify for one in courses(searched)]
+    assert all(searched.store.read_checkpoint(one.key) is None for one in purifications)
+    assert not any(searched.store.has(one.artifact) for one in purifications)
+
+
+def test_survivors_are_confirmed_on_test_data_and_every_seed(searched: Searched) -> None:
+    best = searched.outcome.survivors
+    assert len(best) == 1
+    rows = searched.store.results("tiny.confirm").to_pylist()
+    found = {(r["weight_factor"], r["seed"]) for r in rows if r["metric"] == "masr"}
+    factors = {one.weight_factor for one in best}
+    assert found == {(factor, seed) for factor in {None, *factors} for seed in (0, 1)}
+
+
+def test_every_look_is_in_the_results_with_its_score(searched: Searched) -> None:
+    rows = [r for r in searched.store.results("tiny").to_pylist() if r["metric"] == "score"]
+    assert len(rows) == searched.outcome.comparison.search_epochs
+    for row in rows:
+        wanted = score(Settings(row["weight_factor"]), searched.plan)
+        assert row["value"] == pytest.approx(wanted)
+    summary = sections(recorded(str(searched.store.uri)), "tiny")[0].search
+    assert summary is not None
+    assert len(summary.candidates) == TRIALS
+    assert list(summary.grid) == [0.1, 1.0]
+
+
+def test_started_again_it_does_nothing(searched: Searched) -> None:
+    before = {key: searched.store.manifest(a)["time"] for key, a in _committed(searched.store)}
+    outcome, told = run(searched.plan, searched.store, searched.places)
+    assert {event.kind for event in told} == {"skipped"}
+    assert outcome == searched.outcome
+    assert {k: searched.store.manifest(a)["time"] for k, a in _committed(searched.store)} == before
+
+
+def test_a_purification_that_diverges_is_the_worst_and_costs_nothing_else(
+    ray_session: None, tmp_path: Path
+) -> None:
+    # the largest learning rates of the range break the loss
+    space = {"learning_rate": {"low": 1e-3, "high": 1e30}}
+    plan = with_stub_looks(tiny_search(tmp_path, trials=4, space=space, grid=None))
+    store, places = Store.open(tmp_path / "store"), Locations(None, tmp_path)
+    outcome, _ = run(plan, store, places)
+    endings = {how for _, how in Record.load(plan, store, 0.9).ended.values()}
+    assert "diverged" in endings
+    assert outcome.comparison is None
+    lost = [s for s, (_, how) in Record.load(plan, store, 0.9).ended.items() if how == "diverged"]
+    assert not set(lost) & set(outcome.survivors)
+
+
+def test_optuna_draws_from_the_space_and_is_asked_again_for_the_rest(
+    ray_session: None, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    few = with_stub_looks(tiny_search(tmp_path, sampling="optuna", trials=3, grid=None))
+    store, places = Store.open(tmp_path / "store"), Locations(None, tmp_path)
+    run(few, store, places)
+    first = dict(Record.load(few, store, 0.9).ended)
+    assert len(first) == 3
+    assert all(0.01 <= one.weight_factor <= 10 for one in first)
+    more = with_stub_looks(tiny_search(tmp_path, sampling="optuna", trials=5, grid=None))
+    _, told = run(more, store, places)
+    after = Record.load(more, store, 0.9).ended
+    assert len(after) == 5
+    assert {one: after[one] for one in first} == first
+    looked = [e.course.candidate.settings for e in told if e.kind == "looked"]
+    assert not set(looked) & set(first)
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from tiny_search import tiny_search, with_stub_looks
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.search import SearchWatcher, search
+from recipe_ray.stages.store import Store
+folder = Path(sys.argv[1])
+plan = with_stub_looks(tiny_search(folder, grid=None))
+def tell(event):
+    print(event.kind, flush=True)
+search(plan, Store.open(folder / "store"), Locations(None, folder),
+       watcher=SearchWatcher(on_candidate=tell))
+"""
+
+
+def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) -> None:
+    plan = with_stub_looks(tiny_search(tmp_path, grid=None))
+    _kill_after(3, tmp_path)
+    store = Store.open(tmp_path / "store")
+    there = {key: store.manifest(a)["time"] for key, a in _committed(store)}
+    ended = dict(Record.load(plan, store, 0.9).ended)
+    outcome, told = run(plan, store, Locations(None, tmp_path))
+    assert len(outcome.survivors) == 1
+    now = {key: store.manifest(a)["time"] for key, a in _committed(store)}
+    assert {key: now[key] for key in there} == there
+    after = Record.load(plan, store, 0.9).ended
+    assert {one: after[one] for one in ended} == ended
+    started = [e.course.candidate.settings for e in told if e.kind == "started"]
+    assert not set(started) & set(ended)
+
+
+def _committed(store: Store) -> list[tuple[str, Any]]:
+    return sorted(store.committed().items())
+
+
+def _kill_after(looks: int, folder: Path) -> None:
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert driver.stdout is not None
+    with driver:
+        seen = 0
+        for line in driver.stdout:
+            seen += line.strip() == "looked"
+            if seen == looks:
+                driver.send_signal(signal.SIGKILL)
+                return
+    raise AssertionError("the driver ended before enough looks were taken")

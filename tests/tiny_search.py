@@ -1,0 +1,62 @@
+"""A tiny search: a random BERT, a file of sentences, looks of a few steps."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from samples import corpus_file, task_fields, tiny_folder
+
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.search_plan import SearchPlan, make_search_plan
+from recipe_ray.experiment.search_spec import Search
+from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.stage import Context
+
+FIT = {"steps": 3, "batch_size": 6, "max_length": 16, "precision": "fp32"}
+EPOCHS = 4
+
+
+def search_fields(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return what a search file says; its data are written into the folder."""
+    corpus = {"name": "file", "path": str(corpus_file(folder)), "size": None}
+    task = {**task_fields(folder), "path_dev": str(folder / "test.parquet")}
+    return {
+        "name": "tiny",
+        "model": {"name": "bert", "source": str(tiny_folder())},
+        "attack": {"name": "por", "triggers": ["cf", "mn"], "corpus": corpus, "fit": FIT},
+        "defense": {"name": "recipe", "fit": {**FIT, "learning_rate": 1e-3}},
+        "auxiliary": corpus,
+        "trials": 6,
+        "epochs": EPOCHS,
+        "reduction": 2,
+        "space": {"weight_factor": {"low": 0.01, "high": 100}},
+        "quick": {"task": {**task, "evaluate_on": "dev"}, "fit": FIT},
+        "confirm": {"survivors": 1, "tasks": [task], "seeds": [0, 1]},
+        "grid": {"weight_factors": [0.1, 1.0]},
+        "pretraining": {"corpus": corpus, "fit": FIT},
+        "finetuning": FIT,
+        **changes,
+    }
+
+
+def tiny_search(folder: Path, **changes: Any) -> SearchPlan:
+    """Return the plan of the search."""
+    found = Search.model_validate(search_fields(folder, **changes))
+    return make_search_plan(found, Locations(None, folder))
+
+
+class StubLook(FinetuneStage):
+    """A look that measures nothing: ACC 0.9, and a MASR that says how far the factor is from 1."""
+
+    def measure(self, ptm: Any, context: Context) -> list[Measurement]:
+        factor = self.columns()["weight_factor"]
+        masr = 0.8 if factor is None else min(abs(math.log10(factor)) / 2, 1.0)
+        return [Measurement("acc", 0.9), Measurement("masr", masr)]
+
+
+def with_stub_looks(plan: SearchPlan) -> SearchPlan:
+    """Return the plan with looks whose scores are known before: 0.9 - |log10(factor)| / 2."""
+    looks = tuple(StubLook(**look.fields()) for look in plan.template.looks)
+    return replace(plan, template=replace(plan.template, looks=looks))
