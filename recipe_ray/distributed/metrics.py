@@ -1,7 +1,7 @@
 """Metrics on Ray's Prometheus endpoints, and so on its dashboard: speed, losses, stage states.
 
 Ray prefixes the names with `ray_`, each node exports those of its processes about every ten
-seconds, and forgets a gauge that was not set for twenty. docs/cluster.md has the queries.
+seconds, and forgets a gauge that was not set for twenty. docs/watching.md has the queries.
 """
 
 from collections.abc import Mapping
