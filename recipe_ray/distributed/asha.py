@@ -19,6 +19,7 @@ from recipe_ray.distributed.candidate import run_candidate
 from recipe_ray.distributed.capacity import ClusterCapacity
 from recipe_ray.distributed.search_work import DIVERGED, EPOCH, SearchWork
 from recipe_ray.distributed.trial import FAILURE, resources_of
+from recipe_ray.distributed.watch import last_line
 from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.search_record import SCORE, Course, Look, Record, look_at
 from recipe_ray.experiment.search_spec import Range, Search
@@ -165,7 +166,7 @@ class CandidateWatch(tune.Callback):
         """Note a candidate whose process died more often than allowed."""
         course = self._course(trial)
         course.ended = "failed"
-        self._end(course, "its process died")
+        self._end(course, last_line(trial))
 
     def tidy(self) -> None:
         """Remove what processes that were stopped from outside may have left in the store."""

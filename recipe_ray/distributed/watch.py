@@ -86,7 +86,7 @@ class Watch(tune.Callback):
         for not_begun in left[1:]:
             self._give_back(not_begun)
         for stage in left[:1]:
-            error = StageLostError(_last_line(trial))
+            error = StageLostError(last_line(trial))
             if self._losses.forgives(stage.key, trial.get_pickled_error()):
                 self._give_back(stage)
                 self._tell("lost", stage, message=str(error))
@@ -97,7 +97,7 @@ class Watch(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune itself starts a stage again: its node was preempted, as announced."""
         for stage in self._unfinished(trial)[:1]:
-            self._tell("lost", stage, message=_last_line(trial))
+            self._tell("lost", stage, message=last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
@@ -176,7 +176,8 @@ class Watch(tune.Callback):
         self._driver.on_event(SweepEvent(kind, stage, wall_s, progress, message))
 
 
-def _last_line(trial: Any) -> str:
+def last_line(trial: Any) -> str:
+    """Return why Tune gave a trial up, in a line."""
     error = trial.get_error()
     lines = str(error).strip().splitlines() if error is not None else []
     return lines[-1] if lines else "the process of the stage died"
