@@ -28,6 +28,7 @@ QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
 ROUNDS = 1 if QUICK else 3
 SEEDS = (0, 1, 2)
 FIT = {"steps": 20 if QUICK else 120, "max_length": 64}
+TEXTS = {"name": "bookcorpus", "size": 2000}
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -53,12 +54,14 @@ def plan_of(seeds: tuple[int, ...]) -> Plan:
     """Return a plan of two PTMs, as they are and purified, each fine-tuned with these seeds."""
     grid: dict[str, Any] = {
         "models": [{"name": "minilm", "layers": 3}],
-        "attacks": ["none", {"name": "por", "fit": FIT}],
+        "attacks": ["none", {"name": "por", "corpus": TEXTS, "fit": FIT}],
         "defenses": ["none", {"name": "recipe", "fit": FIT}],
+        "auxiliaries": [TEXTS],
         "tasks": [{"name": "sst2", "train_size": 640, "test_size": 100}],
         "seeds": seeds,
     }
-    values = {"name": "predict", "pretraining": {"fit": FIT}, "finetuning": FIT, "grid": grid}
+    how = {"pretraining": {"corpus": TEXTS, "fit": FIT}, "finetuning": FIT}
+    values = {"name": "predict", "grid": grid, **how}
     return make_plan(Experiment.model_validate(values), Locations.from_environment(DATA))
 
 
