@@ -10,6 +10,7 @@ from recipe_ray.distributed.losses import (
     WorkersLostError,
     is_node_loss,
     original,
+    why_lost,
 )
 
 KILLED = ActorDiedError()
@@ -32,6 +33,12 @@ def test_lost_nodes_use_up_nothing_of_that() -> None:
     assert all(losses.forgives("a", UNREACHABLE) for _ in range(MAX_NODE_LOSSES))
     assert losses.forgives("a", KILLED)
     assert not losses.forgives("a", UNREACHABLE)  # by now it is the stage that takes the nodes
+
+
+def test_why_is_one_line() -> None:
+    assert why_lost(UNREACHABLE) == "its node was lost, or does not answer"
+    assert why_lost(in_a_task(WorkersLostError("killed\nin many words"))) == "killed"
+    assert why_lost(None) == "the process of the stage died"
 
 
 def test_a_loss_is_recognised_through_tasks_and_pickles() -> None:

@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 from recipe_ray.base.errors import UserError
 from recipe_ray.distributed.candidate import run_candidate
 from recipe_ray.distributed.capacity import ClusterCapacity
+from recipe_ray.distributed.losses import error_of, why_lost
 from recipe_ray.distributed.search_work import DIVERGED, EPOCH, SearchWork
 from recipe_ray.distributed.trial import FAILURE, resources_of
-from recipe_ray.distributed.watch import last_line
 from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.search_record import SCORE, Course, Look, Record, look_at
 from recipe_ray.experiment.search_spec import Range, Search
@@ -166,7 +166,7 @@ class CandidateWatch(tune.Callback):
         """Note a candidate whose process died more often than allowed."""
         course = self._course(trial)
         course.ended = "failed"
-        self._end(course, last_line(trial))
+        self._end(course, why_lost(error_of(trial)))
 
     def tidy(self) -> None:
         """Remove what processes that were stopped from outside may have left in the store."""

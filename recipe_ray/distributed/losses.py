@@ -7,7 +7,10 @@ preempted takes innocent stages with it, so that it counts for itself and is for
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from ray import cloudpickle
 from ray.exceptions import (
     ActorUnavailableError,
     LocalRayletDiedError,
@@ -51,6 +54,28 @@ class Losses:
             return self._nodes[key] <= MAX_NODE_LOSSES
         self._processes[key] += 1
         return self._processes[key] <= self.max_failures
+
+
+def error_of(trial: Any) -> BaseException | None:
+    """Return what ended a Tune trial, None where Tune has not kept it.
+
+    `trial.get_pickled_error` reads the copy in the storage, which is made later.
+    """
+    path = trial.pickled_error_file
+    if path is None or not Path(path).is_file():
+        return None
+    error: BaseException = cloudpickle.loads(Path(path).read_bytes())
+    return error
+
+
+def why_lost(error: BaseException | None) -> str:
+    """Return in a few words why a stage was lost; what Ray says of it fills a screen."""
+    if error is None:
+        return "the process of the stage died"
+    if is_node_loss(error):
+        return "its node was lost, or does not answer"
+    said = str(original(error)).strip().splitlines()
+    return said[0] if said else type(error).__name__
 
 
 def is_node_loss(error: BaseException) -> bool:

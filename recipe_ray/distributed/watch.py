@@ -7,7 +7,7 @@ from ray import tune
 
 from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import EventKind, SweepEvent
-from recipe_ray.distributed.losses import Losses
+from recipe_ray.distributed.losses import Losses, error_of, why_lost
 from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S
 from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
@@ -86,8 +86,9 @@ class Watch(tune.Callback):
         for not_begun in left[1:]:
             self._give_back(not_begun)
         for stage in left[:1]:
-            error = StageLostError(last_line(trial))
-            if self._losses.forgives(stage.key, trial.get_pickled_error()):
+            cause = error_of(trial)
+            error = StageLostError(why_lost(cause))
+            if self._losses.forgives(stage.key, cause):
                 self._give_back(stage)
                 self._tell("lost", stage, message=str(error))
             else:
@@ -97,7 +98,7 @@ class Watch(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune itself starts a stage again: its node was preempted, as announced."""
         for stage in self._unfinished(trial)[:1]:
-            self._tell("lost", stage, message=last_line(trial))
+            self._tell("lost", stage, message=why_lost(error_of(trial)))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Pass on the progress of running stages, about once a second."""
@@ -174,10 +175,3 @@ class Watch(tune.Callback):
         started = self._started.get(stage.key)
         wall_s = time.monotonic() - started if started is not None else 0.0
         self._driver.on_event(SweepEvent(kind, stage, wall_s, progress, message))
-
-
-def last_line(trial: Any) -> str:
-    """Return why Tune gave a trial up, in a line."""
-    error = trial.get_error()
-    lines = str(error).strip().splitlines() if error is not None else []
-    return lines[-1] if lines else "the process of the stage died"
