@@ -62,6 +62,17 @@ def test_what_is_left_fills_the_cluster_once_nothing_larger_waits() -> None:
     assert [stage.name if stage else None for stage in started] == ["finetune", "finetune", None]
 
 
+def test_a_stage_that_was_lost_comes_before_its_equals() -> None:
+    found = plan()
+    done = ("pretrain", "backdoor", "purify")
+    agenda = agenda_of(found.stages, lambda s: s.name in done, cpus=2)
+    first, second = agenda.next(), agenda.next()
+    assert first is not None
+    agenda.take_back(first)
+    assert [agenda.next(), agenda.next()] == [first, None]
+    assert agenda.running == [second, first]
+
+
 def test_a_failed_stage_takes_its_descendants_and_nothing_else() -> None:
     found = plan()
     agenda = agenda_of(found.stages, lambda s: s.name == "pretrain", cpus=1)

@@ -5,11 +5,13 @@ as often as `launch.max_failures` says: it may be its own fault (memory). A node
 preempted takes innocent stages with it, so that it counts for itself and is forgiven longer.
 """
 
+import socket
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import cloudpickle
 from ray.exceptions import (
     ActorUnavailableError,
@@ -23,6 +25,7 @@ from ray.exceptions import (
 
 # a stage that loses this many nodes is the likelier cause: it may take their memory
 MAX_NODE_LOSSES = 10
+_ANSWER_S = 3.0
 _LOST = (RayActorError, WorkerCrashedError, ObjectLostError, NodeDiedError, LocalRayletDiedError)
 # a process that dies is reported at once by its node; one that just stops answering went with it
 _NODE_LOST = (ActorUnavailableError, NodeDiedError, LocalRayletDiedError)
@@ -89,6 +92,24 @@ def is_node_loss(error: BaseException) -> bool:
         return False
     # Ray says it in words only, but for a preemption that was announced
     return cause.preempted or "node has died" in str(cause)
+
+
+def a_node_is_silent() -> bool:
+    """Tell whether a node that Ray takes for alive does not answer: it has just been lost.
+
+    Ray notices after seconds; the workers that are left complain of a broken connection at once.
+    """
+    list_nodes: Any = ray.nodes
+    nodes = [node for node in list_nodes() if node["Alive"]]
+    return not all(_answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes)
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=_ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def is_loss(cause: BaseException) -> bool:

@@ -17,7 +17,14 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
 from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
-from recipe_ray.distributed.losses import WorkersLostError, is_loss, is_node_loss, original
+from recipe_ray.distributed.losses import (
+    WorkersLostError,
+    a_node_is_silent,
+    is_loss,
+    is_node_loss,
+    original,
+    why_lost,
+)
 from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.demand import Demand, demand_of
@@ -149,12 +156,10 @@ def _cause(error: TrainingFailedError) -> BaseException:
 
 
 def _told(*causes: BaseException) -> BaseException:
-    # in a few words: what Ray says of a dead process fills a screen
     cause = next((cause for cause in causes if is_node_loss(cause)), causes[0])
-    if not (is_loss(cause) or _is_collateral(cause)):
-        return cause
-    said = str(cause).strip().splitlines()
-    return WorkersLostError(said[0] if said else "the workers died", node=is_node_loss(cause))
+    if _is_collateral(cause):  # whose fault it is, the worker that is left cannot say
+        return WorkersLostError("a worker of the group broke off", node=a_node_is_silent())
+    return WorkersLostError(why_lost(cause), node=is_node_loss(cause)) if is_loss(cause) else cause
 
 
 def _is_collateral(cause: BaseException) -> bool:

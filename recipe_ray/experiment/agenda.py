@@ -48,6 +48,7 @@ class Agenda:
         self._slots: dict[str, _Slot] = {}
         self._running: dict[str, Stage] = {}
         self._elsewhere: dict[str, Stage] = {}
+        self._first_place = 0
         self._used_cpus = 0.0
         self._used_gpus = 0.0
         for stage in _roots(self._waiting):
@@ -137,6 +138,10 @@ class Agenda:
         """Let a stage wait again: its process was lost, or another driver gave it up."""
         self._leave(stage)
         self._waiting[stage.key] = stage
+        # before its equals: it may have a checkpoint to go on from
+        self._first_place -= 1
+        height, descendants, _ = self._urgency[stage.key]
+        self._urgency[stage.key] = (height, descendants, self._first_place)
         self._get_ready(stage)
 
     def _get_ready(self, stage: Stage) -> None:
