@@ -73,7 +73,7 @@ class Ordeal:
         self._recovered("train worker killed", driver, [key], killed)
 
     def lose_a_node(self, driver: Driver) -> None:
-        """Kill a node on which a stage runs; another one joins when the stage has gone on."""
+        """Kill a node of a purification; another one joins when the stage has gone on."""
         before = len(driver.heard("lost"))
         self._with_checkpoint(driver)
         node = driver.until("a node at work", self._node_at_work)
@@ -109,7 +109,8 @@ class Ordeal:
         return next((pid for pid, logs in workers(self.store).items() if not logs), None)
 
     def _node_at_work(self) -> Any:
-        found = (self.nodes.of(pid) for pid in workers(self.store))
+        # of a DDP worker: a stage in its trial's own process may be over before the node is
+        found = (self.nodes.of(pid) for pid, logs in workers(self.store).items() if not logs)
         return next((node for node in found if node is not None), None)
 
     def _recovered(self, what: str, driver: Driver, keys: list[str], since: float) -> None:
