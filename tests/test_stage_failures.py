@@ -8,7 +8,7 @@ from tiny_cell import FIT, finished, measured, run, tiny_plan
 
 from recipe_ray.base.errors import DataError, NonFiniteLossError, TriggerError, UserError
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.stages.advance import Advance
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
@@ -23,8 +23,8 @@ def test_a_run_stopped_in_any_stage_ends_with_the_same_numbers(
     plan, store = finished
     for phase in ("poison", "purify", "fine-tune"):
 
-        def stop(stage: Stage, progress: Progress, phase: str = phase) -> None:
-            if (progress.phase, progress.step) == (phase, 3):
+        def stop(stage: Stage, advance: Advance, phase: str = phase) -> None:
+            if (advance.progress.phase, advance.progress.step) == (phase, 3):
                 raise ConnectionError("gone")
 
         with pytest.raises(ConnectionError):
@@ -33,7 +33,7 @@ def test_a_run_stopped_in_any_stage_ends_with_the_same_numbers(
     (failure,) = half_way.failures().values()
     assert (failure["error"], failure["message"]) == ("ConnectionError", "gone")
     steps: list[int] = []
-    other = run(plan, tmp_path, on_progress=lambda stage, p: steps.append(p.step))
+    other = run(plan, tmp_path, on_progress=lambda stage, seen: steps.append(seen.progress.step))
     assert steps == [3, 4]  # from the resume point on
     assert other.failures() == {}
     for stage in plan.stages.values():
