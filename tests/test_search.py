@@ -171,6 +171,8 @@ search(plan, Store.open(folder / "store"), Locations(None, folder),
 
 
 def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) -> None:
+    from recipe_ray.distributed.search import CandidateEvent
+
     plan = with_stub_looks(tiny_search(tmp_path, grid=None))
     _kill_after(3, tmp_path)
     store = Store.open(tmp_path / "store")
@@ -182,8 +184,8 @@ def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) 
     assert {key: now[key] for key in there} == there
     after = Record.load(plan, store, 0.9).ended
     assert {one: after[one] for one in ended} == ended
-    started = [e.course.candidate.settings for e in told if e.kind == "started"]
-    assert not set(started) & set(ended)
+    begun = [e for e in told if isinstance(e, CandidateEvent) and e.kind == "started"]
+    assert not {event.course.candidate.settings for event in begun} & set(ended)
 
 
 def _committed(store: Store) -> list[tuple[str, Any]]:

@@ -206,7 +206,8 @@ def _sampler(search: Search, begun: Sequence[Settings]) -> Any:
 
     # those of an interrupted search come first: their looks are known, and Optuna learns from them
     points = [settings.given() for settings in begun]
-    return OptunaSearch(points_to_evaluate=points, seed=search.seed)
+    # by the same seed it would draw the same ones again
+    return OptunaSearch(points_to_evaluate=points, seed=search.seed + len(points))
 
 
 def _space(search: Search) -> dict[str, Any]:
