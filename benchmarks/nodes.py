@@ -17,6 +17,7 @@ import time
 from benchmarks.contenders import Figure
 from benchmarks.grid_scale import worker_environment
 from benchmarks.noop import NOWHERE, idle_plan
+from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.stages.store import Store
 
 COUNTS = (1, 2, 4)
@@ -56,8 +57,7 @@ def throughput(count: int, cells: int, sleep_s: float) -> float:
 
     from recipe_ray.distributed.sweep import sweep
 
-    plan = idle_plan(cells, sleep_s)
-    ends: list[float] = []
+    plan, ends = idle_plan(cells, sleep_s), _Ends(count)
     # a short path: the sockets in it may have 107 characters
     with (
         tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as session,
@@ -68,26 +68,41 @@ def throughput(count: int, cells: int, sleep_s: float) -> float:
         try:
             for _ in range(count):
                 cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-            outcome = sweep(
-                plan,
-                Store.open(store),
-                NOWHERE,
-                address=cluster.address,
-                on_event=lambda e: ends.append(time.monotonic()) if e.kind == "finished" else None,
-            )
+            where = cluster.address
+            outcome = sweep(plan, Store.open(store), NOWHERE, address=where, on_event=ends.see)
         finally:
             ray.shutdown()
             cluster.shutdown()
     if outcome.failed:
         raise RuntimeError(f"a measured stage failed: {outcome.failed}")
-    return _rate(ends, count)
+    return ends.rate()
 
 
-def _rate(ends: list[float], count: int) -> float:
-    """Return stages/s between when every node was at work and when the first runs dry."""
-    # the chain before the fine-tunings keeps one node busy, and nodes end at different times
-    begin, end = len(ends) // 3, len(ends) - count
-    return (end - begin) / (ends[end] - ends[begin])
+class _Ends:
+    """When stages ended, from when every node was first at work to when the first runs dry."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._running: set[str] = set()
+        self._all_at_work = False
+        self._ends: list[float] = []
+
+    def see(self, event: SweepEvent) -> None:
+        """Note what a sweep tells."""
+        if event.kind == "started":
+            self._running.add(event.stage.key)
+            self._all_at_work |= len(self._running) == self._count
+        if event.kind == "finished":
+            self._running.discard(event.stage.key)
+            if self._all_at_work:
+                self._ends.append(time.monotonic())
+
+    def rate(self) -> float:
+        """Return stages/s."""
+        last = len(self._ends) - self._count
+        if last <= 0:
+            raise RuntimeError("the nodes were never all at work for long enough: more cells")
+        return last / (self._ends[last] - self._ends[0])
 
 
 if __name__ == "__main__":

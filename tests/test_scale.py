@@ -39,8 +39,8 @@ def test_ten_times_the_cells_take_ten_times_the_work_and_little_memory() -> None
 
 
 def test_two_nodes_run_twice_the_stages_of_one() -> None:
-    one = answer_of("-c", THROUGHPUT, "1", "20")
-    two = answer_of("-c", THROUGHPUT, "2", "40")
+    one = answer_of("-c", THROUGHPUT, "1", "40")
+    two = answer_of("-c", THROUGHPUT, "2", "80")
     assert two > 0.9 * 2 * one
 
 
