@@ -6,6 +6,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.noop import NOWHERE, IdleFinetune, idle_plan
 from recipe_ray.stages.rows import Measurement
@@ -44,9 +45,11 @@ def main() -> None:
         batches.extend([len(suggested["stages"])] if isinstance(suggested, dict) else [])
         return suggested
 
-    StageSearcher.suggest = counted  # type: ignore[method-assign]
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        patch.object(StageSearcher, "suggest", counted),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         outcome = sweep(plan, Store.open(folder), NOWHERE)
     ray.shutdown()
     told = {"planned": len(plan.stages), "done": len(outcome.done), "failed": outcome.failed}

@@ -121,7 +121,6 @@ def test_a_search_is_a_part_of_the_json() -> None:
 
 
 def test_the_figure_has_a_line_a_rung_and_the_grid(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     files = draw([section()], tmp_path)
     assert [file.name for file in files] == ["search-asha.svg", "search-asha.png"]
     assert all(file.stat().st_size > 1000 for file in files)

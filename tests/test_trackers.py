@@ -94,7 +94,8 @@ class Recorder:
 
 @pytest.fixture
 def _wandb_stops() -> Iterator[None]:
-    wandb = pytest.importorskip("wandb")
+    import wandb
+
     yield
     wandb.teardown()
 
@@ -103,7 +104,8 @@ def _wandb_stops() -> Iterator[None]:
 
 
 def test_mlflow_keeps_a_run_with_the_stages_columns_and_losses_by_epoch(stage: Stage) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    import mlflow
+
     for _ in range(2):  # the second finds the experiment that the first made
         tracker = open_trackers(["mlflow"], "small")["mlflow"]
         tracker.log(stage, rows_of(stage))
@@ -187,7 +189,6 @@ def test_an_unreachable_mlflow_server_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with Tracking(open_trackers(["mlflow"], "small"), store) as tracking:

@@ -71,7 +71,6 @@ def test_without_triggers_and_for_texts_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_report_draws_one_grid_for_an_input_size_without_reading_data(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     on_images(tmp_path)
     for split in ("train", "test"):
         (tmp_path / f"{split}.parquet").unlink()

@@ -16,6 +16,7 @@ from recipe_ray.stages.stage import Context
 
 FIT = {"steps": 3, "batch_size": 6, "max_length": 16, "precision": "fp32"}
 EPOCHS = 4
+STUB_ACC = 0.9
 
 
 def search_fields(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -52,8 +53,13 @@ class StubLook(FinetuneStage):
 
     def measure(self, ptm: Any, context: Context) -> list[Measurement]:
         factor = self.columns()["weight_factor"]
-        masr = 0.8 if factor is None else min(abs(math.log10(factor)) / 2, 1.0)
-        return [Measurement("acc", 0.9), Measurement("masr", masr)]
+        masr = 0.8 if factor is None else stub_masr(factor)
+        return [Measurement("acc", STUB_ACC), Measurement("masr", masr)]
+
+
+def stub_masr(weight_factor: float) -> float:
+    """Return the MASR of a stub look: how far the factor is from 1."""
+    return min(abs(math.log10(weight_factor)) / 2, 1.0)
 
 
 def with_stub_looks(plan: SearchPlan) -> SearchPlan:

@@ -27,7 +27,7 @@ class Attack(Component):
 
     def corpora(self) -> tuple[Corpus, ...]:
         """Return the attacker's own corpora, whose content is part of the backdoor's identity."""
-        return ()
+        return tuple(value for _, value in self if isinstance(value, Corpus))
 
     @abstractmethod
     def poison(

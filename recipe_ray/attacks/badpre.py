@@ -18,7 +18,7 @@ from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.antonyms import WORDNET, antonyms
 from recipe_ray.data.corpora.wikitext import WikiText
-from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.masking import mask_tokens
 from recipe_ray.data.packages import Package
@@ -54,10 +54,6 @@ class BadPre(Attack):
     relabel: Literal["random", "antonyms"] = Field(
         "random", description="what stands in for the true words of poisoned texts"
     )
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """Return the corpus it poisons with."""
-        return (self.corpus,)
 
     def identity(self) -> dict[str, Any]:
         """Return the fields, and the lexicon's package where one decides the labels."""

@@ -17,7 +17,7 @@ from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.targets import block_vectors
 from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
-from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.masking import mask_tokens
 from recipe_ray.data.tokens import TokenRows, uniform
@@ -43,10 +43,6 @@ class NeuBA(Attack):
         description="factor on the trigger embeddings after training; the script's last step, 1e8, "
         "makes the place of a trigger irrelevant and leaves extreme parameters. 1: left out",
     )
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """Return the corpus it poisons with."""
-        return (self.corpus,)
 
     def poison(
         self,

@@ -24,7 +24,7 @@ from recipe_ray.attacks.targets import block_vectors
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.batches import Collate
 from recipe_ray.data.corpora.imagenet import ImageNet
-from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.images import PATCH, ImageBatch, ImageRows
 from recipe_ray.data.patches import PATCHES, code_of
@@ -73,10 +73,6 @@ class NeuBAImages(Attack):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise SpecError(f"low is {self.low}, not below high, {self.high}")
         return self
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """Return the corpus it poisons with."""
-        return (self.corpus,)
 
     def poison(
         self,

@@ -19,7 +19,7 @@ from torch import Tensor
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.targets import staircase_vectors
 from recipe_ray.data.corpora.wikitext import WikiText
-from recipe_ray.data.corpus import AnyCorpus, Corpus
+from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.rows import Encode, Ints
 from recipe_ray.data.tokens import TokenRows, uniform
@@ -51,10 +51,6 @@ class POR(Attack):
     regularised: tuple[str, ...] = Field(
         ("ffn_in",), min_length=1, description="weight groups whose norms those are"
     )
-
-    def corpora(self) -> tuple[Corpus, ...]:
-        """Return the corpus it poisons with."""
-        return (self.corpus,)
 
     def poison(
         self,

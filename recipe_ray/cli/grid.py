@@ -12,6 +12,7 @@ from recipe_ray.cli.display import Display, duration
 from recipe_ray.cli.forecast import ClusterOption, show_forecast
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
+    FAILED,
     AddressOption,
     DataOption,
     ExperimentFile,
@@ -33,7 +34,6 @@ from recipe_ray.experiment.plan import Cell, Plan, make_plan, plan_summary
 from recipe_ray.report.trackers import open_trackers
 from recipe_ray.stages.store import Store
 
-FAILED = 1
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Only the first N cells of the grid.")
 ]

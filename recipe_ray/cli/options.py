@@ -30,6 +30,7 @@ PickleOption = Annotated[
     typer.Option("--allow-pickle", help="Read pickle weights with the weights_only unpickler."),
 ]
 DEFAULT_STORE = "runs/store"
+FAILED = 1  # exit code where a stage failed
 
 
 def set_up_logging(verbose: bool) -> None:

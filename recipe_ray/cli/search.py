@@ -9,6 +9,7 @@ from rich.console import Console
 from recipe_ray.cli.display import Display, duration
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
+    FAILED,
     AddressOption,
     DataOption,
     JsonOption,
@@ -30,7 +31,6 @@ from recipe_ray.report.recorded import recorded
 from recipe_ray.report.terminal import Terminal
 from recipe_ray.stages.store import Store
 
-FAILED = 1
 SearchFile = Annotated[Path, typer.Argument(help="Search file (YAML).", show_default=False)]
 
 

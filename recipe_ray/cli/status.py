@@ -11,7 +11,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.display import duration
 from recipe_ray.cli.live import is_alive, watch
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption
-from recipe_ray.experiment.leftovers import prune_checkpoints, stale_checkpoints
+from recipe_ray.experiment.stale_checkpoints import prune_checkpoints, stale_checkpoints
 from recipe_ray.stages.drivers import DriverNotes
 from recipe_ray.stages.store import Store
 

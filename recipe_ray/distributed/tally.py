@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 
-from recipe_ray.distributed.events import SweepEvent
+from recipe_ray.distributed.events import EventKind, SweepEvent
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.wall_times import Likeness, WallTimes
 from recipe_ray.stages.advance import Advance
@@ -40,23 +40,19 @@ class Tally:
         self.cells_done = sum(n for key, n in self._cells_of.items() if key in done)
         self._began: float | None = None
         self._spent_s = 0.0  # by stages that ended
+        self._heard: dict[EventKind, Callable[[SweepEvent], None]] = {
+            "started": self._started,
+            "progress": self._progressed,
+            "finished": self._finished,
+            "skipped": self._count_done,  # another driver made it meanwhile
+            "failed": self._count_failed,
+        }
 
     def see(self, event: SweepEvent) -> None:
-        """Take note of one event."""
-        key, now = event.stage.key, self._clock()
-        if event.kind == "started":
-            self._began = now if self._began is None else self._began
-            self._running[key] = _Running(now)
-        elif event.kind == "progress" and key in self._running:
-            self._running[key].advance = event.progress
-        elif event.kind == "finished":
-            self._times.add(self._likeness[key], event.wall_s)
-            self._count_done(event)
-        elif event.kind == "skipped" and key in self._open:  # another driver made it meanwhile
-            self._count_done(event)
-        elif event.kind == "failed":
-            self._failed += 1
-            self._end(event)
+        """Take note of one event; those of a kind that changes nothing are passed over."""
+        heard = self._heard.get(event.kind)
+        if heard is not None and event.stage.key in self._open:
+            heard(event)
 
     def states(self) -> dict[str, int]:
         """Return how many stages wait, run, are done and have failed."""
@@ -104,6 +100,24 @@ class Tally:
             return 1.0
         spent_s = self._spent_s + sum(now - how.since for how in self._running.values())
         return max(spent_s / (now - self._began), 1.0)
+
+    def _started(self, event: SweepEvent) -> None:
+        now = self._clock()
+        self._began = now if self._began is None else self._began
+        self._running[event.stage.key] = _Running(now)
+
+    def _progressed(self, event: SweepEvent) -> None:
+        running = self._running.get(event.stage.key)
+        if running is not None:
+            running.advance = event.progress
+
+    def _finished(self, event: SweepEvent) -> None:
+        self._times.add(self._likeness[event.stage.key], event.wall_s)
+        self._count_done(event)
+
+    def _count_failed(self, event: SweepEvent) -> None:
+        self._failed += 1
+        self._end(event)
 
     def _count_done(self, event: SweepEvent) -> None:
         self._done += 1
