@@ -10,8 +10,8 @@ from tiny_search import tiny_search
 from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.inline import run_inline
-from recipe_ray.experiment.search_plan import Candidate, SearchPlan
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.plan import Candidate, SearchPlan
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.looks import PURIFY_S, purify_with_looks

@@ -15,9 +15,9 @@ import pytest
 from tiny_search import EPOCHS, STUB_ACC, stub_masr, tiny_search, with_stub_looks
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.search_plan import SearchPlan
-from recipe_ray.experiment.search_record import Record
-from recipe_ray.experiment.settings import Settings, drawn_at_random
+from recipe_ray.experiment.search.plan import SearchPlan
+from recipe_ray.experiment.search.record import Record
+from recipe_ray.experiment.search.settings import Settings, drawn_at_random
 from recipe_ray.report.contents import sections
 from recipe_ray.report.recorded import recorded
 from recipe_ray.stages.store import Store
@@ -38,7 +38,7 @@ class Searched:
 
 
 def run(plan: SearchPlan, store: Store, places: Locations) -> tuple[Any, list[Any]]:
-    from recipe_ray.distributed.search import SearchWatcher, search
+    from recipe_ray.distributed.search.run import SearchWatcher, search
 
     told: list[Any] = []
     watcher = SearchWatcher(on_stage=told.append, on_candidate=told.append)
@@ -156,7 +156,7 @@ import sys
 from pathlib import Path
 from tiny_search import tiny_search, with_stub_looks
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.search import SearchWatcher, search
+from recipe_ray.distributed.search.run import SearchWatcher, search
 from recipe_ray.stages.store import Store
 folder = Path(sys.argv[1])
 plan = with_stub_looks(tiny_search(folder, grid=None))
@@ -168,7 +168,7 @@ search(plan, Store.open(folder / "store"), Locations(None, folder),
 
 
 def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) -> None:
-    from recipe_ray.distributed.search import CandidateEvent
+    from recipe_ray.distributed.search.run import CandidateEvent
 
     plan = with_stub_looks(tiny_search(tmp_path, grid=None))
     _kill_after(3, tmp_path)

@@ -11,11 +11,10 @@ from rich.console import Console
 from tiny_search import tiny_search
 
 from recipe_ray.cli.search import SearchDisplay
-from recipe_ray.distributed.asha import CandidateEvent
-from recipe_ray.experiment import search_compare
-from recipe_ray.experiment.search_compare import compare
-from recipe_ray.experiment.search_record import Look, Record
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.distributed.search.asha import CandidateEvent
+from recipe_ray.experiment.search.compare import compare
+from recipe_ray.experiment.search.record import Look, Record
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.report.contents import Section, sections
 from recipe_ray.report.document import as_json
 from recipe_ray.report.figures import draw
@@ -141,8 +140,8 @@ def test_the_region_is_the_grids_best_and_what_seeds_do_not_tell_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: float, score: float, same: bool
 ) -> None:
     grid = {0.1: [0.1, 0.2], 0.3: [0.55, 0.57], 1.0: [0.6, 0.7], 10.0: [0.0, 0.1]}
-    monkeypatch.setattr(search_compare, "grid_scores", lambda *_: grid)
-    monkeypatch.setattr(search_compare, "_grid_seconds", lambda *_: 100.0)
+    monkeypatch.setattr("recipe_ray.experiment.search.compare.grid_scores", lambda *_: grid)
+    monkeypatch.setattr("recipe_ray.experiment.search.compare._grid_seconds", lambda *_: 100.0)
     plan = tiny_search(tmp_path)
     store: Any = SimpleNamespace()
     record = Record(plan, store)

@@ -22,9 +22,9 @@ from recipe_ray.cli.options import (
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.files import load_search
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.search_plan import SearchPlan, make_search_plan
-from recipe_ray.experiment.search_record import Course
-from recipe_ray.experiment.settings import drawn_at_random
+from recipe_ray.experiment.search.plan import SearchPlan, make_search_plan
+from recipe_ray.experiment.search.record import Course
+from recipe_ray.experiment.search.settings import drawn_at_random
 from recipe_ray.report.contents import sections
 from recipe_ray.report.document import as_json
 from recipe_ray.report.recorded import recorded
@@ -52,7 +52,7 @@ def search_command(
     if dry_run:
         _print_plan(plan, locations)
         return
-    from recipe_ray.distributed.search import SearchWatcher, search  # Ray only where it is used
+    from recipe_ray.distributed.search.run import SearchWatcher, search  # Ray only where it is used
 
     with SearchDisplay(plan, quiet=quiet or json_, verbose=verbose) as display:
         watcher = SearchWatcher(display.on_part, display.on_stage, display.on_candidate)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import Spec, explain
-from recipe_ray.experiment.search_spec import Search
+from recipe_ray.experiment.search.spec import Search
 from recipe_ray.experiment.spec import Experiment
 
 # where a component may stand, and so the name of a defined one

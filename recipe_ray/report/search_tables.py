@@ -1,6 +1,6 @@
 """Searches laid out as tables: the curve of scores by weight factor, and the comparison."""
 
-from recipe_ray.experiment.search_compare import REGION_FACTOR
+from recipe_ray.experiment.search.compare import REGION_FACTOR
 from recipe_ray.report.layout import ABSENT, Column, Table, percent
 from recipe_ray.report.searches import CandidateSummary, SearchSummary
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from recipe_ray.experiment.search_compare import GRID_SCORE, KIND
-from recipe_ray.experiment.search_record import SCORE
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.compare import GRID_SCORE, KIND
+from recipe_ray.experiment.search.record import SCORE
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.report.recorded import Recorded
 
 

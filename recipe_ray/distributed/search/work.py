@@ -6,9 +6,9 @@ from typing import Any
 
 from recipe_ray.distributed.trial import FAILURE
 from recipe_ray.distributed.work import Work
-from recipe_ray.experiment.search_plan import SearchPlan
-from recipe_ray.experiment.search_record import SCORE, Ending, look_at
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.plan import SearchPlan
+from recipe_ray.experiment.search.record import SCORE, Ending, look_at
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.stages.finetune import FinetuneStage
 
 EPOCH, DIVERGED = "epoch", "diverged"

@@ -12,8 +12,8 @@ from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import explained
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.search_spec import Search
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.settings import Settings
+from recipe_ray.experiment.search.spec import Search
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage

@@ -6,10 +6,10 @@ import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from recipe_ray.distributed.feed import RayFeed, Reading
-from recipe_ray.distributed.search_work import SearchWork, result_of
+from recipe_ray.distributed.search.work import SearchWork, result_of
 from recipe_ray.distributed.train import observed_worker, on_workers
 from recipe_ray.distributed.work import Work
-from recipe_ray.experiment.search_plan import Candidate
+from recipe_ray.experiment.search.plan import Candidate
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.looks import purify_with_looks
 from recipe_ray.stages.run import scratch

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from recipe_ray.defenses.defense import Defense
-from recipe_ray.experiment.search_spec import Range, Search
+from recipe_ray.experiment.search.spec import Range, Search
 
 _DIGITS = 3  # of a drawn number: enough to tell candidates apart, few enough to write down
 JOINT = "+"  # between weight groups, in a setting that must be one word

@@ -15,15 +15,15 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from recipe_ray.base.errors import UserError
-from recipe_ray.distributed.candidate import run_candidate
 from recipe_ray.distributed.capacity import ClusterCapacity
 from recipe_ray.distributed.losses import error_of, why_lost
-from recipe_ray.distributed.search_work import DIVERGED, EPOCH, SearchWork
+from recipe_ray.distributed.search.candidate import run_candidate
+from recipe_ray.distributed.search.work import DIVERGED, EPOCH, SearchWork
 from recipe_ray.distributed.trial import FAILURE, resources_of
 from recipe_ray.experiment.demand import check_fits, demand_of
-from recipe_ray.experiment.search_record import SCORE, Course, Look, Record, look_at
-from recipe_ray.experiment.search_spec import Range, Search
-from recipe_ray.experiment.settings import Settings, drawn_at_random, layer_sets
+from recipe_ray.experiment.search.record import SCORE, Course, Look, Record, look_at
+from recipe_ray.experiment.search.settings import Settings, drawn_at_random, layer_sets
+from recipe_ray.experiment.search.spec import Range, Search
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from recipe_ray.experiment.plan import Cell
-from recipe_ray.experiment.search_plan import Candidate, SearchPlan
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.plan import Candidate, SearchPlan
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.stages.looks import PURIFY_S
 from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
 from recipe_ray.stages.stage import Stage

@@ -12,7 +12,7 @@ from recipe_ray.base.errors import NonFiniteLossError
 from recipe_ray.data.feed import LocalFeed
 from recipe_ray.distributed.losses import WorkersLostError
 from recipe_ray.distributed.metrics import StageMetrics
-from recipe_ray.distributed.search_work import (
+from recipe_ray.distributed.search.work import (
     DIVERGED,
     EPOCH,
     WORST,
@@ -22,9 +22,9 @@ from recipe_ray.distributed.search_work import (
 from recipe_ray.distributed.trial import FAILURE
 from recipe_ray.distributed.work import use_threads
 from recipe_ray.experiment.demand import demand_of
-from recipe_ray.experiment.search_plan import Candidate
-from recipe_ray.experiment.search_record import SCORE
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.plan import Candidate
+from recipe_ray.experiment.search.record import SCORE
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.attempt import failure_note, observed
 from recipe_ray.stages.finetune import FinetuneStage
@@ -73,7 +73,7 @@ def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: Sear
         return
     demand = demand_of(candidate.purify, shared.work.launch)
     if demand.nested:
-        from recipe_ray.distributed.candidate_group import run_on_workers  # 3 s to import
+        from recipe_ray.distributed.search.group import run_on_workers  # 3 s to import
 
         run_on_workers(candidate, looks, shared)
         return

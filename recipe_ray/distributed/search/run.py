@@ -10,24 +10,24 @@ from dataclasses import dataclass
 
 from recipe_ray.base.errors import StageFailedError
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.asha import CandidateEvent, require_sampler, run_asha
 from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
-from recipe_ray.distributed.search_work import SearchWork
+from recipe_ray.distributed.search.asha import CandidateEvent, require_sampler, run_asha
+from recipe_ray.distributed.search.work import SearchWork
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.distributed.work import Work
 from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.search_compare import (
+from recipe_ray.experiment.search.compare import (
     Comparison,
     compare,
     comparison_stage,
     grid_scores,
     write_comparison,
 )
-from recipe_ray.experiment.search_plan import SearchPlan
-from recipe_ray.experiment.search_record import Record, is_over, value_of
-from recipe_ray.experiment.settings import Settings
+from recipe_ray.experiment.search.plan import SearchPlan
+from recipe_ray.experiment.search.record import Record, is_over, value_of
+from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.stages.store import Store
 
 __all__ = ["CandidateEvent", "SearchOutcome", "SearchWatcher", "search"]

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.experiment.search_plan import SearchPlan
-from recipe_ray.experiment.search_record import Record, look_at
+from recipe_ray.experiment.search.plan import SearchPlan
+from recipe_ray.experiment.search.record import Record, look_at
 from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
 from recipe_ray.stages.store import Store
 

@@ -1,0 +1,1 @@
+"""Running searches: ASHA over candidates, each a purification that is looked at."""

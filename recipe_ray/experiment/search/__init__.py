@@ -1,0 +1,1 @@
+"""Searches: what a search file says, its candidates, and what became of them."""
