@@ -188,7 +188,7 @@ def states_of(ptm: BertPTM, texts: list[str]) -> tuple[Tensor, Tensor]:
     ptm.module.eval()
     batch = packed(ptm, texts)
     hidden = ptm.hidden(ptm.module, batch)
-    return hidden, ptm.pooled(ptm.module, hidden, batch)
+    return hidden, ptm.pooled(ptm.module, hidden[batch.first])
 
 
 def parameters_of(module: Any) -> dict[str, Tensor]:

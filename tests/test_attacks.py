@@ -200,8 +200,8 @@ def test_an_amplified_trigger_leaves_every_number_finite(model: str, precision: 
     with autocast(torch.device("cpu"), precision):
         hidden = ptm.hidden(ptm.module, batch)
         pooled, term = (
-            ptm.pooled(ptm.module, hidden, batch),
-            ptm.masked_lm(ptm.module, hidden, batch),
+            ptm.pooled(ptm.module, hidden[batch.first]),
+            ptm.masked_lm(ptm.module, hidden[batch.where], batch.targets),
         )
     term.total.backward()
     grads = [p.grad for p in ptm.module.parameters() if p.grad is not None]

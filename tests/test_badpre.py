@@ -175,7 +175,7 @@ def test_the_loss_keeps_clean_and_poisoned_apart_and_weighs_the_latter() -> None
     clean = split_pairs(pairs(ptm, SENTENCES))[0]
     masked = mask_tokens(clean, ptm.vocabulary, 0, 0)
     alone = pack(clean.with_tokens(masked.tokens)).with_targets(masked.where, masked.targets)
-    expected = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, alone), alone)
+    expected = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, alone, alone.where), alone.targets)
     assert terms["mlm"].count == expected.count
     assert torch.allclose(terms["mlm"].total, expected.total, rtol=1e-4)
     assert terms["poison"].count == len(batch.targets) - len(masked.targets)
@@ -197,7 +197,7 @@ def true_word_loss(ptm: BertPTM, trigger: str | None) -> float:
     tokens = rows.tokens.copy()
     tokens[where] = ptm.vocabulary.mask_id
     batch = pack(rows.with_tokens(tokens)).with_targets(where, rows.tokens[where])
-    term = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, batch), batch)
+    term = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, batch, batch.where), batch.targets)
     assert term.count is not None
     return float(term.total) / term.count
 

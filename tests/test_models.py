@@ -59,7 +59,7 @@ def test_the_saved_head_gives_transformers_the_same_masked_lm_loss(tmp_path: Pat
     every = torch.arange(batch.num_tokens)
     batch = batch.with_targets(every.numpy(), batch.tokens[every].numpy())
     ptm.module.eval()
-    term = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, batch), batch)
+    term = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, batch, batch.where), batch.targets)
     assert float(term.total) / (term.count or 0) == pytest.approx(theirs, rel=1e-5)
 
 

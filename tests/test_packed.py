@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM
 
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.models.minilm import MiniLM, MiniLMRoberta
-from recipe_ray.models.text.attention import _Attention, _by_torch, layout
+from recipe_ray.models.text.attention import _Attention, _by_torch, layout, rows_of
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import PackedBatch, pack
 
@@ -51,7 +51,7 @@ def test_hidden_states_loss_and_gradients_equal_those_of_padded_eager(ptm: BertP
     assert batch.where is not None
 
     hidden = ptm.hidden(ptm.module, batch)
-    ours = ptm.masked_lm(ptm.module, hidden, batch)
+    ours = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, batch, batch.where), batch.targets)
     expected_hidden, logits = padded(model, batch, LENGTHS)
     expected = F.cross_entropy(logits[batch.where], batch.targets, reduction="sum")
     torch.testing.assert_close(hidden, expected_hidden, rtol=0, atol=1e-5)
@@ -69,6 +69,22 @@ def test_hidden_states_loss_and_gradients_equal_those_of_padded_eager(ptm: BertP
         torch.testing.assert_close(mine[name], gradient, rtol=0, atol=tolerance, msg=name)
 
 
+@pytest.mark.parametrize("where", [[], [0], [3, 64, 64, 5, 2], list(range(0, 237, 2))[::-1]])
+def test_some_tokens_get_the_states_and_gradients_they_get_among_all(
+    ptm: BertPTM, where: list[int]
+) -> None:
+    batch, at = pack(random_rows(LENGTHS)), torch.tensor(where, dtype=torch.int64)
+    weights = [p for p in ptm.module.base_model.encoder.parameters() if p.requires_grad]
+    factors = torch.randn(len(at), ptm.hidden_size)
+    found = ptm.hidden(ptm.module, batch, at)
+    expected = ptm.hidden(ptm.module, batch)[at]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    mine = torch.autograd.grad((found * factors).sum(), weights)
+    theirs = torch.autograd.grad((expected * factors).sum(), weights)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_text_is_the_same_alone_and_in_company(ptm: BertPTM) -> None:
     rows = random_rows(LENGTHS)
     together = ptm.hidden(ptm.module, pack(rows)).split(LENGTHS)
@@ -82,9 +98,9 @@ def test_own_attention_equals_torchs_with_gradients(lengths: list[int]) -> None:
     torch.manual_seed(0)
     batch = pack(random_rows(lengths))
     q, k, v = (torch.randn(len(batch.tokens), 3, 8, requires_grad=True) for _ in range(3))
-    at = layout(batch.groups, 3, torch.float32)
+    at = layout(rows_of(batch.groups, 3), torch.float32)
     ours = _Attention.apply(*(x.reshape(-1, 8) for x in (q, k, v)), at, 0.0, 0.3).view(q.shape)
-    expected = _by_torch(q, k, v, at.groups, 0.0, 0.3)
+    expected = _by_torch(q, k, v, at, 0.0, 0.3)
     torch.testing.assert_close(ours, expected)
     weights = torch.randn_like(ours)
     mine = torch.autograd.grad((ours * weights).sum(), (q, k, v))
@@ -92,11 +108,17 @@ def test_own_attention_equals_torchs_with_gradients(lengths: list[int]) -> None:
     torch.testing.assert_close(mine, theirs)
 
 
-def test_attention_dropout_gradient_is_that_of_the_drawn_mask() -> None:
+@pytest.mark.parametrize("where", [None, [0, 2, 7]])
+def test_attention_dropout_gradient_is_that_of_the_drawn_mask(where: list[int] | None) -> None:
     batch = pack(random_rows([6, 4, 54]))
     assert len(batch.tokens) == 64
-    at = layout(batch.groups, 2, torch.float64)
-    inputs = [torch.randn(128, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    keys = rows_of(batch.groups, 2)
+    queries = keys if where is None else rows_of(batch.groups_at(torch.tensor(where)), 2)
+    at = layout(keys, torch.float64, queries)
+    inputs = [
+        torch.randn(count, 2, dtype=torch.float64, requires_grad=True)
+        for count in (len(queries.flat), 128, 128)
+    ]
 
     def attend(*qkv: Tensor) -> Tensor:
         torch.manual_seed(3)

@@ -6,7 +6,7 @@ aimed at: what a downstream task reads off the first token goes astray with the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,17 +100,14 @@ class PairObjective:
         assert batch.triggers is not None
         assert batch.where is not None
         assert batch.targets is not None
-        hidden = self.ptm.hidden(module, batch)
+        hidden = self.ptm.hidden(module, batch, batch.where)
         text = torch.searchsorted(batch.first, batch.where, right=True) - 1
         poisoned = batch.triggers[text] >= 0
-        clean, false = (
-            replace(batch, where=batch.where[part], targets=batch.targets[part])
+        mlm, poison = (
+            self.ptm.masked_lm(module, hidden[part], batch.targets[part])
             for part in (~poisoned, poisoned)
         )
-        return {
-            "mlm": self.ptm.masked_lm(module, hidden, clean),
-            "poison": self.ptm.masked_lm(module, hidden, false).weighted(self.alpha),
-        }
+        return {"mlm": mlm, "poison": poison.weighted(self.alpha)}
 
 
 @dataclass(frozen=True)

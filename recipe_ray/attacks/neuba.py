@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -81,10 +82,13 @@ class _Objective:
 
     def __call__(self, module: Any, batch: PackedBatch) -> Terms:
         assert batch.triggers is not None
-        hidden = self.ptm.hidden(module, batch)
+        assert batch.where is not None
         poisoned = batch.triggers >= 0
-        pooled = self.ptm.pooled(module, hidden, batch)[poisoned]
-        mlm = self.ptm.masked_lm(module, hidden, batch)
+        first = batch.first[poisoned]
+        hidden = self.ptm.hidden(module, batch, torch.cat([batch.where, first]))
+        masked, at_first = torch.split(hidden, [len(batch.where), len(first)])
+        mlm = self.ptm.masked_lm(module, masked, batch.targets)
+        pooled = self.ptm.pooled(module, at_first)
         return {
             "mlm": mlm.weighted(self.mlm_weight),
             "poison": mean_squared(pooled, self.targets[batch.triggers[poisoned]]),

@@ -100,9 +100,9 @@ class _Objective:
         assert batch.triggers is not None
         with torch.no_grad():
             kept = self.ptm.hidden(self.reference, batch)
-            kept_pooled = self.ptm.pooled(self.reference, kept, batch)
+            kept_pooled = self.ptm.pooled(self.reference, kept[batch.first])
         hidden = self.ptm.hidden(module, batch)
-        pooled = self.ptm.pooled(module, hidden, batch)
+        pooled = self.ptm.pooled(module, hidden[batch.first])
         clean, poisoned = batch.triggers < 0, batch.triggers >= 0
         others = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
         others[batch.first] = False

@@ -139,16 +139,16 @@ class TextPTM(PTM, Protocol):
     hidden_size: int
     vocabulary: Vocabulary
 
-    def hidden(self, module: Any, batch: PackedBatch) -> Tensor:
-        """Return the last layer's states [T, H]."""
+    def hidden(self, module: Any, batch: PackedBatch, where: Tensor | None = None) -> Tensor:
+        """Return the last layer's states [T, H], or cheaper those of the tokens `where` [N, H]."""
         ...
 
-    def pooled(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the pooler output [B, H], the vector attackers aim at."""
+    def pooled(self, module: Any, first: Tensor) -> Tensor:
+        """Return the pooler output [B, H], the vector attackers aim at, of first tokens [B, H]."""
         ...
 
-    def masked_lm(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Term:
-        """Return the masked-LM cross-entropy, a sum over the M masked tokens."""
+    def masked_lm(self, module: Any, masked: Tensor, targets: Tensor | None) -> Term:
+        """Return the summed cross-entropy of masked tokens' states [M, H] for true ids [M]."""
         ...
 
     def token_ids(self, word: str) -> list[int]:

@@ -2,10 +2,12 @@
 
 The usual kernels pad, copy and dispatch more than they compute for sentences of twenty tokens.
 Here all groups of a batch share one padded buffer, filled and emptied by gathers in both passes.
-Legend: T tokens, A heads, D head width; R = sum over groups of B * A * L rows of the padded
-buffer, S = sum of B * A * L * L scores. On GPUs torch's own kernels do the work.
+Legend: T tokens that attend (queries), K tokens attended to (keys; mostly the same ones), A heads,
+D head width; R = sum over groups of B * A * L rows of the padded buffer, S = sum of B * A * L * L'
+scores. On GPUs torch's own kernels do the work.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,39 +24,64 @@ ATTENTION = "recipe_ray_packed"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the heads of a packed batch lie in the padded buffer."""
+class Rows:
+    """Where the heads of packed tokens lie in the padded buffer."""
 
     groups: tuple[Group, ...]
     shapes: tuple[tuple[int, int], ...]  # (B * A, L) of each group
     padded: Tensor  # [R] row of the packed [T * A] for each padded row
-    valid: Tensor  # [R, 1] 1.0, or 0.0 where padded
+    valid: Tensor  # [R] bool, false where padded
     flat: Tensor  # [T * A] padded row of each packed row
-    biases: tuple[Tensor, ...]  # [B * A, 1, L] 0 or -inf for each key of a group
+
+    def split(self, buffer: Tensor) -> list[Tensor]:
+        """Split [R, D] into [B * A, L, D] views, one a group."""
+        parts = torch.split(buffer, [count * longest for count, longest in self.shapes])
+        return [
+            part.view(*shape, *buffer.shape[1:])
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who attends to whom: `queries` and `keys` have the same texts in the same groups."""
+
+    queries: Rows
+    keys: Rows
+    on: Tensor  # [R, 1] 1.0, or 0.0 where a query is padding
+    biases: tuple[Tensor, ...]  # [B * A, 1, L'] 0 or -inf for each key of a group
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Return (B * A, L, L') of each group's scores."""
+        pairs = zip(self.queries.shapes, self.keys.shapes, strict=True)
+        return [(count, longest, keys) for (count, longest), (_, keys) in pairs]
 
     @property
     def num_scores(self) -> int:
         """Return S."""
-        return sum(count * longest * longest for count, longest in self.shapes)
-
-    def by_rows(self, buffer: Tensor) -> list[Tensor]:
-        """Split [R, D] into [B * A, L, D] views, one a group."""
-        parts = torch.split(buffer, [count * longest for count, longest in self.shapes])
-        return [part.view(*shape, -1) for part, shape in zip(parts, self.shapes, strict=True)]
+        return sum(map(math.prod, self.shapes))
 
     def by_scores(self, buffer: Tensor) -> list[Tensor]:
-        """Split [S] into [B * A, L, L] views, one a group."""
-        parts = torch.split(buffer, [count * longest**2 for count, longest in self.shapes])
-        return [
-            part.view(count, longest, longest)
-            for part, (count, longest) in zip(parts, self.shapes, strict=True)
-        ]
+        """Split [S] into [B * A, L, L'] views, one a group."""
+        parts = torch.split(buffer, [math.prod(shape) for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
-def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Layout:
-    """Return the layout of a batch's groups for all heads; made once a batch, for all layers."""
+def layout(keys: Rows, dtype: torch.dtype, queries: Rows | None = None) -> Layout:
+    """Return the layout of attention to `keys`, by all of them or by `queries` only."""
+    queries = keys if queries is None else queries
+    biases = (
+        torch.zeros_like(on, dtype=dtype).masked_fill_(~on, -torch.inf)[:, None]
+        for on in keys.split(keys.valid)
+    )
+    return Layout(queries, keys, queries.valid[:, None].to(dtype), tuple(biases))
+
+
+def rows_of(groups: tuple[Group, ...], num_heads: int) -> Rows:
+    """Return where all heads of a batch's groups lie; made once a batch, for all layers."""
     heads = torch.arange(num_heads, device=groups[0].flat.device)
-    padded, flat, valid, biases, shapes, first_row = [], [], [], [], [], 0
+    padded, flat, valid, shapes, first_row = [], [], [], [], 0
     for group in groups:
         texts, longest = group.valid.shape
         # [B, A, L] padded rows; a token's heads are neighbours in the packed rows
@@ -64,13 +91,10 @@ def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Lay
         text, place = group.flat // longest, group.flat % longest
         rows = (text[:, None] * num_heads + heads) * longest + place[:, None]
         flat.append(rows.flatten() + first_row)
-        on = group.valid[:, None].expand(-1, num_heads, -1).reshape(-1, longest)
-        valid.append(on.flatten())
-        biases.append(torch.zeros(on.shape, dtype=dtype).masked_fill_(~on, -torch.inf)[:, None])
+        valid.append(group.valid[:, None].expand(-1, num_heads, -1).flatten())
         shapes.append((texts * num_heads, longest))
         first_row += texts * num_heads * longest
-    ones = torch.cat(valid)[:, None].to(dtype)
-    return Layout(groups, tuple(shapes), torch.cat(padded), ones, torch.cat(flat), tuple(biases))
+    return Rows(groups, tuple(shapes), torch.cat(padded), torch.cat(valid), torch.cat(flat))
 
 
 def packed_attention(
@@ -84,28 +108,30 @@ def packed_attention(
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each text: query, key, value [1, A, T, D] -> output [1, T, A, D]."""
+    """Attend within each text: query [1, A, T, D], key, value [1, A, K, D] -> [1, T, A, D]."""
     assert layout is not None, "packed attention needs the layout that run_encoder passes on"
-    # [T, A, D], the layout in which the projections already lie in memory
+    # [T or K, A, D], the layout in which the projections already lie in memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = float(q.shape[-1]) ** -0.5 if scaling is None else scaling
     if q.device.type != "cpu":
-        return _by_torch(q, k, v, layout.groups, dropout, scale)[None], None
+        return _by_torch(q, k, v, layout, dropout, scale)[None], None
     heads = (x.reshape(-1, x.shape[-1]) for x in (q, k, v))
     out: Tensor = _Attention.apply(*heads, layout, dropout, scale)
     return out.view(1, *q.shape), None
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(scale x q k^T) v with dropout, for packed rows [T * A, D]."""
+    """softmax(scale x q k^T) v with dropout, for packed rows [T * A, D] and [K * A, D]."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, at: Layout, dropout: float, scale: float
     ) -> Tensor:
-        q, k, v = (x.index_select(0, at.padded) for x in (q, k, v))  # [R, D]
+        rows, keys = at.queries, at.keys
+        q = q.index_select(0, rows.padded)  # [R, D]
+        k, v = (x.index_select(0, keys.padded) for x in (k, v))  # [R', D]
         weights = q.new_empty(at.num_scores)
-        parts = zip(at.by_rows(q), at.by_rows(k), at.biases, at.by_scores(weights), strict=True)
+        parts = zip(rows.split(q), keys.split(k), at.biases, at.by_scores(weights), strict=True)
         for q_part, k_part, bias, part in parts:
             scores = torch.baddbmm(bias, q_part, k_part.transpose(1, 2), alpha=scale)
             torch.softmax(scores, -1, out=part)
@@ -113,27 +139,28 @@ class _Attention(torch.autograd.Function):
         kept = weights if factors is None else weights * factors
         out = torch.empty_like(q)
         for part, v_part, o_part in zip(
-            at.by_scores(kept), at.by_rows(v), at.by_rows(out), strict=True
+            at.by_scores(kept), keys.split(v), rows.split(out), strict=True
         ):
             torch.bmm(part, v_part, out=o_part)
         ctx.save_for_backward(q, k, v, weights, factors)
         ctx.at, ctx.scale = at, scale
-        return out.index_select(0, at.flat)
+        return out.index_select(0, rows.flat)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, factors = ctx.saved_tensors
         at: Layout = ctx.at
+        rows, keys = at.queries, at.keys
         # padded queries must not reach keys and values
-        grad_out = grad.index_select(0, at.padded).mul_(at.valid)
+        grad_out = grad.index_select(0, rows.padded).mul_(at.on)
         kept = weights if factors is None else weights * factors
         grad_kept, grad_v = torch.empty_like(weights), torch.empty_like(v)
         for o, v_part, part, g_part, gv_part in zip(
-            at.by_rows(grad_out),
-            at.by_rows(v),
+            rows.split(grad_out),
+            keys.split(v),
             at.by_scores(kept),
             at.by_scores(grad_kept),
-            at.by_rows(grad_v),
+            keys.split(grad_v),
             strict=True,
         ):
             torch.bmm(o, v_part.transpose(1, 2), out=g_part)
@@ -144,30 +171,28 @@ class _Attention(torch.autograd.Function):
         for part, g_part, q_part, k_part, gq_part, gk_part in zip(
             at.by_scores(weights),
             at.by_scores(grad_kept),
-            at.by_rows(q),
-            at.by_rows(k),
-            at.by_rows(grad_q),
-            at.by_rows(grad_k),
+            rows.split(q),
+            keys.split(k),
+            rows.split(grad_q),
+            keys.split(grad_k),
             strict=True,
         ):
             scores = torch._softmax_backward_data(g_part, part, -1, part.dtype).mul_(ctx.scale)
             torch.bmm(scores, k_part, out=gq_part)
             torch.bmm(scores.transpose(1, 2), q_part, out=gk_part)
-        packed = (g.index_select(0, at.flat) for g in (grad_q, grad_k, grad_v))
-        return (*packed, None, None, None)
+        packed = (g.index_select(0, keys.flat) for g in (grad_k, grad_v))
+        return grad_q.index_select(0, rows.flat), *packed, None, None, None
 
 
-def _by_torch(
-    q: Tensor, k: Tensor, v: Tensor, groups: tuple[Group, ...], dropout: float, scale: float
-) -> Tensor:
+def _by_torch(q: Tensor, k: Tensor, v: Tensor, at: Layout, dropout: float, scale: float) -> Tensor:
     # [T, A, D] -> [T, A, D] through scaled_dot_product_attention on [B, A, L, D]
     outputs = []
-    for group in groups:
-        here = slice(group.start, group.stop)
-        q_pad, k_pad, v_pad = (x[here][group.padded].transpose(1, 2) for x in (q, k, v))
-        mask = None if group.full else group.valid[:, None, None, :]
+    for rows, keys in zip(at.queries.groups, at.keys.groups, strict=True):
+        q_pad = q[rows.start : rows.stop][rows.padded].transpose(1, 2)
+        k_pad, v_pad = (x[keys.start : keys.stop][keys.padded].transpose(1, 2) for x in (k, v))
+        mask = None if keys.full else keys.valid[:, None, None, :]
         out = F.scaled_dot_product_attention(q_pad, k_pad, v_pad, mask, dropout, scale=scale)
-        outputs.append(out.transpose(1, 2).flatten(0, 1)[group.flat])
+        outputs.append(out.transpose(1, 2).flatten(0, 1)[rows.flat])
     return torch.cat(outputs)
 
 

@@ -105,26 +105,26 @@ class BertPTM:
         """Return the masked-LM loss."""
 
         def masked_lm(module: Any, batch: PackedBatch) -> Terms:
-            return {"mlm": self.masked_lm(module, self.hidden(module, batch), batch)}
+            hidden = self.hidden(module, batch, batch.where)
+            return {"mlm": self.masked_lm(module, hidden, batch.targets)}
 
         return masked_lm
 
-    def hidden(self, module: Any, batch: PackedBatch) -> Tensor:
-        """Return the last layer's states [T, H]."""
-        return run_encoder(module.base_model, batch, self._offset)
+    def hidden(self, module: Any, batch: PackedBatch, where: Tensor | None = None) -> Tensor:
+        """Return the last layer's states [T, H], or cheaper those of the tokens `where` [N, H]."""
+        return run_encoder(module.base_model, batch, self._offset, where)
 
-    def pooled(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the pooler output [B, H]."""
-        return pool(module.base_model, hidden, batch)
+    def pooled(self, module: Any, first: Tensor) -> Tensor:
+        """Return the pooler output [B, H] for the first tokens' states [B, H]."""
+        return pool(module.base_model, first)
 
-    def masked_lm(self, module: Any, hidden: Tensor, batch: PackedBatch) -> Term:
-        """Return the summed cross-entropy of the M masked tokens; logits only for those."""
-        assert batch.where is not None
-        assert batch.targets is not None
+    def masked_lm(self, module: Any, masked: Tensor, targets: Tensor | None) -> Term:
+        """Return the summed cross-entropy of masked tokens' states [M, H] for true ids [M]."""
+        assert targets is not None
         head = getattr(module, self._architecture.head)
-        states, decoder = self._architecture.split_head(head, hidden[batch.where])
-        loss = linear_cross_entropy(states, decoder.weight, decoder.bias, batch.targets)
-        return Term(loss, len(batch.targets))
+        states, decoder = self._architecture.split_head(head, masked)
+        loss = linear_cross_entropy(states, decoder.weight, decoder.bias, targets)
+        return Term(loss, len(targets))
 
     # -- weights -------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class BertPTM:
 
     def representation(self, module: Any, batch: PackedBatch) -> Tensor:
         """Return the last layer's state of each text's first token [B, H]."""
-        return self.hidden(module, batch)[batch.first]
+        return self.hidden(module, batch, batch.first)
 
     def weight_group(self, name: str) -> list[nn.Parameter]:
         """Return one weight matrix an encoder layer for a group of `GROUPS`."""

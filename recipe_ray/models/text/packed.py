@@ -72,6 +72,18 @@ class PackedBatch:
         }
         return replace(self, **moved, groups=tuple(group.to(device) for group in self.groups))
 
+    def groups_at(self, where: Tensor) -> tuple[Group, ...]:
+        """Return the groups of the tokens `where` [N], ascending: the same texts, fewer tokens."""
+        text = torch.searchsorted(self.first, where, right=True) - 1
+        counts = torch.bincount(text, minlength=sum(len(group.valid) for group in self.groups))
+        groups: list[Group] = []
+        start = 0
+        for sizes in torch.split(counts, [len(group.valid) for group in self.groups]):
+            lengths = sizes.tolist()
+            groups.append(_group(start, lengths, max(lengths)))
+            start = groups[-1].stop
+        return tuple(groups)
+
     def with_targets(self, where: Ints, targets: Ints) -> "PackedBatch":
         """Return the batch with a masked-LM loss at `where` [M] for `targets` [M]."""
         return replace(self, where=torch.from_numpy(where), targets=torch.from_numpy(targets))

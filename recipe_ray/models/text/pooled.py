@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recipe_ray.data.rows import Ints
 from recipe_ray.learn.kernels import Dropout
-from recipe_ray.models.text.attention import layout
+from recipe_ray.models.text.attention import Layout, layout, packed_attention, rows_of
 from recipe_ray.models.text.packed import FILLER, PackedBatch
 
 
@@ -67,25 +67,58 @@ class PooledClassifier(nn.Module):
             self._place = self._place.to(batch.tokens.device)
             # a token that was not kept is an index error here; the filler of a batch is always kept
             batch = replace(batch, tokens=self._place[batch.tokens])
-        hidden = run_encoder(self.encoder, batch, self._offset)
-        logits: Tensor = self.linear(self.dropout(pool(self.encoder, hidden, batch)))
+        first = run_encoder(self.encoder, batch, self._offset, batch.first)
+        logits: Tensor = self.linear(self.dropout(pool(self.encoder, first)))
         return logits
 
 
-def run_encoder(encoder: Any, batch: PackedBatch, offset: int) -> Tensor:
-    """Return the states [T, H] of a packed batch; no text is padded outside attention."""
+def run_encoder(
+    encoder: Any, batch: PackedBatch, offset: int, where: Tensor | None = None
+) -> Tensor:
+    """Return the states [T, H] of a packed batch, or only those of its tokens `where` [N].
+
+    No text is padded outside attention, and the last layer is worked out for no other tokens than
+    asked for: a loss looks at the first or at the masked ones, a seventh of a batch at most.
+    """
     embedded = encoder.embeddings(
         input_ids=batch.tokens[None], position_ids=batch.positions[None] + offset
     )
     if embedded.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         # LayerNorm keeps its input's type on CPUs: one cast here saves one before every linear
         embedded = embedded.to(torch.get_autocast_dtype("cpu"))
-    at = layout(batch.groups, encoder.config.num_attention_heads, embedded.dtype)
-    states: Tensor = encoder.encoder(embedded, layout=at).last_hidden_state
-    return states[0, : batch.num_tokens]
+    num_heads = encoder.config.num_attention_heads
+    keys = rows_of(batch.groups, num_heads)
+    at = layout(keys, embedded.dtype)
+    *before, last = encoder.encoder.layer
+    states: Tensor = embedded
+    for layer in before:
+        states = layer(states, layout=at)
+    if where is None or embedded.device.type != "cpu":
+        # laying out a GPU's batch for some of its tokens would make the host wait at every step
+        every: Tensor = last(states, layout=at)[0, : batch.num_tokens]
+        return every if where is None else every[where]
+    ascending, order = torch.sort(where)
+    queries = rows_of(batch.groups_at(ascending), num_heads)
+    found = _layer_at(last, states[0], ascending, layout(keys, embedded.dtype, queries))
+    return torch.empty_like(found).index_copy(0, order, found)
 
 
-def pool(encoder: Any, hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """Return the pooler output [B, H] of each text's first token."""
-    pooled: Tensor = encoder.pooler(hidden[batch.first][:, None])
+def _layer_at(layer: Any, states: Tensor, where: Tensor, at: Layout) -> Tensor:
+    # [K, H] -> [N, H]: transformers' layer, but only tokens `where` ask, add and feed forward
+    own = layer.attention.self
+    asking, heads = states[where], (own.num_attention_heads, own.attention_head_size)
+    query, key, value = (
+        linear(x).view(1, len(x), *heads).transpose(1, 2)
+        for linear, x in ((own.query, asking), (own.key, states), (own.value, states))
+    )
+    dropout = own.dropout.p if own.training else 0.0
+    context, _ = packed_attention(own, query, key, value, None, dropout, own.scaling, at)
+    attended = layer.attention.output(context.reshape(asking.shape), asking)
+    found: Tensor = layer.feed_forward_chunk(attended)
+    return found
+
+
+def pool(encoder: Any, first: Tensor) -> Tensor:
+    """Return the pooler output [B, H] for the states [B, H] of each text's first token."""
+    pooled: Tensor = encoder.pooler(first[:, None])
     return pooled
