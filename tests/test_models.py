@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from samples import SENTENCES, minilm, packed, raised_by, states_of, tiny_folder, tiny_ptm
 from torch import Tensor
@@ -61,6 +62,25 @@ def test_the_saved_head_gives_transformers_the_same_masked_lm_loss(tmp_path: Pat
     ptm.module.eval()
     term = ptm.masked_lm(ptm.module, ptm.hidden(ptm.module, batch, batch.where), batch.targets)
     assert float(term.total) / (term.count or 0) == pytest.approx(theirs, rel=1e-5)
+
+
+def test_minilm_keeps_the_layers_that_are_listed() -> None:
+    whole = MODELS.parse({"name": "minilm"}).load().module.base_model.encoder.layer
+    kept = MODELS.parse({"name": "minilm", "layers": [0, 5]}).load().module
+    assert kept.config.num_hidden_layers == 2
+    for layer, number in zip(kept.base_model.encoder.layer, (0, 5), strict=True):
+        assert torch.equal(layer.output.dense.weight, whole[number].output.dense.weight)
+    first = MODELS.parse({"name": "minilm", "layers": 2})
+    listed = MODELS.parse({"name": "minilm", "layers": [0, 1]})
+    pairs = zip(first.load().module.parameters(), listed.load().module.parameters(), strict=True)
+    for one, other in pairs:
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("layers", [0, 7, [], [6], [2, 0], [1, 1]])
+def test_minilm_takes_no_layers_that_it_has_not_or_in_another_order(layers: object) -> None:
+    with pytest.raises(ValidationError, match="layers"):
+        MODELS.parse({"name": "minilm", "layers": layers})
 
 
 def test_minilm_in_roberta_clothes_computes_what_minilm_computes(tmp_path: Path) -> None:

