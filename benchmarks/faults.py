@@ -150,6 +150,11 @@ class Driver:
         self.process.send_signal(signal.SIGINT)
         return self._end()
 
+    def terminate(self) -> int:
+        """End it as batch systems do (SIGTERM); return the exit code."""
+        self.process.terminate()
+        return self._end()
+
     def outcome(self) -> dict[str, Any]:
         """Wait for the sweep's end and return its outcome."""
         code = self._end()

@@ -159,7 +159,7 @@ def test_a_driver_stopped_and_then_killed_in_a_ddp_stage_loses_nothing_committed
 ) -> None:
     store, key = tmp_path / "store", purification(plan)
     made: dict[str, str] = {}
-    for stop in (Driver.interrupt, Driver.kill):
+    for stop in (Driver.interrupt, Driver.terminate, Driver.kill):
         driver = Driver(plan, places(folder), store, nodes.address, tmp_path)
         began = time.time()
         driver.until("a checkpoint", lambda since=began: checkpoint_time(store, key) > since)
