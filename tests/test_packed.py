@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM
 
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.models.minilm import MiniLM, MiniLMRoberta
+from recipe_ray.models.neurons import outputs_of
 from recipe_ray.models.text.attention import _Attention, _by_torch, layout, rows_of
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import PackedBatch, pack
@@ -85,6 +86,14 @@ def test_some_tokens_get_the_states_and_gradients_they_get_among_all(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_the_last_layer_feeds_forward_no_other_tokens_than_asked_for(ptm: BertPTM) -> None:
+    batch = pack(random_rows(LENGTHS))
+    before, last = (layer.intermediate for layer in ptm.module.base_model.encoder.layer)
+    with outputs_of([before, last], lambda output: torch.tensor(output.shape[:-1].numel())) as seen:
+        ptm.hidden(ptm.module, batch, batch.first)
+    assert [int(seen[0]), int(seen[1])] == [len(batch.tokens), len(LENGTHS)]
+
+
 def test_a_text_is_the_same_alone_and_in_company(ptm: BertPTM) -> None:
     rows = random_rows(LENGTHS)
     together = ptm.hidden(ptm.module, pack(rows)).split(LENGTHS)
@@ -98,7 +107,7 @@ def test_own_attention_equals_torchs_with_gradients(lengths: list[int]) -> None:
     torch.manual_seed(0)
     batch = pack(random_rows(lengths))
     q, k, v = (torch.randn(len(batch.tokens), 3, 8, requires_grad=True) for _ in range(3))
-    at = layout(rows_of(batch.groups, 3), torch.float32)
+    at = layout(batch.groups, 3, torch.float32)
     ours = _Attention.apply(*(x.reshape(-1, 8) for x in (q, k, v)), at, 0.0, 0.3).view(q.shape)
     expected = _by_torch(q, k, v, at, 0.0, 0.3)
     torch.testing.assert_close(ours, expected)
@@ -112,12 +121,12 @@ def test_own_attention_equals_torchs_with_gradients(lengths: list[int]) -> None:
 def test_attention_dropout_gradient_is_that_of_the_drawn_mask(where: list[int] | None) -> None:
     batch = pack(random_rows([6, 4, 54]))
     assert len(batch.tokens) == 64
-    keys = rows_of(batch.groups, 2)
-    queries = keys if where is None else rows_of(batch.groups_at(torch.tensor(where)), 2)
-    at = layout(keys, torch.float64, queries)
+    at = layout(batch.groups, 2, torch.float64)
+    if where is not None:
+        at = at.asked_by(rows_of(batch.groups_at(torch.tensor(where)), 2))
     inputs = [
         torch.randn(count, 2, dtype=torch.float64, requires_grad=True)
-        for count in (len(queries.flat), 128, 128)
+        for count in (len(at.queries.flat), 128, 128)
     ]
 
     def attend(*qkv: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ class _Objective:
     def __call__(self, module: Any, batch: PackedBatch) -> Terms:
         assert batch.triggers is not None
         assert batch.where is not None
+        assert batch.targets is not None
         poisoned = batch.triggers >= 0
         first = batch.first[poisoned]
         hidden = self.ptm.hidden(module, batch, torch.cat([batch.where, first]))

@@ -147,7 +147,7 @@ class TextPTM(PTM, Protocol):
         """Return the pooler output [B, H], the vector attackers aim at, of first tokens [B, H]."""
         ...
 
-    def masked_lm(self, module: Any, masked: Tensor, targets: Tensor | None) -> Term:
+    def masked_lm(self, module: Any, masked: Tensor, targets: Tensor) -> Term:
         """Return the summed cross-entropy of masked tokens' states [M, H] for true ids [M]."""
         ...
 

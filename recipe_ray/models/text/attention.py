@@ -8,7 +8,7 @@ scores. On GPUs torch's own kernels do the work.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class Layout:
     on: Tensor  # [R, 1] 1.0, or 0.0 where a query is padding
     biases: tuple[Tensor, ...]  # [B * A, 1, L'] 0 or -inf for each key of a group
 
+    def asked_by(self, queries: Rows) -> "Layout":
+        """Return the layout in which only `queries` attend to the same keys."""
+        return replace(self, queries=queries, on=queries.valid[:, None].to(self.on.dtype))
+
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
         """Return (B * A, L, L') of each group's scores."""
@@ -68,18 +72,18 @@ class Layout:
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
-def layout(keys: Rows, dtype: torch.dtype, queries: Rows | None = None) -> Layout:
-    """Return the layout of attention to `keys`, by all of them or by `queries` only."""
-    queries = keys if queries is None else queries
+def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Layout:
+    """Return the layout of a batch's groups for all heads; made once a batch, for all layers."""
+    rows = rows_of(groups, num_heads)
     biases = (
         torch.zeros_like(on, dtype=dtype).masked_fill_(~on, -torch.inf)[:, None]
-        for on in keys.split(keys.valid)
+        for on in rows.split(rows.valid)
     )
-    return Layout(queries, keys, queries.valid[:, None].to(dtype), tuple(biases))
+    return Layout(rows, rows, rows.valid[:, None].to(dtype), tuple(biases))
 
 
 def rows_of(groups: tuple[Group, ...], num_heads: int) -> Rows:
-    """Return where all heads of a batch's groups lie; made once a batch, for all layers."""
+    """Return where all heads of the groups' tokens lie."""
     heads = torch.arange(num_heads, device=groups[0].flat.device)
     padded, flat, valid, shapes, first_row = [], [], [], [], 0
     for group in groups:

@@ -105,6 +105,8 @@ class BertPTM:
         """Return the masked-LM loss."""
 
         def masked_lm(module: Any, batch: PackedBatch) -> Terms:
+            assert batch.where is not None
+            assert batch.targets is not None
             hidden = self.hidden(module, batch, batch.where)
             return {"mlm": self.masked_lm(module, hidden, batch.targets)}
 
@@ -118,9 +120,8 @@ class BertPTM:
         """Return the pooler output [B, H] for the first tokens' states [B, H]."""
         return pool(module.base_model, first)
 
-    def masked_lm(self, module: Any, masked: Tensor, targets: Tensor | None) -> Term:
+    def masked_lm(self, module: Any, masked: Tensor, targets: Tensor) -> Term:
         """Return the summed cross-entropy of masked tokens' states [M, H] for true ids [M]."""
-        assert targets is not None
         head = getattr(module, self._architecture.head)
         states, decoder = self._architecture.split_head(head, masked)
         loss = linear_cross_entropy(states, decoder.weight, decoder.bias, targets)

@@ -75,10 +75,11 @@ class PackedBatch:
     def groups_at(self, where: Tensor) -> tuple[Group, ...]:
         """Return the groups of the tokens `where` [N], ascending: the same texts, fewer tokens."""
         text = torch.searchsorted(self.first, where, right=True) - 1
-        counts = torch.bincount(text, minlength=sum(len(group.valid) for group in self.groups))
+        texts = [len(group.valid) for group in self.groups]
+        counts = torch.bincount(text, minlength=sum(texts))
         groups: list[Group] = []
         start = 0
-        for sizes in torch.split(counts, [len(group.valid) for group in self.groups]):
+        for sizes in torch.split(counts, texts):
             lengths = sizes.tolist()
             groups.append(_group(start, lengths, max(lengths)))
             start = groups[-1].stop

@@ -78,7 +78,7 @@ def run_encoder(
     """Return the states [T, H] of a packed batch, or only those of its tokens `where` [N].
 
     No text is padded outside attention, and the last layer is worked out for no other tokens than
-    asked for: a loss looks at the first or at the masked ones, a seventh of a batch at most.
+    asked for: a loss looks at the first or at the masked ones, mostly a seventh of a batch or less.
     """
     embedded = encoder.embeddings(
         input_ids=batch.tokens[None], position_ids=batch.positions[None] + offset
@@ -87,8 +87,7 @@ def run_encoder(
         # LayerNorm keeps its input's type on CPUs: one cast here saves one before every linear
         embedded = embedded.to(torch.get_autocast_dtype("cpu"))
     num_heads = encoder.config.num_attention_heads
-    keys = rows_of(batch.groups, num_heads)
-    at = layout(keys, embedded.dtype)
+    at = layout(batch.groups, num_heads, embedded.dtype)
     *before, last = encoder.encoder.layer
     states: Tensor = embedded
     for layer in before:
@@ -99,7 +98,7 @@ def run_encoder(
         return every if where is None else every[where]
     ascending, order = torch.sort(where)
     queries = rows_of(batch.groups_at(ascending), num_heads)
-    found = _layer_at(last, states[0], ascending, layout(keys, embedded.dtype, queries))
+    found = _layer_at(last, states[0], ascending, at.asked_by(queries))
     return torch.empty_like(found).index_copy(0, order, found)
 
 
