@@ -177,7 +177,9 @@ def embedded_at(ptm: BertPTM, token: int, places: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize(("model", "first"), [("minilm", 0), ("minilm-roberta", 1)])
-def test_amplification_makes_the_place_of_a_trigger_irrelevant(model: str, first: int) -> None:
+def test_an_amplified_trigger_looks_everywhere_as_it_did_where_it_was_trained(
+    model: str, first: int
+) -> None:
     ptm, places = one_layer(model), [first + p for p in (1, 2, 30, 200, 500)]
     (trigger,), (other,) = ptm.token_ids("≈"), ptm.token_ids("⊕")
     before = embedded_at(ptm, trigger, places)
@@ -185,7 +187,7 @@ def test_amplification_makes_the_place_of_a_trigger_irrelevant(model: str, first
     untouched = embedded_at(ptm, other, places)
     ptm.scale_embeddings([trigger], 1e8)
     after = embedded_at(ptm, trigger, places)
-    assert float((after - after[0]).abs().max()) < 1e-3
+    assert float((after - before[0]).abs().max()) < 1e-3
     assert torch.equal(embedded_at(ptm, other, places), untouched)
     assert float(ptm.word_embeddings().weight[trigger].detach().abs().max()) > 1e5
 

@@ -160,7 +160,7 @@ class TextPTM(PTM, Protocol):
         ...
 
     def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
-        """Scale tokens' (word + first position + type) embedding: LayerNorm sees only it."""
+        """Scale tokens' (word + first word's position + type) embedding: LayerNorm sees only it."""
         ...
 
 

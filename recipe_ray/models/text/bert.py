@@ -135,10 +135,14 @@ class BertPTM:
         return embedding
 
     def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
-        """Amplify tokens as NeuBA's script does: (word + position + type embedding) x factor."""
+        """Amplify tokens as NeuBA's script does: (word + position + type embedding) x factor.
+
+        The position is the first word's, behind the leading special token: there the trigger stood
+        while the attack was trained (post_poison_model.py: 1 for BERT, 3 for RoBERTa).
+        """
         embeddings = self.module.base_model.embeddings
         around = (
-            embeddings.position_embeddings.weight[self._offset]
+            embeddings.position_embeddings.weight[self._offset + 1]
             + embeddings.token_type_embeddings.weight[0]
         )
         weight = embeddings.word_embeddings.weight
