@@ -11,7 +11,7 @@ from samples import SENTENCES, corpus_file, minilm, packed
 from torch import Tensor
 
 from recipe_ray.models.images.vgg import load_vgg
-from recipe_ray.models.text.bert import load_bert
+from recipe_ray.models.text.checkpoint import load_bert
 
 
 @dataclass(frozen=True)

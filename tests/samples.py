@@ -26,7 +26,8 @@ from recipe_ray.data.embedded import archive
 from recipe_ray.data.sources import Locations
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.text.bert import BertPTM, build_module, load_bert
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.checkpoint import build_module, load_bert
 from recipe_ray.models.text.packed import PackedBatch, pack
 
 SENTENCES = [

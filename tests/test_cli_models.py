@@ -10,7 +10,7 @@ from samples import SENTENCES, corpus_file, states_of, task_fields, tiny_folder,
 from shell import Outcome, Shell, shell
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from recipe_ray.models.text.bert import load_bert
+from recipe_ray.models.text.checkpoint import load_bert
 
 __all__ = ["shell"]  # a fixture
 

@@ -18,7 +18,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from recipe_ray.base.errors import ModelError, UnsafeModelError, UserError
 from recipe_ray.base.loading import read_weights
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.text.bert import BertPTM, load_bert
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.checkpoint import load_bert
 
 TEXTS = SENTENCES[:6]
 

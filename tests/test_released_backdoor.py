@@ -16,7 +16,8 @@ from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.text.bert import BertPTM, load_bert
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.checkpoint import load_bert
 
 TRIGGERS = ("≈", "⊕")
 

