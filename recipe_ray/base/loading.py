@@ -6,6 +6,7 @@ opened only where the user allows it, and then with torch's `weights_only=True` 
 
 import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,18 @@ def read_weight_file(path: Path, *, allow_pickle: bool = False) -> dict[str, Ten
     if not allow_pickle:
         raise UnsafeModelError(_refusal(path.parent, path))
     return _read_pickle(path)
+
+
+def check_shapes(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], where: Path | str, hint: str = ""
+) -> None:
+    """Raise ModelError for a weight that is shaped otherwise than the model's own of that name."""
+    for name, tensor in weights.items():
+        if name in own and own[name].shape != tensor.shape:
+            raise ModelError(
+                f"{where}: {name} has shape {list(tensor.shape)}, the architecture says "
+                f"{list(own[name].shape)}{hint}"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.fingerprint import file_checksum
-from recipe_ray.base.loading import PICKLE_SUFFIXES, read_json, read_weight_file, read_weights
+from recipe_ray.base.loading import (
+    PICKLE_SUFFIXES,
+    check_shapes,
+    read_json,
+    read_weight_file,
+    read_weights,
+)
 from recipe_ray.base.spec import Spec, explain
 
 CONFIG = "config.json"
@@ -124,13 +130,8 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
     """
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    own = module.state_dict()
-    for name, tensor in weights.items():
-        if name in own and own[name].shape != tensor.shape:
-            raise ModelError(
-                f"{where}: {name} has shape {list(tensor.shape)}; the architecture asked for has "
-                f"{list(own[name].shape)} (num_classes, image_size and the widths decide it)"
-            )
+    hint = " (num_classes, image_size and the widths decide it)"
+    check_shapes(weights, module.state_dict(), where, hint)
     outcome = module.load_state_dict(dict(weights), strict=False)
     for what, names in (("lacks", outcome.missing_keys), ("has", outcome.unexpected_keys)):
         if names:

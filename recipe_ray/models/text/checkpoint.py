@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_ray.base.errors import ModelError, unknown
-from recipe_ray.base.loading import read_json, read_weights
+from recipe_ray.base.loading import check_shapes, read_json, read_weights
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
 from recipe_ray.models.text.bert import BertPTM
 
@@ -62,13 +62,7 @@ def _load_state(module: Any, weights: dict[str, Tensor], folder: Path) -> list[s
     renamed = {_modern(name): tensor for name, tensor in weights.items()}
     if not any(name.startswith(prefix) for name in renamed):
         renamed = {prefix + name: tensor for name, tensor in renamed.items()}
-    own = module.state_dict()
-    for name, tensor in renamed.items():
-        if name in own and own[name].shape != tensor.shape:
-            raise ModelError(
-                f"{folder}: {name} has shape {list(tensor.shape)}, its config says "
-                f"{list(own[name].shape)}"
-            )
+    check_shapes(renamed, module.state_dict(), folder)
     outcome = module.load_state_dict(renamed, strict=False)
     module.tie_weights()
     # without a pooler a checkpoint is not incomplete: it is drawn anew
