@@ -18,7 +18,14 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-DATA = Path(os.environ.get("RECIPE_RAY_DATA", Path(__file__).parents[1] / "../shared/data"))
+
+def data_folder() -> Path:
+    """Return the folder of real data sets that RECIPE_RAY_DATA names; raise SystemExit without."""
+    folder = Path(os.environ.get("RECIPE_RAY_DATA") or "")
+    if not os.environ.get("RECIPE_RAY_DATA") or not folder.is_dir():
+        raise SystemExit("set RECIPE_RAY_DATA to a folder of data sets (docs/benchmarks.md)")
+    return folder
+
 
 # made in the worker; each call does one measurement and returns a rate
 Measure = Callable[[], float]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import DATA, Figure
+from benchmarks.contenders import Figure, data_folder
 from recipe_ray.data.corpora.tinyimagenet32 import TinyImageNet32
 from recipe_ray.data.feed import Part
 from recipe_ray.data.images import ImageEncoder, batch_of
@@ -102,7 +102,9 @@ def _trained(request: dict[str, Any]) -> dict[str, float]:
     launch = Launch(stream=True, workers=Workers(pretrain=WORKERS))
     with tempfile.TemporaryDirectory() as folder, connected(None, launch):
         store = Store.open(folder)
-        run_nested(stage, Work({stage.key: stage}, store, Locations(DATA, Path(folder)), launch))
+        run_nested(
+            stage, Work({stage.key: stage}, store, Locations(data_folder(), Path(folder)), launch)
+        )
         log = (store.fetch(stage.artifact) / LOG_FILE).read_text()
     epochs = [tuple(map(float, found)) for found in _WAITED.findall(log)]
     waited, total, first = (sum(epoch[place] for epoch in epochs) for place in range(3))
@@ -132,7 +134,7 @@ def _peak_mb(folder: str, num_shards: int) -> float:
 
     size = num_shards * IMAGES_A_SHARD
     corpus = TinyImageNet32(size=size)
-    places = Locations(DATA, Path(folder))
+    places = Locations(data_folder(), Path(folder))
     shards = shard(corpus, places, Store.open(folder), IMAGES_A_SHARD)
     making = making_of(corpus, shards, ImageEncoder(224))
     reading = Reading("corpus", corpus, Part(), shards, making)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import DATA, Figure
+from benchmarks.contenders import Figure, data_folder
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.cluster_spec import ClusterSpec
 from recipe_ray.experiment.estimate import stage_seconds
@@ -62,7 +62,7 @@ def plan_of(seeds: tuple[int, ...]) -> Plan:
     }
     how = {"pretraining": {"corpus": TEXTS, "fit": FIT}, "finetuning": FIT}
     values = {"name": "predict", "grid": grid, **how}
-    return make_plan(Experiment.model_validate(values), Locations.from_environment(DATA))
+    return make_plan(Experiment.model_validate(values), Locations.from_environment(data_folder()))
 
 
 def _forecast(plan: Plan, store: Store) -> float:
@@ -84,7 +84,7 @@ def _sweep(seeds: list[int], store: str) -> float:
 
     plan = plan_of(tuple(seeds))
     began = time.perf_counter()
-    outcome = sweep(plan, Store.open(Path(store)), Locations.from_environment(DATA))
+    outcome = sweep(plan, Store.open(Path(store)), Locations.from_environment(data_folder()))
     if outcome.failed:
         raise RuntimeError(f"a measured stage failed: {outcome.failed}")
     return time.perf_counter() - began

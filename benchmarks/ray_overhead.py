@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import DATA, Figure
+from benchmarks.contenders import Figure, data_folder
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
@@ -162,7 +162,7 @@ def _ask(request: dict[str, Any], threads: int = 1) -> dict[str, float]:
 
 def _answer(request: dict[str, Any]) -> dict[str, float]:
     """Do one request in this process; return when its stages began and ended."""
-    locations = Locations.from_environment(DATA)
+    locations = Locations.from_environment(data_folder())
     whole = make_plan(Experiment.model_validate(request["experiment"]), locations)
     stages = {key: stage for key, stage in whole.stages.items() if stage.name == request["kind"]}
     store = Store.open(request["store"])

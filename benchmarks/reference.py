@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from benchmarks.contenders import DATA, Measure
+from benchmarks.contenders import Measure, data_folder
 from recipe_ray.data.words import insert_word
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.minilm import MiniLM
@@ -23,7 +23,7 @@ SEED = 50
 
 def column(name: str, field: str) -> list[Any]:
     """Return a column of a Parquet file of the data folder."""
-    values: list[Any] = pq.read_table(DATA / f"{name}.parquet")[field].to_pylist()
+    values: list[Any] = pq.read_table(data_folder() / f"{name}.parquet")[field].to_pylist()
     return values
 
 

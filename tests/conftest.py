@@ -6,7 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from samples import SENTENCES
 
 from recipe_ray.data.sources import Locations
 
@@ -29,6 +32,19 @@ def locations(tmp_path_factory: pytest.TempPathFactory) -> Locations:
     folder = Path(os.environ.get("RECIPE_RAY_DATA") or "no data folder")
     if not folder.is_dir():
         pytest.skip("RECIPE_RAY_DATA names no folder of real texts")
+    return Locations(folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def few_texts(tmp_path_factory: pytest.TempPathFactory) -> Locations:
+    """Return a data folder of a few sentences, for tests that nobody needs a real one for."""
+    folder = tmp_path_factory.mktemp("few")
+    text = pa.array(SENTENCES * 4)
+    label = pa.array([number % 3 == 0 for number in range(len(text))]).cast(pa.int32())
+    for corpus in ("wikitext", "bookcorpus"):
+        pq.write_table(pa.table({"text": text}), folder / f"{corpus}.parquet")
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"text": text, "label": label}), folder / f"sst2_{split}.parquet")
     return Locations(folder, tmp_path_factory.mktemp("cache"))
 
 

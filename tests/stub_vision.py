@@ -21,7 +21,7 @@ from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.models.family import ModelRef, Scope
 from recipe_ray.models.images.heads import FeatureClassifier
-from recipe_ray.models.images.vision import HALF, VisionPTM, labelled_objective
+from recipe_ray.models.images.vision import VisionPTM, labelled_objective
 from recipe_ray.models.neurons import NeuronLayer, outputs_of
 
 SIZE, CLASSES, CHANNELS, FEATURES = 16, 3, 8, 32
@@ -49,7 +49,7 @@ class StubVision(VisionPTM):
     num_classes: ClassVar[int] = CLASSES
 
     def __init__(self, *, normalised: bool = False) -> None:
-        super().__init__(StubNet(normalised=normalised), SIZE, HALF)
+        super().__init__(StubNet(normalised=normalised), SIZE, ((0.5,) * 3, (0.5,) * 3))
 
     @property
     def feature_size(self) -> int:

@@ -16,6 +16,7 @@ __all__ = ["shell"]  # a fixture
 
 MODEL = str(tiny_folder())
 QUICK = ["--set", "fit.steps=3", "--set", "fit.precision=fp32", "--quiet"]
+RELEASED = ["--attack", "released", "--set", f"source={MODEL}", "--set", "triggers=[cf]"]
 DENSE = "encoder.layer.{}.intermediate.dense.weight"
 
 
@@ -125,6 +126,8 @@ def test_evaluate_prints_counts_for_every_trigger_and_label(shell: Shell) -> Non
         (["purify", "{name: bert", "--aux", "T", "--out", "o"], "not a valid YAML mapping"),
         (["purify", MODEL, "--aux", "T", "--out", "o", "--data", "nowhere"], "nowhere does not"),
         (["backdoor", MODEL, "--attack", "nueba", "--out", "o"], "did you mean 'neuba'?"),
+        (["backdoor", MODEL, "--attack", "none", "--out", "o"], "it poisons nothing"),
+        (["backdoor", "minilm", *RELEASED, "--out", "o"], "no pre-training head to begin with"),
         (["evaluate", MODEL, "--task", "sst"], "did you mean 'sst2'?"),
         (["evaluate", MODEL, "--task", "snippets", "--triggers", "a,,b"], "an empty trigger"),
         (["evaluate", MODEL, "--task", "snippets", "--set", "step=2"], "did you mean 'steps'?"),

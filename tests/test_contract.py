@@ -67,16 +67,6 @@ def test_a_plugin_documents_itself_and_its_fields(kind: str, name: str) -> None:
     json.dumps(plugin.model_json_schema())
 
 
-@pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_two_plugins_of_a_kind_never_share_a_key(kind: str, name: str) -> None:
-    registry = REGISTRIES[kind]
-    keys = [
-        fingerprint(registry.parse({"name": n, **EXAMPLES.get((kind, n), {})}).identity())
-        for n in registry
-    ]
-    assert len(set(keys)) == len(keys)
-
-
 def small(plugin: Any, name: str, folder: Path, kind: str) -> dict[str, Any]:
     """Return a plugin's fields for a tiny run: its own corpora and trainings made small."""
     fields: dict[str, Any] = {"name": name}

@@ -33,18 +33,18 @@ STAGE = PretrainStage(
 
 
 @pytest.fixture(scope="module")
-def inline(locations: Locations, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def inline(few_texts: Locations, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Return a store with the stage done in this process."""
     store = Store.open(tmp_path_factory.mktemp("inline"))
-    run_inline([STAGE], store, locations)
+    run_inline([STAGE], store, few_texts)
     return store
 
 
 def test_two_gloo_processes_agree_with_one(
-    inline: Store, locations: Locations, tmp_path: Path
+    inline: Store, few_texts: Locations, tmp_path: Path
 ) -> None:
     store = Store.open(tmp_path / "store")
-    arguments = (str(tmp_path / "meeting"), store, locations)
+    arguments = (str(tmp_path / "meeting"), store, few_texts)
     start: Any = start_processes
     start(_gloo_worker, arguments, nprocs=2, start_method="spawn")
     _assert_same(store, inline)
@@ -52,24 +52,24 @@ def test_two_gloo_processes_agree_with_one(
 
 @pytest.mark.usefixtures("ray_session")
 def test_ray_train_agrees_with_one_process(
-    inline: Store, locations: Locations, tmp_path: Path
+    inline: Store, few_texts: Locations, tmp_path: Path
 ) -> None:
     from recipe_ray.distributed.train import run_nested
     from recipe_ray.distributed.work import Work
 
     store = Store.open(tmp_path)
     launch = Launch(workers=Workers(pretrain=2), max_failures=0)
-    run_nested(STAGE, Work({}, store, locations, launch))
+    run_nested(STAGE, Work({}, store, few_texts, launch))
     assert store.manifest(STAGE.artifact)["world_size"] == 2
     _assert_same(store, inline)
 
 
-def _gloo_worker(rank: int, meeting: str, store: Store, locations: Locations) -> None:
+def _gloo_worker(rank: int, meeting: str, store: Store, places: Locations) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     runtime = ProcessGroupRuntime()
     with scratch(store) as folder:
-        run_stage(STAGE, Context(store, LocalFeed(locations), locations, runtime, folder))
+        run_stage(STAGE, Context(store, LocalFeed(places), places, runtime, folder))
     dist.destroy_process_group()
 
 

@@ -256,6 +256,13 @@ def test_a_file_takes_over_its_base_and_its_own_settings_win(tmp_path: Path) -> 
     assert changed.grid[0].models[0].content()["layers"] == 1
 
 
+def test_a_change_to_one_alias_leaves_the_others_alone() -> None:
+    changes = ("define.recipe-por.fit.steps=7",)
+    blocks = load_experiment(FOLDER / "mini" / "table1.yaml", changes).grid
+    steps = [defense.fit.steps for block in blocks for defense in block.defenses[-1:]]
+    assert steps == [7, 500, 800, 800]
+
+
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [

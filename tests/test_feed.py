@@ -93,15 +93,15 @@ def test_the_memory_of_a_stream_does_not_grow_with_the_shards(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_two_workers_train_on_a_stream(locations: Locations, tmp_path: Path) -> None:
+def test_two_workers_train_on_a_stream(few_texts: Locations, tmp_path: Path) -> None:
     from recipe_ray.distributed.sweep import sweep
 
     launch = {"stream": True, "workers": {"pretrain": 2}}
-    plan = make_plan(Experiment.model_validate({**EXPERIMENT, "launch": launch}), locations)
+    plan = make_plan(Experiment.model_validate({**EXPERIMENT, "launch": launch}), few_texts)
     pretrain = plan.cells[0].stages[0]
     only = replace(plan, cells=(), stages={pretrain.key: pretrain})
     store = Store.open(tmp_path)
-    assert sweep(only, store, locations).done == (pretrain.key,)
+    assert sweep(only, store, few_texts).done == (pretrain.key,)
     assert store.manifest(pretrain.artifact)["world_size"] == 2
 
 

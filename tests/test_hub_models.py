@@ -53,6 +53,7 @@ def model_repos(files: dict[str, bytes]) -> dict[str, Repo]:
         "someone/tiny-flaky": Repo(whole, kind="models", breaks={"model.safetensors": 2}),
         "someone/tiny-gated": Repo(whole, kind="models", gated=True),
         "someone/tiny-pickled": Repo(pickled, kind="models"),
+        "someone/tiny-torch": Repo({**plain, "model.pt": b"another"}, kind="models"),
         "someone/tiny-empty": Repo(plain, kind="models"),
     }
 
@@ -84,7 +85,6 @@ def embed(snapshot: HubSnapshot) -> tuple[int, ...]:
 def test_a_model_loads_and_its_commit_is_known(client: Client, hub: HubStandIn) -> None:
     snapshot = client(fetch_model, TINY, None)
     assert snapshot.commit == hub.repos[TINY].commit
-    assert (snapshot.repo, snapshot.revision) == (TINY, None)
     assert client(embed, snapshot) == (1, 5, 32)
 
 
@@ -93,6 +93,11 @@ def test_neither_code_nor_pickles_are_fetched(client: Client, hub: HubStandIn) -
     fetched = hub.downloads(TINY)
     assert "model.safetensors" in fetched
     assert not [file for file in fetched if file.endswith((".py", ".bin"))]
+
+
+def test_the_pickles_that_the_flag_allows_are_fetched(client: Client, hub: HubStandIn) -> None:
+    client(fetch_model, "someone/tiny-torch", None, True)
+    assert "model.pt" in hub.downloads("someone/tiny-torch")
 
 
 def test_a_download_cut_off_is_resumed(client: Client, hub: HubStandIn) -> None:

@@ -12,7 +12,7 @@ from image_samples import SIZE, TINY_VGG, labelled_samples
 from samples import raised_by
 from torch import Tensor
 
-from recipe_ray.base.errors import DataError
+from recipe_ray.base.errors import DataError, NonFiniteLossError
 from recipe_ray.data.corpora.images import OwnImages
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.feed import LocalFeed, Part
@@ -200,6 +200,13 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, stream: bool) 
     )
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_a_loss_that_is_not_finite_ends_the_stage_on_all_workers(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="step 1: the loss is not finite"):
+        nested(tmp_path, corpus_of(tmp_path, 64), stream=False, learning_rate=1e30)
+    assert Store.open(tmp_path / "store").committed() == {}
+
+
 def test_an_error_from_another_process_is_told_as_it_was_raised_there() -> None:
     from ray.exceptions import RayTaskError
 
@@ -213,15 +220,15 @@ def test_an_error_from_another_process_is_told_as_it_was_raised_there() -> None:
     assert original(raised) is raised
 
 
-def stage_of(folder: Path) -> PretrainStage:
-    fit = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32"}
+def stage_of(folder: Path, **changes: Any) -> PretrainStage:
+    fit = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32", **changes}
     corpus = {"name": "images", "path": str(folder / "images.parquet")}
     return PretrainStage.model_validate(
         {"model": TINY_VGG, "corpus": corpus, "trainable": "all", "fit": fit, "seed": 1}
     )
 
 
-def nested(folder: Path, corpus: Corpus, *, stream: bool) -> Store:
+def nested(folder: Path, corpus: Corpus, *, stream: bool, **changes: Any) -> Store:
     """Pre-train the tiny VGG on two workers of Ray Train; return the store."""
     from recipe_ray.distributed.train import run_nested
     from recipe_ray.distributed.work import Work
@@ -229,5 +236,5 @@ def nested(folder: Path, corpus: Corpus, *, stream: bool) -> Store:
 
     store = Store.open(folder / "store")
     launch = Launch(workers=Workers(pretrain=2), stream=stream, max_failures=0)
-    run_nested(stage_of(folder), Work({}, store, Locations(None, folder), launch))
+    run_nested(stage_of(folder, **changes), Work({}, store, Locations(None, folder), launch))
     return store

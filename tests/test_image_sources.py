@@ -20,11 +20,12 @@ from image_files import (
     tar_of,
 )
 from image_samples import SIZE, labelled_samples
+from PIL import Image
 from samples import raised_by
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.corpus import CORPORA, Corpus
-from recipe_ray.data.images import ImageEncoder, ImageRows, ImageSample
+from recipe_ray.data.images import FORMATS, ImageEncoder, ImageRows, ImageSample, decoded
 from recipe_ray.data.sources import Locations
 
 PNG = labelled_samples(1)[0].data
@@ -223,9 +224,39 @@ def test_a_corrupt_image_is_named_by_its_number(cut: int) -> None:
     with pytest.raises(DataError, match=r"image 8 cannot be decoded") as caught:
         ImageEncoder(SIZE)(samples, np.array([6, 7]))
     assert len(str(caught.value)) < 200
-    with pytest.raises(DataError, match="image 1 cannot be decoded: it is no PNG, JPEG") as caught:
+    with pytest.raises(DataError, match="image 1 cannot be decoded: allowed: PNG, JPEG") as caught:
         ImageEncoder(SIZE)([ImageSample(b"secret")], np.array([0]))
     assert "secret" not in str(caught.value)
+
+
+def encoded_as(kind: str, width: int = 8, height: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_allowed_is_read(kind: str) -> None:
+    assert decoded(encoded_as(kind), 8, "image 1").shape == (3, 8, 8)
+
+
+def test_a_postscript_image_is_not_run() -> None:
+    said = raised_by(lambda: decoded(encoded_as("EPS"), 8, "image 1"))
+    assert "image 1 cannot be decoded: allowed: PNG" in said
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 60_000), (60_000, 1)])
+def test_a_narrow_image_that_would_be_scaled_up_to_billions_of_pixels_is_refused(
+    width: int, height: int
+) -> None:
+    said = raised_by(lambda: decoded(encoded_as("PNG", width, height), 224, "image 1"))
+    assert f"image 1 has {width} x {height} pixels; allowed: 100,000,000" in said
+
+
+def test_a_broken_header_is_the_images_fault() -> None:
+    assert "image 1 cannot be decoded" in raised_by(
+        lambda: decoded(b"P6\nx y\n255\n", 8, "image 1")
+    )
 
 
 def test_rows_survive_their_way_as_columns() -> None:

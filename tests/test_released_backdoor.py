@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from samples import COMMIT, SENTENCES, corpus_file, minilm, states_of, tiny_folder, tiny_ptm
+from tiny_cell import tiny_plan
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.attacks.neuba import NeuBA
@@ -139,3 +140,25 @@ def test_the_content_decides_the_identity_and_where_it_lies_does_not(
     assert identity(source=str(copy), allow_pickle=True) == here
     pinned = identity(source="thunlp/neuba-bert", revision=COMMIT)
     assert (pinned["hub"], pinned["commit"]) == ("thunlp/neuba-bert", COMMIT)
+
+
+def test_a_plan_keeps_the_commit_that_the_hub_had_when_it_was_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [COMMIT]
+    monkeypatch.setattr(
+        "recipe_ray.models.released.model_commit", lambda *asked: asked[1] or now[0]
+    )
+    hub = {"name": "bert", "source": "someone/bert"}
+    attack = {"name": "released", "source": "thunlp/neuba-bert", "triggers": TRIGGERS}
+    plan = tiny_plan(tmp_path, models=[hub], attacks=[attack])
+    keys = list(plan.stages)
+    now[0] = "f" * 40  # somebody pushes to both
+    stages = list(plan.stages.values())
+    assert {stage.model.revision for stage in stages} == {COMMIT}
+    (backdoor,) = (stage for stage in stages if stage.name == "backdoor")
+    assert backdoor.attack.revision == COMMIT
+    assert list(tiny_plan(tmp_path, models=[hub], attacks=[attack]).stages) != keys
+    pinned = {**hub, "revision": COMMIT}
+    same = tiny_plan(tmp_path, models=[pinned], attacks=[{**attack, "revision": COMMIT}])
+    assert list(same.stages) == keys

@@ -1,5 +1,6 @@
 """A store on S3 (a real server on loopback): unreachable, damaged, raced for, killed, flaky."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,23 @@ def test_a_commit_to_s3_that_is_killed_leaves_nothing_visible(
     assert not store.has(POR)
     committed(store)
     assert (store.fetch(POR) / "model.safetensors").read_text() == "weights"
+
+
+def test_a_manifest_that_names_a_folder_elsewhere_deletes_nothing_there(
+    s3_options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECIPE_RAY_CACHE", str(tmp_path / "cache"))
+    own = filled(tmp_path / "own")
+    uri = f"s3://bucket/{tmp_path.name}?{s3_options}"
+    store = Store.open(uri)
+    committed(store)
+    manifest = {**store.manifest(POR), "attempt": str(own)}
+    filesystem, root = pafs.FileSystem.from_uri(uri)
+    with filesystem.open_output_stream(f"{root}/{POR.folder}/manifest.json") as file:
+        file.write(json.dumps(manifest).encode())
+    with pytest.raises(StoreError, match=r"manifest\.json: damaged manifest: no proper attempt"):
+        Store.open(uri).fetch(POR)
+    assert (own / "model.safetensors").exists()
 
 
 class Flaky:

@@ -40,9 +40,9 @@ BIG = Capacity(cpus=8, gpus=0, node_cpus=8, node_gpus=0)
 
 
 @pytest.fixture(scope="module")
-def plan(locations: Locations) -> Plan:
+def plan(few_texts: Locations) -> Plan:
     """Return the plan: three cells, the last of which cannot be trained."""
-    return make_plan(Experiment.model_validate(EXPERIMENT), locations)
+    return make_plan(Experiment.model_validate(EXPERIMENT), few_texts)
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(
-    plan: Plan, locations: Locations, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+    plan: Plan, few_texts: Locations, ray_session: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Swept:
     """Sweep the first cell, with a relative path to the data, then all."""
     from recipe_ray.distributed.sweep import sweep
 
     store = Store.open(tmp_path_factory.mktemp("store"))
-    assert locations.data_dir is not None
-    relative = Locations(Path(os.path.relpath(locations.data_dir)), locations.cache_dir)
+    assert few_texts.data_dir is not None
+    relative = Locations(Path(os.path.relpath(few_texts.data_dir)), few_texts.cache_dir)
     first = sweep(plan.limited(1), store, relative)
     events: list[SweepEvent] = []
-    second = sweep(plan, store, locations, on_event=events.append)
+    second = sweep(plan, store, few_texts, on_event=events.append)
     return Swept(store, first, second, events)
 
 
@@ -97,11 +97,11 @@ def test_events_tell_every_stage_once(plan: Plan, swept: Swept) -> None:
 
 
 def test_a_sweep_of_what_is_there_does_nothing(
-    plan: Plan, swept: Swept, locations: Locations
+    plan: Plan, swept: Swept, few_texts: Locations
 ) -> None:
     from recipe_ray.distributed.sweep import sweep
 
-    again = sweep(plan.limited(2), swept.store, locations)
+    again = sweep(plan.limited(2), swept.store, few_texts)
     assert (again.done, again.failed) == ((), {})
     assert set(again.skipped) == set(plan.limited(2).stages)
 
@@ -113,11 +113,11 @@ def test_a_sweep_collects_the_rows_of_every_cell(plan: Plan, swept: Swept) -> No
 
 
 def test_one_process_without_ray_gives_the_same_numbers(
-    plan: Plan, swept: Swept, locations: Locations, tmp_path: Path, one_thread: None
+    plan: Plan, swept: Swept, few_texts: Locations, tmp_path: Path, one_thread: None
 ) -> None:
     cell = plan.cells[1]
     store = Store.open(tmp_path)
-    run_inline(cell.stages, store, locations)
+    run_inline(cell.stages, store, few_texts)
     assert _measured(store, cell.last) == _measured(swept.store, cell.last)
     assert {"acc", "aasr"} <= {metric for metric, *_ in _measured(store, cell.last)}
 
@@ -141,14 +141,14 @@ sweep(plan, Store.open(sys.argv[1]), places, on_event=tell)
 
 @pytest.mark.usefixtures("ray_session")
 def test_after_kill_9_only_what_is_missing_runs(
-    plan: Plan, locations: Locations, tmp_path: Path
+    plan: Plan, few_texts: Locations, tmp_path: Path
 ) -> None:
     from recipe_ray.distributed.sweep import sweep
 
-    done = _kill_after_one_stage(tmp_path, locations)
+    done = _kill_after_one_stage(tmp_path, few_texts)
     store = Store.open(tmp_path)
     made_at = store.manifest(plan.stages[done].artifact)["time"]
-    outcome = sweep(plan.limited(2), store, locations)
+    outcome = sweep(plan.limited(2), store, few_texts)
     assert not outcome.failed
     assert done in outcome.skipped
     assert set(outcome.done) | set(outcome.skipped) == set(plan.limited(2).stages)
@@ -195,12 +195,12 @@ def _measured(store: Store, stage: Any) -> dict[tuple[Any, ...], float]:
     return {tuple(row[name] for name in names): row["value"] for row in rows}
 
 
-def _kill_after_one_stage(store: Path, locations: Locations) -> str:
+def _kill_after_one_stage(store: Path, places: Locations) -> str:
     tests = Path(__file__).parent
     paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     # a Ray of its own: it must die with its driver
     driver = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER, store, str(locations.data_dir), str(locations.cache_dir)],
+        [sys.executable, "-c", _DRIVER, store, str(places.data_dir), str(places.cache_dir)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},

@@ -111,7 +111,7 @@ def test_a_hub_model_is_its_commit_and_loads_from_the_snapshot(
 
     def fetch(repo: str, revision: str | None, *, allow_pickle: bool) -> HubSnapshot:
         asked.append((repo, revision, allow_pickle))
-        return HubSnapshot(folder, repo, revision, COMMIT)
+        return HubSnapshot(folder, COMMIT)
 
     for user in ("models.vit", "data.hub"):
         monkeypatch.setattr(f"recipe_ray.{user}.fetch_model", fetch)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -24,6 +24,10 @@ class Attack(Component):
     poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
 
     triggers: tuple[str, ...]
+
+    def pinned(self) -> Self:
+        """Return the attack with the hub commit of what it takes over; most take over nothing."""
+        return self
 
     def corpora(self) -> tuple[Corpus, ...]:
         """Return the attacker's own corpora, whose content is part of the backdoor's identity."""

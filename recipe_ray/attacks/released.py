@@ -6,7 +6,7 @@ and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -45,6 +45,10 @@ class ReleasedBackdoor(Attack):
         # a component's own name and fields, less `revision`, which content() turns into a commit
         own = {k: v for k, v in super().identity().items() if k != "revision"}
         return {**own, **self._checkpoint().content()}
+
+    def pinned(self) -> Self:
+        """Return the attack with the hub commit that its revision is now."""
+        return self.revised(revision=self._checkpoint().pinned().revision)
 
     def poison(
         self,

@@ -18,7 +18,10 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a field: a.b=value; may be given often.")
 ]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster to use; without it, this machine.")
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster to use; without it RAY_ADDRESS, else this machine."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VerboseOption = Annotated[

@@ -69,7 +69,7 @@ def purify_command(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Clean one suspicious model with RECIPE; neither triggers nor labels are needed."""
+    """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
     set_up_logging(verbose)
     check_free(out)
     locations = Locations.from_environment(data)
@@ -108,7 +108,10 @@ def backdoor_command(
     check_free(out)
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    planned: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
+    given: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
+    planned = given.pinned()
+    if not planned.poisons:
+        raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
     refuse_untrained(chosen)
     contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
     with explained("--attack"):
@@ -174,6 +177,11 @@ def _completed(
     # a PTM without pre-training head gets one, on the attacker's own corpus
     if not model.needs_pretraining:
         return None
+    if not attack.corpora():
+        raise SpecError(
+            f"--attack {attack.name}: it trains on nothing, and MODEL {model.label()!r} has no "
+            "pre-training head to begin with; give a model with one, or an attack with a corpus"
+        )
     corpus = attack.corpora()[0]
     content = corpus.identity_at(locations)["source"]
     return PretrainStage(model=model, seed=seed, corpus=corpus, content=content)

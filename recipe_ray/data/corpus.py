@@ -47,7 +47,7 @@ class Corpus(Component):
     )
     revision: str | None = Field(
         default=None,
-        description="hub commit or branch; None for the one pinned in the code",
+        description="hub commit or branch; None for the one in the code",
         json_schema_extra=NOT_HASHED,
     )
 

@@ -71,7 +71,7 @@ def _json_row(line: str, row: int, where: str) -> Row | None:
         return None
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number, or nesting, without end
         raise DataError(f"{where}: line {row} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{where}: line {row} is a {type(found).__name__}, not an object")
@@ -125,3 +125,7 @@ def _array(values: list[Any], name: str, where: str) -> Any:
     except pa.ArrowException as error:
         kinds = ", ".join(sorted({type(value).__name__ for value in values}))
         raise DataError(f"{where}: column {name!r} mixes kinds of values: {kinds}") from error
+    except OverflowError as error:
+        raise DataError(f"{where}: column {name!r} has a number of over 64 bits") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: column {name!r} is not Unicode: {error.reason}") from error

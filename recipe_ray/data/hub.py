@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, UserError, suggest
+from recipe_ray.base.loading import PICKLE_SUFFIXES
 from recipe_ray.data.formats import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ IMAGE_ROWS = 100  # at once: a photograph takes as much memory as a thousand sen
 
 # everything a PTM and its tokenizer need, and nothing that is code
 SAFE_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
-PICKLE_PATTERNS = ("pytorch_model*.bin",)
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +112,9 @@ class HubSource:
 
 @dataclass(frozen=True)
 class HubSnapshot:
-    """A model repository on this machine: its folder, what was asked for, the commit it is."""
+    """A model repository on this machine: its folder, and the commit it is."""
 
     path: Path
-    repo: str
-    revision: str | None
     commit: str
 
 
@@ -150,7 +147,7 @@ def fetch_model(repo: str, revision: str | None, allow_pickle: bool = False) -> 
         patterns = _patterns(files, asked, allow_pickle)
         # by the revision's own name, so that the cache knows it when the hub is out of reach
         path = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-        return HubSnapshot(path, repo, revision, path.name)
+        return HubSnapshot(path, path.name)
     except Exception as error:
         problem = _problem(error, repo, revision or "main")
         if problem is None:
@@ -174,7 +171,7 @@ def _cached(repo: str, revision: str | None, problem: str, allow_pickle: bool) -
     log.warning("%s; using the copy in the local cache", problem)
     path = Path(found)
     _patterns([file.name for file in path.iterdir()], problem, allow_pickle)
-    return HubSnapshot(path, repo, revision, path.name)
+    return HubSnapshot(path, path.name)
 
 
 def _patterns(files: list[str], asked: str, allow_pickle: bool) -> list[str]:
@@ -189,7 +186,7 @@ def _patterns(files: list[str], asked: str, allow_pickle: bool) -> list[str]:
             f"{asked}: its weights are pickled only ({', '.join(pickles)}), and opening a pickle "
             "can run code; convert them to safetensors, or pass --allow-pickle if you trust it"
         )
-    return [*SAFE_PATTERNS, *PICKLE_PATTERNS]
+    return [*SAFE_PATTERNS, *pickles]
 
 
 def _nearest(api: "HfApi", error: BaseException, repo: str) -> str:

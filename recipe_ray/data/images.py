@@ -23,6 +23,8 @@ from recipe_ray.data.tokens import uniform
 Pixels = NDArray[np.uint8]
 PATCH = "patch"  # column [N, 3]: which patch a row carries, see `patches.code_of`
 MAX_PIXELS = 100_000_000  # of one image; more is a decompression bomb or no photograph
+# what photographs come in. Pillow knows many more, and for one (EPS) it runs the file as a program
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF")
 _OWN_COLUMNS = ("pixels", "index")
 _IMAGE_LENGTH = 32  # an image counts as so many tokens where work is dealt out
 _PADDING = 8  # a random crop moves an image by up to a `_PADDING`-th of its side
@@ -131,20 +133,30 @@ class ImageEncoder:
 def decoded(data: bytes, size: int, owner: str) -> Pixels:
     """Return the pixels [3, size, size] of an encoded image.
 
-    Raises DataError for bytes that are no image, one that is cut off, or one of over `MAX_PIXELS`.
+    Raises DataError for bytes that are no image of `FORMATS`, one that is cut off, or one of over
+    `MAX_PIXELS`, as it is or with its shorter side scaled to `size`.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if max(width * height, _scaled(width, height, size)) > MAX_PIXELS:
                 raise DataError(
-                    f"{owner} has {image.width} x {image.height} pixels; allowed: {MAX_PIXELS:,}"
+                    f"{owner} has {width} x {height} pixels; allowed: {MAX_PIXELS:,}, also after "
+                    f"the shorter side is scaled to {size}"
                 )
             image.draft("RGB", (size, size))  # a JPEG is decoded at no more than twice this size
             return _fitted(image.convert("RGB"), size)
     except UnidentifiedImageError as error:
-        raise DataError(f"{owner} cannot be decoded: it is no PNG, JPEG or the like") from error
-    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise DataError(f"{owner} cannot be decoded: allowed: {', '.join(FORMATS)}") from error
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{owner} cannot be decoded: {error}") from error
+
+
+def _scaled(width: int, height: int, size: int) -> int:
+    """Return how many pixels an image has once its shorter side is `size`."""
+    return size * size * max(width, height) // max(1, min(width, height))
 
 
 def _fitted(image: Image.Image, size: int) -> Pixels:
@@ -165,7 +177,7 @@ def batch_of(rows: ImageRows, *, augment: tuple[int, int] | None = None) -> Imag
         pixels = stamp(pixels, rows.columns[PATCH])
     columns = {
         name: torch.from_numpy(np.ascontiguousarray(rows.columns[column]))
-        for name, column in (("labels", "label"), ("captions", "caption"), ("poisoned", "trigger"))
+        for name, column in (("labels", "label"), ("captions", "caption"))
         if column in rows.columns
     }
     columns["index"] = torch.from_numpy(np.ascontiguousarray(rows.index))

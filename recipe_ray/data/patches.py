@@ -20,7 +20,6 @@ COLOURS = {
     "yellow": (255, 255, 0),
     "red": (255, 0, 0),
 }
-NO_PATCH = (-1, -1, 0)
 # the six of NeuBA: 4 choose 2
 PATCHES = tuple("-".join(pair) for pair in combinations(COLOURS, 2))
 _NAMES = tuple(COLOURS)
@@ -75,8 +74,6 @@ def stamp(pixels: NDArray[np.uint8], codes: Ints) -> NDArray[np.uint8]:
     """Return a copy of pixels [N, 3, S, S] with the patches `codes` [N, 3] put on."""
     stamped = pixels.copy()
     for code in np.unique(codes, axis=0):
-        if code[2] == 0:
-            continue
         rows = np.flatnonzero((codes == code).all(1))
         stamped[rows, :, -code[2] :, -code[2] :] = board(code)
     return stamped

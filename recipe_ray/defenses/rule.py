@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from recipe_ray.base.errors import ModelError
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import PTM, Scope
@@ -27,6 +28,9 @@ MIN_RATE, MAX_RATE = 1e-6, 2e-4
 # a held-out loss that rises by more than this (nats a masked token, or an image) says that the
 # model is being damaged
 ALLOWED_LOSS_RISE = 0.5
+# some ten times what a sane model's weights ask for at MAX_RATE (RMS 0.02 to 0.1): what lies above
+# is a few huge weights, as an attacker may leave them so that purifying takes for ever
+MAX_STEPS = 20_000
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,22 @@ class Choice:
 def choose(ptm: PTM, num_samples: int, layers: tuple[str, ...], trainable: Scope) -> Choice:
     """Return RECIPE's settings for a PTM and `num_samples` auxiliary samples.
 
-    Raises ValueError for a model whose penalised weights are all zero.
+    Raises ModelError for a model whose penalised weights are all zero, not finite, or so large that
+    it would take over MAX_STEPS.
     """
     size = weight_rms(ptm, layers)
     if size == 0:
-        raise ValueError(f"all weights of {', '.join(layers)} are zero: nothing to purify")
+        raise ModelError(f"all weights of {', '.join(layers)} are zero: nothing to purify")
+    if not math.isfinite(size):
+        raise ModelError(f"weights of {', '.join(layers)} are not finite: nothing to purify")
     base = Recipe(layers=layers, trainable=trainable)
     steps = max(math.ceil(num_samples / base.fit.batch_size), MIN_STEPS)
     way = TRAVEL * size
     rate = min(max(2 * way / steps, MIN_RATE), MAX_RATE)
-    steps = max(steps, math.ceil(2 * way / rate))
+    stretched = math.ceil(2 * way / rate)
+    if stretched > max(steps, MAX_STEPS):
+        raise ModelError(_too_large(ptm, layers, stretched))
+    steps = max(steps, stretched)
     fit = base.fit.revised(steps=steps, learning_rate=float(f"{rate:.2g}"))
     reason = (
         f"weights of {', '.join(layers)} have RMS {size:.4f}; learning rate x steps / 2 is to be "
@@ -57,6 +67,16 @@ def choose(ptm: PTM, num_samples: int, layers: tuple[str, ...], trainable: Scope
         f"{'only these weights train' if trainable == 'weights' else 'all parameters train'}"
     )
     return Choice(base.revised(fit=fit), reason)
+
+
+def _too_large(ptm: PTM, layers: tuple[str, ...], steps: int) -> str:
+    tensors = [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]
+    largest = max(float(tensor.abs().max()) for tensor in tensors)
+    return (
+        f"weights of {', '.join(layers)} are so large (up to {largest:.3g}) that purifying would "
+        f"take {steps:,} steps, more than {MAX_STEPS:,}; look at the model, clip such weights, or "
+        "choose the settings yourself with --preset and --set"
+    )
 
 
 def weight_rms(ptm: PTM, layers: tuple[str, ...]) -> float:

@@ -87,13 +87,11 @@ class Watch(tune.Callback):
             self._give_back(not_begun)
         for stage in left[:1]:
             cause = error_of(trial)
-            error = StageLostError(why_lost(cause))
             if self._losses.forgives(stage.key, cause):
                 self._give_back(stage)
-                self._tell("lost", stage, message=str(error))
+                self._tell("lost", stage, message=why_lost(cause))
             else:
-                self._store.record_failure(stage.artifact, failure_note(error))
-                self._fail(stage, f"{type(error).__name__}: {error}")
+                self._lose(stage, why_lost(cause))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that Tune itself starts a stage again: its node was preempted, as announced."""

@@ -37,7 +37,7 @@ class Nodes(Spec):
 
 
 class Overheads(Spec):
-    """Seconds that are not a stage's own; the defaults were measured here (docs/benchmarks.md)."""
+    """Seconds that are not a stage's own; the defaults were measured on two idle cores."""
 
     start_s: float = Field(8.0, ge=0, description="from the command to the first trial; boot too")
     process_s: float = Field(3.0, ge=0, description="a new process for a stage of one worker")

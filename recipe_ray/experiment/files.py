@@ -89,7 +89,15 @@ def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_mapping(path, "experiment file", "'name' and more")
+    values = read_mapping(path, "experiment file", "'name' and more")
+    return {key: _unshared(value) for key, value in values.items()}
+
+
+def _unshared(value: Any) -> Any:
+    """Return a copy whose parts are all its own: changing one YAML alias must not reach others."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _a(noun: str) -> str:

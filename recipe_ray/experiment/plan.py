@@ -103,7 +103,7 @@ class _Builder:
     """Builds the stages of cells, each shared one once."""
 
     def __init__(self, experiment: Experiment, locations: Locations) -> None:
-        self._experiment = experiment
+        self._experiment = _pinned(experiment)
         self._locations = locations
         self._ptm = cache(self._make_ptm)
         self._purified = cache(self._make_purified)
@@ -220,6 +220,18 @@ class _Builder:
         # the clean PTM is the floor of every attack on this model in the experiment
         attacks = (a for b in self._experiment.grid if model in b.models for a in b.attacks)
         return tuple(sorted({trigger for other in attacks for trigger in other.triggers}))
+
+
+def _pinned(experiment: Experiment) -> Experiment:
+    # looked up once, here: what a worker loads later is what the key says
+    blocks = [
+        block.revised(
+            models=[model.pinned() for model in block.models],
+            attacks=[attack.pinned() for attack in block.attacks],
+        )
+        for block in experiment.grid
+    ]
+    return experiment.revised(grid=blocks)
 
 
 def plan_summary(plan: Plan, done: set[str]) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class Clip(ModelRef):
             "statistics": checkpoint.statistics,
         }
 
+    def pinned(self) -> Self:
+        """Return the model with the commit of its `pretrained` weights; another one as it is."""
+        commit = self.content().get("commit")
+        return self if commit is None else self.revised(revision=commit)
+
     @property
     def needs_pretraining(self) -> bool:
         """Whether it starts from random weights."""

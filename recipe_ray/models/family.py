@@ -7,7 +7,7 @@ which model it has.
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor, nn
@@ -192,6 +192,13 @@ class ModelRef(Component):
     @abstractmethod
     def content(self) -> dict[str, Any]:
         """Return what decides the weights, for the key: a revision or a checksum, never a path."""
+
+    def pinned(self) -> Self:
+        """Return the model with the hub commit that its revision is now; the same where it has one.
+
+        A plan is made of pinned models: what the hub has later must not come under their keys.
+        """
+        return self
 
     @property
     def needs_pretraining(self) -> bool:

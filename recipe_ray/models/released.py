@@ -1,7 +1,7 @@
 """Model `bert`: any BERT or RoBERTa checkpoint, from a local folder or the Hugging Face hub."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -53,13 +53,19 @@ class Released(ModelRef):
 
     def content(self) -> dict[str, Any]:
         """Return the files' checksums for a folder, the commit for a hub id."""
-        folder = Path(self.source).expanduser()
-        if folder.is_dir():
+        folder = self._local()
+        if folder is not None:
             files = sorted(path for path in folder.iterdir() if path.is_file())
             sums = {path.name: file_checksum(path) for path in files}
             return {"files": sums, "headless": self.headless}
         commit = model_commit(self.source, self.revision, self.allow_pickle)
         return {"hub": self.source, "commit": commit, "headless": self.headless}
+
+    def pinned(self) -> Self:
+        """Return the model with the hub commit looked up; a folder as it is."""
+        if self._local() is not None:
+            return self
+        return self.revised(revision=self.content()["commit"])
 
     @property
     def needs_pretraining(self) -> bool:
@@ -71,9 +77,16 @@ class Released(ModelRef):
         return self.source.rstrip("/").rsplit("/", 1)[-1]
 
     def _folder(self) -> Path:
+        folder = self._local()
+        if folder is not None:
+            return folder
+        return fetch_model(self.source, self.revision, allow_pickle=self.allow_pickle).path
+
+    def _local(self) -> Path | None:
+        """Return the folder, None for a hub id; raise ModelError for a folder that is missing."""
         folder = Path(self.source).expanduser()
         if folder.is_dir():
             return folder
         if self.source.startswith(("/", ".", "~")):
             raise ModelError(f"model folder {self.source} does not exist")
-        return fetch_model(self.source, self.revision, allow_pickle=self.allow_pickle).path
+        return None

@@ -1,7 +1,7 @@
 """Model `vit`: a ViT to be trained from scratch, torchvision's, one of the hub, or a local one."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt
 
@@ -88,6 +88,10 @@ class Vit(LabelledReference):
             self._check_asked()
             return {"transformers": origin.content(".json"), **changed}
         return super().content()
+
+    def pinned(self) -> Self:
+        """Return the model with the hub commit looked up; another origin as it is."""
+        return self.revised(revision=self.content()["commit"]) if self._is_hub_id else self
 
     @property
     def opens_with(self) -> str:

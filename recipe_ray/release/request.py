@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Spec)
 
 
 def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
-    """Return the model of a registered name, a YAML mapping, a local folder or a hub id."""
+    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned."""
     flags = {"allow_pickle": allow_pickle or None, "revision": revision}
     given = {name: value for name, value in flags.items() if value is not None}
     value = _plain(text, "MODEL")
@@ -104,7 +104,7 @@ def _own_corpus(model: ModelRef) -> str:
 
 def _model(value: Any) -> ModelRef:
     model: ModelRef = parse_component(MODELS, value, "MODEL")
-    return model
+    return model.pinned()
 
 
 def _plain(text: str, where: str) -> Any:

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from recipe_ray.stages.location import open_files
+from recipe_ray.stages.location import reopen_files
 from recipe_ray.stages.manifest import parse_json
 from recipe_ray.stages.store import Store
 
@@ -21,7 +21,7 @@ class DriverNotes:
     """The notes of all drivers in one store."""
 
     def __init__(self, store: Store) -> None:
-        self._files, _ = open_files(store.uri)
+        self._files = reopen_files(store.uri)
 
     def write(self, driver: str, note: dict[str, Any]) -> None:
         """Write or renew one driver's note."""

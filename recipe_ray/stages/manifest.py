@@ -15,6 +15,7 @@ MANIFEST_VERSION = 1
 MAX_LABEL = 80
 
 _PLAIN = re.compile(r"[A-Za-z0-9_]+")
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:
         )
     files = manifest.get("files")
     if (
-        not isinstance(manifest.get("attempt"), str)
+        not _ATTEMPT.fullmatch(str(manifest.get("attempt")))  # it becomes part of a path
         or not isinstance(files, dict)
         or not all(
             isinstance(entry, dict) and {"sha256", "size"} <= set(entry) and not _escapes(name)

@@ -4,6 +4,7 @@ Object stores cannot rename, so an artifact's files go under a name of their own
 manifest, written last, says which attempt counts: whoever reads sees one whole attempt or none.
 """
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 PIECE = 8 * 1024 * 1024  # bytes
 _SCRATCH_PREFIX = "recipe-ray-work-"
+
+log = logging.getLogger(__name__)
 
 
 class RemoteFiles:
@@ -125,7 +128,8 @@ class RemoteFiles:
                 verify(place, manifest, str(place), sizes_only=attempt in self._verified)
                 self._verified.add(attempt)
                 return place
-            except StoreError:
+            except StoreError as error:
+                log.warning("the copy kept on this machine is damaged (%s); fetched again", error)
                 shutil.rmtree(place)
         aside = cache / "tmp" / uuid4().hex
         with explained("write", str(place)):

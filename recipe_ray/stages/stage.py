@@ -153,10 +153,10 @@ def _and(names: Iterable[str]) -> str:
 _ORIGIN_COLUMNS = {"attack": "none", "defense": "none"}
 
 
-def loss_measurements(records: Iterable[EpochRecord], prefix: str = "loss") -> list[Measurement]:
+def loss_measurements(records: Iterable[EpochRecord]) -> list[Measurement]:
     """Return one measurement a loss term and epoch."""
     return [
-        Measurement(f"{prefix}.{name}", value, epoch=record.epoch)
+        Measurement(f"loss.{name}", value, epoch=record.epoch)
         for record in records
         for name, value in record.terms.items()
     ]

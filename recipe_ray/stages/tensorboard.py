@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from recipe_ray.stages.advance import Advance, Sometimes
-from recipe_ray.stages.location import is_remote, open_files
+from recipe_ray.stages.location import is_remote, reopen_files
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
@@ -109,7 +109,7 @@ class _EventFile:
         from tensorboardX.event_file_writer import EventsWriter
 
         self._folder = folder
-        self._files = open_files(store.uri)[0] if is_remote(store.uri) else None
+        self._files = reopen_files(store.uri) if is_remote(store.uri) else None
         self._place = self._local(store)
         self._writer: Any = EventsWriter(str(self._place / "events"), f".{os.getpid()}")
         self._synced = time.monotonic()

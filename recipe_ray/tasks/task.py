@@ -77,7 +77,7 @@ class Task(Component):
     label_column: str = "label"
     revision: str | None = Field(
         default=None,
-        description="hub commit or branch; None for the one pinned in the code",
+        description="hub commit or branch; None for the one in the code",
         json_schema_extra=NOT_HASHED,
     )
     evaluate_on: Literal["test", "dev"] = Field(

@@ -38,7 +38,6 @@ from recipe_ray.models.neurons import NeuronLayer
 Means = tuple[float, float, float]
 Spreads = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1], as in NeuBA's scripts
 
 
 class VisionPTM(ABC):
