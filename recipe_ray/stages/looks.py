@@ -5,6 +5,7 @@ snapshot and is kept under its key; only, the PTM is not kept, and the purificat
 the researcher's side: it needs a task and triggers, which the defender does not have.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,12 +55,10 @@ def purify_with_looks(
 
 def _take(look: FinetuneStage, ptm: PTM, context: Context, purify_s: float) -> None:
     def measured(where: Context) -> list[Measurement]:
-        with scratch(where.store) as folder:
-            # saved and loaded as a snapshot is: what comes out is what the stage would measure
-            ptm.save(folder)
-            copy = look.model.reload(folder)
         took = Measurement(PURIFY_S, purify_s, epoch=look.snapshot)
-        return [*look.measure(copy, where), took]
+        # every worker's own copy has the weights that a snapshot would; files cannot carry them to
+        # all, since transformers writes on rank 0 alone
+        return [*look.measure(copy.deepcopy(ptm), where), took]
 
     # no checkpoints: the slot is the purification's
     runtime: Any = context.runtime
