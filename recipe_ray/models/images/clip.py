@@ -35,6 +35,7 @@ from recipe_ray.models.images.clip_weights import (
     Checkpoint,
     Statistics,
     fill,
+    fitting,
     from_source,
 )
 from recipe_ray.models.images.fused import PROJECTIONS, projection
@@ -204,7 +205,8 @@ def _tokenizer() -> Any:
 
 def load_clip(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> ClipPTM:
     """Return a CLIP; raise UnsafeModelError for a pickle that was not allowed, or ModelError."""
-    weights = read_weight_file(checkpoint.weights, allow_pickle=allow_pickle)
+    read = read_weight_file(checkpoint.weights, allow_pickle=allow_pickle)
+    weights = fitting(read, checkpoint)
     module = build(checkpoint.config, seed=0)
     with torch.no_grad():
         fill(module, weights, checkpoint.weights)

@@ -6,14 +6,24 @@ open_clip's own loader falls back from safetensors to a pickle by itself, so it 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError, unknown
-from recipe_ray.base.loading import PICKLE_SUFFIXES, read_json
-from recipe_ray.models.images.clip_config import ClipConfig, architecture, open_clip, parse_config
+from recipe_ray.base.loading import PICKLE_SUFFIXES, check_shapes, read_json
+from recipe_ray.models.config_fields import outline
+from recipe_ray.models.images.clip_config import (
+    ClipConfig,
+    architecture,
+    build,
+    open_clip,
+    parse_config,
+)
 from recipe_ray.models.images.origins import load_strictly
+from recipe_ray.models.images.vision import Means, Spreads
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -21,6 +31,9 @@ _PICKLED_FILE = "open_clip_pytorch_model.bin"
 _NO_WEIGHTS = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+_STATISTICS = TypeAdapter(
+    tuple[Means, Spreads], config=ConfigDict(strict=True, allow_inf_nan=False)
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +89,32 @@ def from_source(source: str, arch: str | None) -> Checkpoint:
     return Checkpoint(weights, config, _statistics(described.get("preprocess_cfg"), where))
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Copy weights into a module; raise ModelError, naming some, where they do not fit."""
+def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the weights by the names of open_clip's module, without what is none.
+
+    Raises ModelError for an architecture that they are not of, before any of it is made.
+    """
     own = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     kept = {name: tensor for name, tensor in own.items() if name not in _NO_WEIGHTS}
     if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
         kept["logit_scale"] = kept["logit_scale"].reshape(())  # some have a vector of one
-    load_strictly(module, kept, f"model 'clip', {where}:")
+    described = checkpoint.weights.with_name(CONFIG_FILE)
+    for tower in ("vision_cfg", "text_cfg"):
+        # a layer costs time to build whatever its size, and has several weights
+        depth = getattr(checkpoint.config, tower).layers
+        if depth > len(kept):
+            raise ModelError(f"{described}: {tower}.layers is {depth}, of {len(kept)} weights")
+    wanted = outline(lambda: build(checkpoint.config, seed=0), described).state_dict()
+    check_shapes(kept, wanted, checkpoint.weights)
+    lacking = [name for name in wanted if name not in kept]
+    if lacking:
+        raise ModelError(f"{checkpoint.weights}: it lacks {', '.join(lacking[:4])}")
+    return kept
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Copy weights into a module; raise ModelError, naming some, where they do not fit."""
+    load_strictly(module, weights, f"model 'clip', {where}:")
 
 
 def _downloaded(repo: str, files: list[str], revision: str | None) -> Path:
@@ -111,10 +143,15 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _statistics(described: Any, where: str) -> Statistics:
-    mean, std = openai_statistics()
     known = described if isinstance(described, dict) else {}
-    pair = tuple(known.get("mean") or mean), tuple(known.get("std") or std)
-    for values in pair:
-        if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
-            raise ModelError(f"{where}: mean and std are three numbers each, got {values}")
-    return pair
+    names = ("mean", "std")
+    given = [known.get(name) or own for name, own in zip(names, openai_statistics(), strict=True)]
+    mean, std = (tuple(part) if isinstance(part, list) else part for part in given)
+    try:
+        _STATISTICS.validate_python((mean, std))
+    except ValidationError as error:
+        raise ModelError(
+            f"{where}: mean and std are three numbers each, the latter above 0, got "
+            f"{shortened(mean)} and {shortened(std)}"
+        ) from error
+    return mean, std

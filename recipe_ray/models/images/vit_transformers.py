@@ -5,8 +5,10 @@ safe reader and only then handed to transformers, which knows the names of older
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.loading import read_json, read_weights
+from recipe_ray.base.loading import check_floats, read_json, read_weights
+from recipe_ray.models.config_fields import check_depth, config_of, explained_by, outline
 from recipe_ray.models.images.origins import CONFIG
 from recipe_ray.models.images.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.images.vit_network import Block
@@ -24,6 +27,10 @@ PREPROCESSOR = "preprocessor_config.json"
 Statistics = tuple[Means, Spreads]
 _UNCHANGED: Statistics = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _BILINEAR = 2  # as PIL numbers it
+_COLOURS = 3
+# now and in older releases, and those of a ViT without the classifier
+_LAYERS = ("vit.layers.", "vit.encoder.layer.", "layers.", "encoder.layer.")
+_ATTENTION = "sdpa"  # transformers' own choice where nobody makes one
 
 
 @dataclass(frozen=True)
@@ -93,16 +100,10 @@ def is_transformers_folder(folder: Path) -> bool:
 def read_config(folder: Path) -> Any:
     """Return a folder's ViTConfig.
 
-    Raises ModelError for another architecture, or images that are not square.
+    Raises ModelError for another architecture, images that are not square and coloured, or a field
+    that makes no sense.
     """
-    values = read_json(folder / CONFIG)
-    kind = values.get("model_type")
-    if kind != MODEL_TYPE:
-        raise ModelError(f"{folder}: model_type {kind!r}; family vit reads {MODEL_TYPE!r}")
-    config: Any = ViTConfig.from_dict(values)
-    if not isinstance(config.image_size, int):
-        raise ModelError(f"{folder}: image_size {config.image_size!r}; only squares are read")
-    return config
+    return _config(read_json(folder / CONFIG), folder)
 
 
 def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
@@ -111,14 +112,20 @@ def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
     Raises ModelError for another architecture, or weights that are missing or misshapen;
     UnsafeModelError for pickles without `allow_pickle`.
     """
+    values = read_json(folder / CONFIG)
+    config = _config(values, folder)
+    weights = read_weights(folder, allow_pickle=allow_pickle)
+    _set_labels(config, values, weights, folder / CONFIG)
+    _check_sizes(config, weights, folder)
     built: Any = ViTForImageClassification
-    module, outcome = built.from_pretrained(
-        None,
-        config=read_config(folder),
-        state_dict=read_weights(folder, allow_pickle=allow_pickle),
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-    )
+    with explained_by(folder, "transformers cannot load its weights"):
+        module, outcome = built.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
     for problem in ("missing_keys", "mismatched_keys"):
         names = sorted(name if isinstance(name, str) else name[0] for name in outcome[problem])
         if names:
@@ -146,3 +153,66 @@ def statistics_of(folder: Path) -> Statistics:
             f"{path}: image_mean and image_std must be three numbers each, the latter above 0; "
             f"got {given[0]!r} and {given[1]!r}"
         ) from error
+
+
+def _config(values: Mapping[str, Any], folder: Path) -> Any:
+    kind, where = values.get("model_type"), folder / CONFIG
+    if kind != MODEL_TYPE:
+        raise ModelError(f"{folder}: model_type {kind!r}; family vit reads {MODEL_TYPE!r}")
+    config: Any = config_of(ViTConfig, values, where, attention=_ATTENTION)
+    size, patch = config.image_size, config.patch_size
+    if not isinstance(size, int):
+        raise ModelError(f"{folder}: image_size {size!r}; only squares are read")
+    if not all(0 < side <= size for side in (patch if isinstance(patch, list) else [patch])):
+        raise ModelError(f"{where}: patch_size is {patch}; allowed: 1 to image_size, {size}")
+    if config.num_channels != _COLOURS:
+        raise ModelError(f"{where}: num_channels is {config.num_channels}; allowed: {_COLOURS}")
+    return config
+
+
+def _set_labels(
+    config: Any, values: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path
+) -> None:
+    """Take over the labels' names, or their number where the classifier has as many outputs."""
+    names, count = values.get("id2label"), values.get("num_labels")
+    if names is not None:
+        if not _are_labels(names):
+            raise ModelError(
+                f"{where}: id2label is {shortened(names)}; allowed: names by numbers from 0"
+            )
+        config.id2label = {int(number): name for number, name in names.items()}
+        config.label2id = {name: number for number, name in config.id2label.items()}
+    elif count is not None:
+        outputs = len(weights.get("classifier.weight", ()))
+        if count != outputs:
+            raise ModelError(
+                f"{where}: num_labels is {shortened(count)}, its classifier has {outputs} outputs"
+            )
+        config.num_labels = outputs
+
+
+def _are_labels(names: Any) -> bool:
+    if not isinstance(names, dict) or not names:
+        return False
+    numbered = names.keys() == {str(number) for number in range(len(names))}
+    return numbered and all(isinstance(name, str) for name in names.values())
+
+
+def _check_sizes(config: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise ModelError for more than is in the weights; transformers would make it, then compare.
+
+    It knows by which names older releases had them, so each one's shape is left to it.
+    """
+    where = folder / CONFIG
+    for name, tensor in weights.items():
+        check_floats(name, tensor, folder)
+    check_depth(config.num_hidden_layers, weights, _LAYERS, where)
+    module: Any = outline(lambda: ViTForImageClassification(config), where)
+    asked = sum(parameter.numel() for parameter in module.parameters())
+    given = sum(tensor.numel() for tensor in weights.values())
+    if asked > 2 * given:
+        name, largest = max(module.named_parameters(), key=lambda pair: pair[1].numel())
+        raise ModelError(
+            f"{where}: it asks for {asked} numbers ({name} has shape {list(largest.shape)}), and "
+            f"the weights have {given}"
+        )

@@ -31,6 +31,7 @@ class Architecture:
     # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
     split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
     first_position: Callable[[Any], int]
+    tokenizer: str  # its class, where no file names one
 
 
 def _split_bert(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
@@ -42,7 +43,15 @@ def _split_roberta(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
 
 
 ARCHITECTURES = {
-    "bert": Architecture(BertConfig, BertForMaskedLM, BertPooler, "cls", _split_bert, lambda c: 0),
+    "bert": Architecture(
+        BertConfig,
+        BertForMaskedLM,
+        BertPooler,
+        "cls",
+        _split_bert,
+        lambda c: 0,
+        "BertTokenizer",
+    ),
     # RoBERTa numbers positions from padding_idx + 1
     "roberta": Architecture(
         RobertaConfig,
@@ -51,5 +60,6 @@ ARCHITECTURES = {
         "lm_head",
         _split_roberta,
         lambda c: c.pad_token_id + 1,
+        "RobertaTokenizer",
     ),
 }

@@ -1,16 +1,23 @@
 """Opening a BERT or RoBERTa folder: config, safetensors and tokenizer, never its code."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import check_shapes, read_json, read_weights
+from recipe_ray.models.config_fields import check_depth, config_of, outline
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
+from recipe_ray.models.text.attention import ATTENTION
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.tokenizer_files import check_tokens, load_tokenizer
+
+_SHORTEST = 3  # tokens of a text: a word between two special ones
 
 
 def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool = False) -> BertPTM:
@@ -18,20 +25,23 @@ def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool 
 
     `allow_headless` accepts a checkpoint without a masked-LM head (it is then drawn from a fixed
     seed, for a pretrain stage to fit). Raises ModelError for another architecture, a missing
-    tokenizer or missing weights; UnsafeModelError for pickles without `allow_pickle`.
+    tokenizer, or weights that are missing or not what the config says; UnsafeModelError for pickles
+    without `allow_pickle`, or settings that name files to be read.
     """
     values = read_json(folder / "config.json")
     kind = str(values.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ModelError(f"{folder}: " + unknown("architecture (model_type)", kind, ARCHITECTURES))
-    module = build_module(ARCHITECTURES[kind].config.from_dict(values))
-    missing = _load_state(module, read_weights(folder, allow_pickle=allow_pickle), folder)
-    head = ARCHITECTURES[kind].head
-    fatal = [n for n in missing if not (allow_headless and n.startswith(f"{head}."))]
-    if fatal:
-        hint = "; a model without masked-LM head needs a pretrain stage" if fatal == missing else ""
-        raise ModelError(f"{folder}: weights missing: {', '.join(fatal[:4])} ...{hint}")
-    return BertPTM(module, load_tokenizer(folder))
+    config = _config(kind, values, folder / "config.json")
+    weights = _named(kind, read_weights(folder, allow_pickle=allow_pickle))
+    _check_weights(config, weights, folder, allow_headless=allow_headless)
+    default = values.get("tokenizer_class") or ARCHITECTURES[kind].tokenizer
+    tokenizer = load_tokenizer(folder, default)
+    check_tokens(tokenizer, config.vocab_size, folder)
+    module: Any = build_module(config)
+    module.load_state_dict(weights, strict=False)
+    module.tie_weights()
+    return BertPTM(module, tokenizer)
 
 
 def build_module(config: Any) -> PreTrainedModel:
@@ -46,28 +56,36 @@ def build_module(config: Any) -> PreTrainedModel:
     return whole
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the folder's tokenizer; raise ModelError where it has none or it has no mask token."""
-    names = {path.name for path in folder.iterdir()}
-    if not names & {"tokenizer.json", "vocab.txt", "vocab.json"}:
-        raise ModelError(f"{folder}: no tokenizer (tokenizer.json, vocab.txt or vocab.json)")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, use_fast=True)
-    if tokenizer.mask_token_id is None:
-        raise ModelError(f"{folder}: its tokenizer has no mask token, which pre-training needs")
-    return tokenizer
+def _config(kind: str, values: Mapping[str, Any], where: Path) -> Any:
+    architecture = ARCHITECTURES[kind]
+    config = config_of(architecture.config, values, where, attention=ATTENTION)
+    for name in ("is_decoder", "add_cross_attention"):
+        if getattr(config, name):
+            raise ModelError(f"{where}: {name} is true; only encoders are read")
+    positions = values.get("position_embedding_type", "absolute")
+    if positions != "absolute":  # transformers no longer has others, and would take it for this
+        raise ModelError(
+            f"{where}: position_embedding_type is {shortened(positions)}; allowed: 'absolute'"
+        )
+    padding, tokens = config.pad_token_id, config.vocab_size
+    if padding is None or padding >= tokens:
+        raise ModelError(f"{where}: pad_token_id is {padding}; allowed: 0 to {tokens - 1}")
+    longest = config.max_position_embeddings - architecture.first_position(config)
+    if longest < _SHORTEST:
+        raise ModelError(
+            f"{where}: max_position_embeddings {config.max_position_embeddings} leave {longest} "
+            f"places for the tokens of a text; at least {_SHORTEST} are needed"
+        )
+    return config
 
 
-def _load_state(module: Any, weights: dict[str, Tensor], folder: Path) -> list[str]:
-    prefix = f"{module.base_model_prefix}."
+def _named(kind: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights by the names they have in today's masked LM."""
+    prefix = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}."
     renamed = {_modern(name): tensor for name, tensor in weights.items()}
-    if not any(name.startswith(prefix) for name in renamed):
-        renamed = {prefix + name: tensor for name, tensor in renamed.items()}
-    check_shapes(renamed, module.state_dict(), folder)
-    outcome = module.load_state_dict(renamed, strict=False)
-    module.tie_weights()
-    # without a pooler a checkpoint is not incomplete: it is drawn anew
-    tied = set(getattr(module, "_tied_weights_keys", None) or ())
-    return [name for name in outcome.missing_keys if name not in tied and POOLER not in name]
+    if any(name.startswith(prefix) for name in renamed):
+        return renamed
+    return {prefix + name: tensor for name, tensor in renamed.items()}
 
 
 def _modern(name: str) -> str:
@@ -75,3 +93,23 @@ def _modern(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )
+
+
+def _check_weights(
+    config: Any, weights: Mapping[str, Tensor], folder: Path, *, allow_headless: bool
+) -> None:
+    """Raise ModelError unless the weights are all that the config says, before any is made."""
+    where, architecture = folder / "config.json", ARCHITECTURES[config.model_type]
+    layers = f"{architecture.masked_lm.base_model_prefix}.encoder.layer."
+    check_depth(config.num_hidden_layers, weights, (layers,), where)
+    module: Any = outline(lambda: build_module(config), where)
+    own = module.state_dict()
+    check_shapes(weights, own, folder)
+    # without a pooler a checkpoint is not incomplete: it is drawn anew
+    drawn = {*(getattr(module, "_tied_weights_keys", None) or ())}
+    missing = [n for n in own if n not in weights and n not in drawn and POOLER not in n]
+    head = f"{architecture.head}."
+    fatal = [name for name in missing if not (allow_headless and name.startswith(head))]
+    if fatal:
+        hint = "; a model without masked-LM head needs a pretrain stage" if fatal == missing else ""
+        raise ModelError(f"{folder}: weights missing: {', '.join(fatal[:4])} ...{hint}")

@@ -23,7 +23,7 @@ MULTIPLE = 16
 # T is rounded up to a multiple of this by one text of filler, which nobody attends to or reads:
 # oneDNN builds and keeps code for every new shape (8 % slower, 450 MB more without the filler)
 ROUND_TO = 64
-FILLER = 0  # its token id
+FILLER = 0  # its token id, and the position of all of it: the one that every model has
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PackedBatch:
     """B texts as one sequence; optional targets for what the batch is for."""
 
     tokens: Tensor  # [T + filler]
-    positions: Tensor  # [T + filler], from 0 in each text
+    positions: Tensor  # [T + filler], from 0 in each text; FILLER in the filler
     first: Tensor  # [B] index of each text's first token
     groups: tuple[Group, ...]
     num_samples: int
@@ -96,8 +96,8 @@ def pack(rows: TokenRows) -> PackedBatch:
     filler = -len(rows.tokens) % ROUND_TO
     lengths = [*rows.lengths.tolist(), *([filler] if filler else [])]
     return PackedBatch(
-        tokens=torch.from_numpy(np.pad(rows.tokens, (0, filler), constant_values=FILLER)),
-        positions=torch.from_numpy(np.concatenate([rows.positions, np.arange(filler)])),
+        tokens=_filled(rows.tokens, filler),
+        positions=_filled(rows.positions, filler),
         first=torch.from_numpy(rows.offsets[:-1].copy()),
         groups=_groups(lengths),
         num_samples=len(rows),
@@ -105,6 +105,10 @@ def pack(rows: TokenRows) -> PackedBatch:
         labels=columns.get("label"),
         triggers=columns.get("trigger"),
     )
+
+
+def _filled(values: Ints, filler: int) -> Tensor:
+    return torch.from_numpy(np.pad(values, (0, filler), constant_values=FILLER))
 
 
 def _groups(lengths: list[int]) -> tuple[Group, ...]:

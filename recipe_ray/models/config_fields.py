@@ -1,0 +1,90 @@
+"""What is taken over from a config.json of transformers: the fields its class declares, in range.
+
+Not what its base class adds to every class: an attention kernel or a quantizer to be fetched, code
+to be run, the name of a type. A model's author writes config.json, and transformers acts on all of
+it. What it asks for is compared with the weights before any of it is made.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any, TypeVar
+
+import torch
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+
+from recipe_ray.base.errors import ModelError, UserError, unknown
+from recipe_ray.base.loading import in_a_line
+
+M = TypeVar("M")
+
+
+def config_of(
+    kind: type[PretrainedConfig], values: Mapping[str, Any], where: Path, *, attention: str
+) -> Any:
+    """Return a config with the fields of `values` that `kind` itself declares.
+
+    Raises ModelError, naming file and field, for a value that is of another type or out of range.
+    """
+    declared = kind.__annotations__  # of the class alone, not of its bases
+    known = {name: value for name, value in values.items() if name in declared}
+    for name, value in known.items():
+        # what is declared as int is a size; rates, deviations and ids of tokens may be 0
+        lowest = 1 if declared[name] is int else 0
+        if isinstance(value, int | float) and value < lowest:
+            raise ModelError(
+                f"{where}: {name} is {shortened(value)}; it has to be {lowest} or more"
+            )
+        if name.endswith("_act") and isinstance(value, str) and value not in ACT2FN:
+            raise ModelError(f"{where}: " + unknown(f"activation ({name})", value, ACT2FN))
+    with explained_by(where, f"is no {kind.__name__}"):
+        return kind.from_dict(known, attn_implementation=attention)
+
+
+def outline(build: Callable[[], M], where: Path) -> M:
+    """Return what `build` makes of a config, its weights without memory, of shape alone.
+
+    Raises ModelError, naming the file, where it cannot be built.
+    """
+    with explained_by(where, "no model can be built from it"), torch.device("meta"):
+        return build()
+
+
+def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where: Path) -> None:
+    """Raise ModelError unless the weights are those of layers 0 to `asked` - 1.
+
+    A layer's weights begin with one of `starts` and its number. Layers cost time to build whatever
+    their size, and of layers too many the rest would be dropped in silence.
+    """
+    found = {
+        name.removeprefix(start).partition(".")[0]
+        for name in names
+        for start in starts
+        if name.startswith(start)
+    }
+    # never longer than the names, whatever is asked for
+    lacking = next((n for n in range(asked) if str(n) not in found), None)
+    if lacking is not None:
+        raise ModelError(
+            f"{where}: weights missing: {starts[0]}{lacking} ...; num_hidden_layers is "
+            f"{shortened(asked)}, and they are those of {len(found)} layers"
+        )
+    surplus = found - {str(number) for number in range(asked)}
+    if surplus:
+        raise ModelError(
+            f"{where}: num_hidden_layers is {asked}, but the weights are those of more layers: "
+            f"{starts[0]}[{', '.join(map(shortened, sorted(surplus)[:4]))}]"
+        )
+
+
+@contextmanager
+def explained_by(where: Path, problem: str) -> Iterator[None]:
+    """Turn whatever a library raises about a file into a ModelError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a crafted file makes a library raise whatever it likes
+        raise ModelError(f"{where}: {problem}: {in_a_line(error)}") from error

@@ -1,0 +1,152 @@
+"""Opening the tokenizer in a model's folder: its vocabulary and settings, no other file.
+
+transformers takes every entry of tokenizer_config.json and special_tokens_map.json for an argument:
+code to import, a vocabulary to be read from any path (and written into what `save` publishes), chat
+templates, which are programs. So it is given a folder of links to the files of the vocabulary and
+of copies of the settings that are known.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from reprlib import repr as shortened
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import (
+    BertTokenizer,
+    HerbertTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
+
+from recipe_ray.base.errors import ModelError, UnsafeModelError, unknown
+from recipe_ray.base.loading import read_json
+from recipe_ray.models.config_fields import explained_by
+
+WHOLE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+_ADDED, _SPECIAL = "added_tokens.json", "special_tokens_map.json"
+# class -> the files that it is made of where there is no tokenizer.json
+_CLASSES: dict[str, tuple[type[PreTrainedTokenizerBase], tuple[str, ...]]] = {
+    "BertTokenizer": (BertTokenizer, ("vocab.txt",)),
+    "HerbertTokenizer": (HerbertTokenizer, ("vocab.json", "merges.txt")),
+    "RobertaTokenizer": (RobertaTokenizer, ("vocab.json", "merges.txt")),
+    "PreTrainedTokenizer": (PreTrainedTokenizerFast, ()),
+    "TokenizersBackend": (PreTrainedTokenizerFast, ()),
+}
+_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_SETTINGS = frozenset(
+    {
+        *(f"{kind}_token" for kind in _TOKENS),
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "extra_special_tokens",
+        "do_lower_case",
+        "do_basic_tokenize",
+        "never_split",
+        "strip_accents",
+        "tokenize_chinese_chars",
+        "add_prefix_space",
+        "trim_offsets",
+        "errors",
+        "model_input_names",
+        "model_max_length",
+        "max_len",
+        "max_length",
+        "stride",
+        "padding_side",
+        "pad_to_multiple_of",
+        "pad_token_type_id",
+        "truncation_side",
+        "truncation_strategy",
+        "clean_up_tokenization_spaces",
+        "split_special_tokens",
+    }
+)
+# of these tokens, a dict's names become settings of their own where it is saved
+_NAMING = frozenset({"additional_special_tokens", "extra_special_tokens"})
+# transformers wrote where these two lay on the author's machine; it is never looked up
+_LEFT_BEHIND = frozenset({"name_or_path", "special_tokens_map_file"})
+# what a class reads its vocabulary from, beside all that ends in `_file` or `_files`
+_SOURCES = frozenset({"vocab", "merges", "init_inputs", "tokenizer_object"})
+
+
+def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
+    """Return the folder's tokenizer, of class `default` where its settings name none.
+
+    Raises ModelError where there is none, it cannot be read or it has no mask token;
+    UnsafeModelError for settings that name files to be read.
+    """
+    settings = {name: _settings(folder / name) for name in (CONFIG, _SPECIAL)}
+    kind, parts = _class_of(folder, settings[CONFIG].get("tokenizer_class") or default)
+    files = (WHOLE,) if (folder / WHOLE).is_file() else parts
+    if not files or not all((folder / name).is_file() for name in files):
+        raise ModelError(f"{folder}: no tokenizer; expected {' or '.join((WHOLE, *parts[:1]))}")
+    with TemporaryDirectory(prefix="recipe-ray-") as place:
+        _lay_out(Path(place), folder, (*files, _ADDED), settings)
+        with explained_by(folder / files[0], f"no {kind.__name__} can be made of it"):
+            tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(place)
+    tokenizer.name_or_path = str(folder)
+    if tokenizer.mask_token_id is None:
+        raise ModelError(f"{folder}: its tokenizer has no mask token, which pre-training needs")
+    return tokenizer
+
+
+def check_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
+    """Raise ModelError for a tokenizer with ids that the embeddings [rows, H] have no row for."""
+    numbers = tokenizer.get_vocab().values()
+    count = max(len(tokenizer), 1 + max(numbers, default=0))
+    if count > rows:
+        raise ModelError(
+            f"{folder}: its tokenizer has {count} tokens, its embeddings have {rows} rows; "
+            "allowed: as many or fewer"
+        )
+
+
+def _class_of(folder: Path, name: object) -> tuple[type[PreTrainedTokenizerBase], tuple[str, ...]]:
+    plain = str(name).removesuffix("Fast")
+    if plain not in _CLASSES:
+        raise ModelError(f"{folder}: " + unknown("tokenizer_class", str(name)[:80], _CLASSES))
+    return _CLASSES[plain]
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    values = read_json(path) if path.is_file() else {}
+    for name, value in values.items():
+        reads = name in _SOURCES or name.endswith(("_file", "_files"))
+        if reads and name not in _LEFT_BEHIND and value:
+            raise UnsafeModelError(
+                f"{path}: {name} is {shortened(value)}, which would be read into the tokenizer "
+                "whatever it is; allowed: null, for the files in the folder"
+            )
+        if name in _NAMING and isinstance(value, dict):
+            wrong = [key for key in value if not key.endswith("_token")]
+            if wrong:
+                raise ModelError(
+                    f"{path}: {name} names {shortened(wrong[0])}; allowed: names that end in _token"
+                )
+    return values
+
+
+def _own(folder: Path, name: str) -> Path:
+    # what a link leads to is written into what `save` publishes; the hub's cache links to its blobs
+    path, home = (folder / name).resolve(), folder.resolve()
+    if not any(path.is_relative_to(place) for place in (home, home.parent.parent / "blobs")):
+        raise UnsafeModelError(
+            f"{folder / name}: a link out of its folder; put the file itself there"
+        )
+    return path
+
+
+def _lay_out(
+    place: Path, folder: Path, files: tuple[str, ...], settings: Mapping[str, dict[str, Any]]
+) -> None:
+    for name in files:
+        if (folder / name).is_file():
+            (place / name).symlink_to(_own(folder, name))
+    for name, values in settings.items():
+        known = {field: value for field, value in values.items() if field in _SETTINGS}
+        if values:
+            (place / name).write_text(json.dumps(known))
