@@ -3,6 +3,7 @@
 The purifications are real and tiny; looks give scores known before (`tiny_search.StubLook`).
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -135,14 +136,16 @@ def test_a_purification_that_diverges_is_the_worst_and_costs_nothing_else(
     assert not set(lost) & set(outcome.survivors)
 
 
-def test_candidates_on_two_workers_each_take_the_looks_that_one_would(
-    ray_session: None, tmp_path: Path
+def test_candidates_on_two_workers_take_looks_and_leave_their_cores_to_the_next(
+    tmp_path: Path,
 ) -> None:
-    launch = {"workers": {"purify": 2}}
-    plan = with_stub_looks(tiny_search(tmp_path, trials=2, launch=launch))
+    # in a Ray of its own: one with the dashboard, which finds what a stopped group leaves behind
+    changes = {"trials": 2, "launch": {"workers": {"purify": 2}}}
+    with _driver(tmp_path, changes) as driver:
+        driver.communicate(timeout=300)
+    assert driver.returncode == 0
+    plan = with_stub_looks(tiny_search(tmp_path, grid=None, **changes))
     store = Store.open(tmp_path / "store")
-    outcome, _ = run(plan, store, Locations(None, tmp_path))
-    assert not outcome.failed
     ended = Record.load(plan, store, 0.9).ended
     assert set(ended) == set(drawn_at_random(plan.search))
     assert (EPOCHS, "finished") in ended.values()
@@ -170,6 +173,7 @@ def test_optuna_draws_from_the_space_and_is_asked_again_for_the_rest(
 
 
 _DRIVER = """
+import json
 import sys
 from pathlib import Path
 from tiny_search import tiny_search, with_stub_looks
@@ -177,7 +181,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.search.run import SearchWatcher, search
 from recipe_ray.stages.store import Store
 folder = Path(sys.argv[1])
-plan = with_stub_looks(tiny_search(folder, grid=None))
+plan = with_stub_looks(tiny_search(folder, grid=None, **json.loads(sys.argv[2])))
 def tell(event):
     print(event.kind, flush=True)
 search(plan, Store.open(folder / "store"), Locations(None, folder),
@@ -207,17 +211,20 @@ def _committed(store: Store) -> list[tuple[str, Any]]:
     return sorted(store.committed().items())
 
 
-def _kill_after(looks: int, folder: Path) -> None:
+def _driver(folder: Path, changes: dict[str, Any]) -> subprocess.Popen[str]:
     tests = Path(__file__).parent
     paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-    driver = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER, str(folder)],
+    return subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, str(folder), json.dumps(changes)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
     )
-    assert driver.stdout is not None
-    with driver:
+
+
+def _kill_after(looks: int, folder: Path) -> None:
+    with _driver(folder, {}) as driver:
+        assert driver.stdout is not None
         seen = 0
         for line in driver.stdout:
             seen += line.strip() == "looked"
