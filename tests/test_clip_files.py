@@ -97,6 +97,8 @@ def test_a_downloaded_model_is_known_by_its_commit(
     asked_hub(monkeypatch, {file.name: file})
     fields = {"arch": "ViT-B-32", "pretrained": "openai"}
     assert Clip(**fields).content() == {**fields, "commit": COMMIT}
+    assert Clip(**fields).pinned() == Clip(**fields, revision=COMMIT)
+    assert Clip().pinned() == Clip()
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ def test_a_hub_model_is_its_commit_and_loads_from_the_snapshot(
     assert pinned.content() == {"hub": "someone/vit-tiny", "commit": COMMIT}
     assert asked == []
     assert model(source="someone/vit-tiny", revision="main").content() == pinned.content()
+    assert model(source="someone/vit-tiny", revision="main").pinned() == pinned
     torch.testing.assert_close(logits_of(pinned.load()), logits_of(ours))
     assert asked[-1] == ("someone/vit-tiny", COMMIT, False)
     assert pinned.label() == "vit-tiny"

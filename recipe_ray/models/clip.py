@@ -99,7 +99,7 @@ class Clip(ModelRef):
 
     def pinned(self) -> Self:
         """Return the model with the commit of its `pretrained` weights; another one as it is."""
-        commit = self.content().get("commit")
+        commit = self.content().get("commit") if self.pretrained is not None else None
         return self if commit is None else self.revised(revision=commit)
 
     @property
