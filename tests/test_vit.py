@@ -19,7 +19,7 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Weighted, WeightNorms, classification
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.learn.weights import WeightPart, tensor_of, whole_parameters
-from recipe_ray.models.images.vit import PENALISED, load_vit, untrained_vit
+from recipe_ray.models.images.vit import PENALISED, load_vit, torchvision_vit
 from recipe_ray.models.images.vit_network import VitArchitecture
 from recipe_ray.models.neurons import prune
 from recipe_ray.stages.examine import examine
@@ -181,7 +181,8 @@ def test_a_part_is_the_rows_as_they_are_now() -> None:
 
 def test_groups_of_vit_b_16_are_complete() -> None:
     with torch.device("meta"):
-        ptm = untrained_vit(VitArchitecture(arch="vit_b_16", image_size=224), 0)
+        architecture = VitArchitecture(arch="vit_b_16", image_size=224)
+        ptm = torchvision_vit(architecture.build(0), architecture)
     assert {group: len(ptm.weight_group(group)) for group in ptm.weight_groups} == dict.fromkeys(
         ("fc1", "fc2", "query", "key", "value", "attention_out"), 12
     )

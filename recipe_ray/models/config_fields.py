@@ -43,7 +43,7 @@ def config_of(
         return kind.from_dict(known, attn_implementation=attention)
 
 
-def outline(build: Callable[[], M], where: Path) -> M:
+def outline(build: Callable[[], M], where: Path | str) -> M:
     """Return what `build` makes of a config, its weights without memory, of shape alone.
 
     Raises ModelError, naming the file, where it cannot be built.
@@ -80,7 +80,7 @@ def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where
 
 
 @contextmanager
-def explained_by(where: Path, problem: str) -> Iterator[None]:
+def explained_by(where: Path | str, problem: str) -> Iterator[None]:
     """Turn whatever a library raises about a file into a ModelError that names it."""
     try:
         yield

@@ -8,7 +8,6 @@ from pydantic import Field, PositiveInt
 from recipe_ray.base.loading import says
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.images.labelled import LabelledArchitecture, LabelledReference
-from recipe_ray.models.images.origins import load_strictly
 from recipe_ray.models.images.vgg import VggPTM, load_vgg
 from recipe_ray.models.images.vgg_network import Channels, VggArchitecture, VggName
 
@@ -38,11 +37,7 @@ class Vgg(LabelledReference):
         """Return the VGG, untrained or with the source's weights."""
         origin = self.origin()
         architecture = self.architecture(origin)
-        weights = origin.weights() if origin is not None else None  # a refusal comes first
-        module = architecture.build(self.init_seed)
-        if weights is not None:
-            load_strictly(module, weights, f"model 'vgg', source {self.source}")
-        return VggPTM(module, architecture)
+        return VggPTM(self.network(architecture, origin), architecture)
 
     def reload(self, folder: Path) -> VggPTM:
         """Return a PTM that a stage saved."""

@@ -12,9 +12,9 @@ from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.data.images import ImageEncoder
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.images.labelled import LabelledArchitecture, LabelledReference
-from recipe_ray.models.images.origins import LocalFolder, load_strictly
+from recipe_ray.models.images.origins import LocalFolder
 from recipe_ray.models.images.torchvision_weights import TORCHVISION
-from recipe_ray.models.images.vit import VitPTM, load_vit, untrained_vit
+from recipe_ray.models.images.vit import VitPTM, load_vit, torchvision_vit
 from recipe_ray.models.images.vit_network import VitArchitecture, VitName
 from recipe_ray.models.images.vit_transformers import (
     is_transformers_folder,
@@ -63,11 +63,7 @@ class Vit(LabelledReference):
             return load_vit(folder, statistics=statistics, allow_pickle=self.allow_pickle)
         origin = self.origin()
         architecture = self.architecture(origin)
-        weights = origin.weights() if origin is not None else None  # a refusal comes first
-        ptm = untrained_vit(architecture, self.init_seed)
-        if weights is not None:
-            load_strictly(ptm.module, weights, f"model 'vit', source {self.source}")
-        return ptm
+        return torchvision_vit(self.network(architecture, origin), architecture)
 
     def reload(self, folder: Path) -> VitPTM:
         """Return a PTM that a stage saved."""

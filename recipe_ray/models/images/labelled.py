@@ -4,20 +4,27 @@ A family adds what is its own: the fields of a small network, how it is built, w
 read from.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.images import ImageEncoder
+from recipe_ray.models.config_fields import outline
 from recipe_ray.models.family import ModelRef
-from recipe_ray.models.images.origins import Origin, architecture_of, local_origin
+from recipe_ray.models.images.origins import Origin, architecture_of, load_strictly, local_origin
 from recipe_ray.models.images.torchvision_weights import TORCHVISION, ReleasedWeights
 from recipe_ray.models.images.vision import IMAGENET, Means, Spreads
 
 SMALL = "small"
+# bounds of what config.json may ask for: neither the pixels of a VGG nor the time that each layer
+# takes to build shows in the weights; far above any network that is used
+MAX_PIXELS = 2048
+MAX_LAYERS = 256
 NAMED_SIZE = 224  # pixels, of the networks that have a name
 
 
@@ -30,7 +37,7 @@ class LabelledArchitecture(Spec):
     of_small: ClassVar[frozenset[str]]
 
     arch: str = SMALL
-    image_size: PositiveInt = 32
+    image_size: int = Field(32, gt=0, le=MAX_PIXELS)
     num_classes: PositiveInt = 1000
     mean: Means = IMAGENET[0]
     std: Spreads = IMAGENET[1]
@@ -46,6 +53,19 @@ class LabelledArchitecture(Spec):
         """Return the fields that mean something, as plain data."""
         unused = set() if self.arch == SMALL else set(self.of_small)
         return self.model_dump(mode="json", exclude=unused)
+
+    def build(self, seed: int) -> Any:
+        """Return an untrained network in torchvision's layout, drawn from `seed` alone."""
+        raise NotImplementedError
+
+    def filled(self, weights: Mapping[str, Tensor], where: str) -> Any:
+        """Return the network with these weights, which are compared with it before it is made.
+
+        Raises ModelError, naming `where`, for weights that are not of this architecture.
+        """
+        module = outline(lambda: self.build(0), where)
+        load_strictly(module, weights, where)
+        return module
 
 
 class LabelledReference(ModelRef):
@@ -109,6 +129,12 @@ class LabelledReference(ModelRef):
                 "torchvision, a weights file, or a folder with config.json and model.safetensors"
             )
         return origin
+
+    def network(self, architecture: LabelledArchitecture, origin: Origin | None) -> Any:
+        """Return a network in torchvision's layout, untrained or with the origin's weights."""
+        if origin is None:
+            return architecture.build(self.init_seed)
+        return architecture.filled(origin.weights(), f"model {self.name!r}, source {self.source}")
 
     def content(self) -> dict[str, Any]:
         """Return the architecture, and checksum or released file of the weights or their seed."""

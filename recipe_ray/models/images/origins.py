@@ -126,15 +126,21 @@ def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults:
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict that must fit; raise ModelError naming what is missing, odd or misshapen.
 
-    A prefix `module.`, left by DataParallel, is taken off.
+    A prefix `module.`, left by DataParallel, is taken off. The memory of an outline is asked for
+    when the weights have been compared with it.
     """
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    own = module.state_dict()
     hint = " (num_classes, image_size and the widths decide it)"
-    check_shapes(weights, module.state_dict(), where, hint)
-    outcome = module.load_state_dict(dict(weights), strict=False)
-    for what, names in (("lacks", outcome.missing_keys), ("has", outcome.unexpected_keys)):
+    check_shapes(weights, own, where, hint)
+    lacking = [name for name in own if name not in weights]
+    surplus = [name for name in weights if name not in own]
+    for what, names in (("lacks", lacking), ("has", surplus)):
         if names:
             some = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
             not_asked = "" if what == "lacks" else ", which the architecture asked for has not"
             raise ModelError(f"{where}: it {what} {some}{not_asked}")
+    if any(tensor.is_meta for tensor in own.values()):
+        module.to_empty(device="cpu")
+    module.load_state_dict(dict(weights))

@@ -16,7 +16,7 @@ from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.models.family import Scope
 from recipe_ray.models.images.heads import HeadClassifier, fresh_linear
-from recipe_ray.models.images.origins import LocalFolder, load_strictly, save_folder
+from recipe_ray.models.images.origins import LocalFolder, save_folder
 from recipe_ray.models.images.vgg_network import VggArchitecture
 from recipe_ray.models.images.vision import VisionPTM, check_labels, labelled_objective
 from recipe_ray.models.neurons import NeuronLayer, outputs_of
@@ -124,6 +124,4 @@ def load_vgg(folder: Path) -> VggPTM:
     """Return the PTM that `save` wrote; raise ModelError where the folder holds none."""
     origin = LocalFolder(folder, VggPTM.family, allow_pickle=False)
     architecture = VggArchitecture.model_validate(origin.settings())
-    module = architecture.build(0)
-    load_strictly(module, origin.weights(), str(folder))
-    return VggPTM(module, architecture)
+    return VggPTM(architecture.filled(origin.weights(), str(folder)), architecture)

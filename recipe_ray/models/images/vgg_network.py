@@ -3,11 +3,11 @@
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.models.images.labelled import SMALL, LabelledArchitecture
+from recipe_ray.models.images.labelled import MAX_LAYERS, SMALL, LabelledArchitecture
 from recipe_ray.models.images.torchvision_weights import torchvision_models
 
 VggName = Literal[
@@ -31,7 +31,7 @@ class VggArchitecture(LabelledArchitecture):
     of_small: ClassVar[frozenset[str]] = frozenset({"channels", "batch_norm", "grid"})
 
     arch: VggName = "small"
-    channels: Channels = (32, "M", 64, "M", 128, 128, "M", 128)
+    channels: Channels = Field((32, "M", 64, "M", 128, 128, "M", 128), max_length=MAX_LAYERS)
     batch_norm: bool = False
     grid: PositiveInt = 2
 

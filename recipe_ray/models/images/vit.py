@@ -15,7 +15,7 @@ from recipe_ray.learn.objective import Objective
 from recipe_ray.learn.weights import Weight
 from recipe_ray.models.family import Scope
 from recipe_ray.models.images.heads import HeadClassifier, fresh_linear
-from recipe_ray.models.images.origins import LocalFolder, load_strictly
+from recipe_ray.models.images.origins import LocalFolder
 from recipe_ray.models.images.vision import VisionPTM, labelled_objective
 from recipe_ray.models.images.vit_network import Block, Network, TorchvisionNetwork, VitArchitecture
 from recipe_ray.models.images.vit_transformers import (
@@ -111,11 +111,11 @@ class VitPTM(VisionPTM):
         return self._network.blocks(self.module)
 
 
-def untrained_vit(architecture: VitArchitecture, seed: int) -> VitPTM:
-    """Return a ViT in torchvision's layout, drawn from a seed."""
+def torchvision_vit(module: nn.Module, architecture: VitArchitecture) -> VitPTM:
+    """Return the PTM of a network in torchvision's layout."""
     network = TorchvisionNetwork(architecture)
     statistics = (architecture.mean, architecture.std)
-    return VitPTM(architecture.build(seed), network, architecture.image_size, statistics)
+    return VitPTM(module, network, architecture.image_size, statistics)
 
 
 def load_vit(
@@ -130,9 +130,8 @@ def load_vit(
         used = statistics or statistics_of(folder)
         return VitPTM(module, TransformersNetwork(used), module.config.image_size, used)
     origin = LocalFolder(folder, VitPTM.family, allow_pickle)
-    ptm = untrained_vit(VitArchitecture.model_validate(origin.settings()), 0)
-    load_strictly(ptm.module, origin.weights(), str(folder))
-    return ptm
+    architecture = VitArchitecture.model_validate(origin.settings())
+    return torchvision_vit(architecture.filled(origin.weights(), str(folder)), architecture)
 
 
 def _matrix(part: Any) -> Weight:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.learn.weights import Weight
 from recipe_ray.models.images.fused import PROJECTIONS, projection
-from recipe_ray.models.images.labelled import SMALL, LabelledArchitecture
+from recipe_ray.models.images.labelled import MAX_LAYERS, SMALL, LabelledArchitecture
 from recipe_ray.models.images.origins import save_folder
 from recipe_ray.models.images.torchvision_weights import torchvision_models
 
@@ -71,7 +71,7 @@ class VitArchitecture(LabelledArchitecture):
     arch: VitName = "small"
     patch_size: PositiveInt = 4
     width: PositiveInt = 128
-    depth: PositiveInt = 4
+    depth: int = Field(4, gt=0, le=MAX_LAYERS)
     heads: PositiveInt = 4
     mlp: PositiveInt = 512
 
