@@ -129,28 +129,41 @@ def cells_beside(plan: Plan) -> list[dict[str, Any]]:
     return [{"epoch": None, **cell.last.columns()} for cell in plan.cells]
 
 
+NAMES = ("model", "attack", "defense", "aux", "aux_size", "weight_factor", "task")
+
+
+def as_row(cell: tuple[Any, ...]) -> Any:
+    """Return the values of `NAMES` as the report looks them up."""
+    return SimpleNamespace(**dict(zip(NAMES, cell, strict=True)))
+
+
 @pytest.mark.parametrize("scale", ["paper", "mini"])
 @pytest.mark.parametrize("name", ["table12", *APPENDIX])
-def test_every_published_value_on_images_stands_beside_one_planned_cell(
+def test_every_published_value_on_images_stands_beside_one_cell_whatever_its_seeds(
     scale: str, name: str
 ) -> None:
     plan = planned(FOLDER / scale / f"{name}.yaml")
     assert plan.paper is not None
     paper = PublishedTable(plan.paper)
+    cells = {tuple(columns.get(name) for name in NAMES) for columns in cells_beside(plan)}
     found = Counter(
         (value.model, value.attack, value.defense, value.dataset, value.metric)
-        for columns in cells_beside(plan)
-        for value in paper.find(_named(columns)).values()
+        for cell in cells
+        for value in paper.find(as_row(cell)).values()
     )
     wanted = {(v.model, v.attack, v.defense, v.dataset, v.metric) for v in paper.values}
     assert set(found) == wanted
     assert set(found.values()) == {1}
-    assert len(plan.cells) == len(wanted) // len(paper.metrics)
+    assert len(cells) == len(wanted) // len(paper.metrics)
 
 
-def _named(columns: dict[str, Any]) -> Any:
-    names = ("model", "attack", "defense", "aux", "aux_size", "weight_factor", "task")
-    return SimpleNamespace(**{name: columns.get(name) for name in names})
+def test_the_mini_table_12_has_three_seeds_undefended_and_with_recipe() -> None:
+    columns = cells_beside(planned(FOLDER / "mini" / "table12.yaml"))
+    seeds = {
+        defense: {row["seed"] for row in columns if row["defense"] == defense}
+        for defense in ("none", "recipe", "fp")
+    }
+    assert seeds == {"none": {0, 1, 2}, "recipe": {0, 1, 2}, "fp": {0}}
 
 
 def test_table_12_shares_its_backdoors_and_purifications() -> None:
