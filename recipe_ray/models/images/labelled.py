@@ -4,6 +4,7 @@ A family adds what is its own: the fields of a small network, how it is built, w
 read from.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -54,9 +55,9 @@ class LabelledArchitecture(Spec):
         unused = set() if self.arch == SMALL else set(self.of_small)
         return self.model_dump(mode="json", exclude=unused)
 
+    @abstractmethod
     def build(self, seed: int) -> Any:
         """Return an untrained network in torchvision's layout, drawn from `seed` alone."""
-        raise NotImplementedError
 
     def filled(self, weights: Mapping[str, Tensor], where: str) -> Any:
         """Return the network with these weights, which are compared with it before it is made.
