@@ -33,7 +33,9 @@ class StubBatches:
 
     steps_per_epoch = STEPS_PER_EPOCH
 
-    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Pairs]:
+    def epoch(
+        self, epoch: int, rank: int, world_size: int, start: int, *, more: bool = False
+    ) -> Iterator[Pairs]:
         for step in range(start, STEPS_PER_EPOCH):
             generator = torch.Generator().manual_seed(100 * epoch + step)
             x = torch.randn(6, 3, generator=generator)

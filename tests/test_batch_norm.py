@@ -80,7 +80,9 @@ class Worker(LocalRuntime):
 class Shares(StubBatches):
     """Workers see unlike data, or their statistics could not disagree."""
 
-    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Pairs]:
+    def epoch(
+        self, epoch: int, rank: int, world_size: int, start: int, *, more: bool = False
+    ) -> Iterator[Pairs]:
         for batch in super().epoch(epoch, rank, world_size, start):
             yield Pairs(batch.x[rank::2] * (rank + 1), batch.y[rank::2])
 

@@ -68,7 +68,9 @@ class Given:
     batch: ImageBatch
     steps_per_epoch: int = 1
 
-    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[ImageBatch]:
+    def epoch(
+        self, epoch: int, rank: int, world_size: int, start: int, *, more: bool = False
+    ) -> Iterator[ImageBatch]:
         yield self.batch
 
 

@@ -30,7 +30,9 @@ class MemoryBatches:
         """Global batches an epoch, the last one possibly short."""
         return -(-len(self.rows) // self.batch_size)
 
-    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, rank: int, world_size: int, start: int, *, more: bool = False
+    ) -> Iterator[Batch]:
         """Yield this worker's shares, as many for every worker."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
         lengths = self.rows.lengths

@@ -10,8 +10,8 @@ the global batches are those of one process; of texts each encodes a share and t
 exchanged. Batches are made, and images augmented, in the training loop.
 
 Streaming (`launch.stream`): the samples are dealt out, and a worker keeps a shuffle buffer, no
-more. What is left to do to a batch (tokenise, augment, put on patches, make tensors) happens in
-threads beside the training loop, some batches ahead (`stream`).
+more (`shuffle`). What is left to do to a batch (tokenise, augment, put on patches, make tensors)
+happens in threads beside the training loop, some batches ahead (`stream`).
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch.distributed as dist
+from ray.data.expressions import col
 from ray.train import get_dataset_shard
 
 from recipe_ray.base.errors import DataError
@@ -107,7 +108,7 @@ def samples_of(reading: Reading, *, stream: bool) -> Any:
     dataset = ray.data.read_parquet(paths, filesystem=filesystem)
     rows = reading.shards.rows_of(reading.part)
     if len(rows) < reading.shards.num_samples:
-        dataset = dataset.filter(expr=f"index >= {rows.start} and index < {rows.stop}")
+        dataset = dataset.filter(expr=(col("index") >= rows.start) & (col("index") < rows.stop))
     if reading.making is not None:
         make: Any = partial(made, reading.corpus, reading.making.encode)
         dataset = dataset.map_batches(make, batch_size=MADE_ROWS, batch_format="numpy")

@@ -28,8 +28,13 @@ class Batches(Protocol):
         """Global batches in one pass over the data."""
         ...
 
-    def epoch(self, epoch: int, rank: int, world_size: int, start: int) -> Iterator[Batch]:
-        """Yield this worker's shares of the global batches of `epoch`, from batch `start` on."""
+    def epoch(
+        self, epoch: int, rank: int, world_size: int, start: int, *, more: bool = False
+    ) -> Iterator[Batch]:
+        """Yield this worker's shares of the global batches of `epoch`, from batch `start` on.
+
+        With `more` the next epoch will be asked for after this one, and may be got ready.
+        """
         ...
 
 
@@ -81,9 +86,9 @@ def fit(
     state.resume()
     wrapped = runtime.wrap(_Step(module, objective))
     while state.step < num_steps:
-        epoch, start = divmod(state.step, batches.steps_per_epoch)
+        epoch = state.step // batches.steps_per_epoch
         with frozen_weights_cast(module, spec.precision):
-            for batch in batches.epoch(epoch, runtime.rank, runtime.world_size, start):
+            for batch in _rest_of_epoch(batches, state.step, num_steps, runtime):
                 # before the step, so that an epoch is either open or on record in a checkpoint
                 state.save_if_due()
                 _seed_step(seed, runtime.rank, state.step)
@@ -108,6 +113,15 @@ def fit(
     _take_from_first(state.buffers, runtime)
     module.eval()
     return state.records
+
+
+def _rest_of_epoch(
+    batches: Batches, step: int, num_steps: int, runtime: Runtime
+) -> Iterator[Batch]:
+    """Return this worker's batches from `step` to the end of the epoch it is in."""
+    epoch, start = divmod(step, batches.steps_per_epoch)
+    more = (epoch + 1) * batches.steps_per_epoch < num_steps
+    return batches.epoch(epoch, runtime.rank, runtime.world_size, start, more=more)
 
 
 def _set_mode(module: nn.Module, *, dropout: bool) -> None:
