@@ -15,9 +15,11 @@ import tempfile
 import time
 
 from benchmarks.contenders import Figure
+from benchmarks.faults import simulated
 from benchmarks.grid_scale import worker_environment
 from benchmarks.noop import NOWHERE, idle_plan
 from recipe_ray.distributed.events import SweepEvent
+from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.store import Store
 
 COUNTS = (1, 2, 4)
@@ -49,33 +51,30 @@ def _ask(count: int) -> float:
 
 def throughput(count: int, cells: int, sleep_s: float) -> float:
     """Return stages/s of sleeping fine-tunings on `count` nodes of one fake CPU each."""
+    return _swept(count, idle_plan(cells, sleep_s)).rate()
+
+
+def until_all_work(count: int, cells: int, sleep_s: float) -> dict[str, int]:
+    """Return after how many ends of stages every node was at work, and how many stages there are.
+
+    A grid begins with one stage, so that most nodes find work only later.
+    """
+    plan = idle_plan(cells, sleep_s)
+    return {"stages": len(plan.stages), "all_at_work_after": _swept(count, plan).idle_ends}
+
+
+def _swept(count: int, plan: Plan) -> "_Ends":
     from recipe_ray.distributed.cluster import SETTINGS
 
     os.environ.update(SETTINGS)
-    import ray
-    from ray.cluster_utils import Cluster
-
     from recipe_ray.distributed.sweep import sweep
 
-    plan, ends = idle_plan(cells, sleep_s), _Ends(count)
-    # a short path: the sockets in it may have 107 characters
-    with (
-        tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as session,
-        tempfile.TemporaryDirectory() as store,
-    ):
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-        cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": session})
-        try:
-            for _ in range(count):
-                cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-            where = cluster.address
-            outcome = sweep(plan, Store.open(store), NOWHERE, address=where, on_event=ends.see)
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    ends = _Ends(count)
+    with simulated(num_nodes=count, cpus=1) as nodes, tempfile.TemporaryDirectory() as store:
+        outcome = sweep(plan, Store.open(store), NOWHERE, address=nodes.address, on_event=ends.see)
     if outcome.failed:
         raise RuntimeError(f"a measured stage failed: {outcome.failed}")
-    return ends.rate()
+    return ends
 
 
 class _Ends:
@@ -85,6 +84,7 @@ class _Ends:
         self._count = count
         self._running: set[str] = set()
         self._all_at_work = False
+        self.idle_ends = 0  # before every node was at work
         self._ends: list[float] = []
 
     def see(self, event: SweepEvent) -> None:
@@ -96,6 +96,8 @@ class _Ends:
             self._running.discard(event.stage.key)
             if self._all_at_work:
                 self._ends.append(time.monotonic())
+            else:
+                self.idle_ends += 1
 
     def rate(self) -> float:
         """Return stages/s."""

@@ -44,6 +44,22 @@ def test_two_nodes_run_twice_the_stages_of_one() -> None:
     assert two > 0.9 * 2 * one
 
 
+def test_nodes_that_find_work_later_come_to_work_however_short_the_stages() -> None:
+    # one stage at first, then more than there are nodes; with Tune's own choice of trials a process
+    # that was starting was killed for every one that became free, and one node stayed idle
+    ends = answer_of("-c", AT_WORK, "3", "20", "5.2")
+    assert ends["all_at_work_after"] < ends["stages"] / 2
+
+
+def test_an_autoscaling_cluster_grows_for_a_sweep_and_shrinks_after_it() -> None:
+    seen = answer_of("-c", "import growing_sweep; growing_sweep.main()")
+    assert seen["done"] == seen["planned"]
+    assert seen["nodes_at_first"] == 1
+    assert seen["most_nodes"] == 1 + 3
+    assert seen["most_running"] == 3
+    assert seen["left"] == 1
+
+
 def test_a_process_that_dies_in_a_batch_costs_one_stage_and_no_other() -> None:
     swept = answer_of("-c", "import deadly_sweep; deadly_sweep.main()")
     assert list(swept["failed"]) == [swept["deadly"]]
@@ -56,4 +72,9 @@ THROUGHPUT = """
 import json, sys
 from benchmarks.nodes import throughput
 print(json.dumps(throughput(int(sys.argv[1]), int(sys.argv[2]), 1.0)))
+"""
+AT_WORK = """
+import json, sys
+from benchmarks.nodes import until_all_work
+print(json.dumps(until_all_work(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
 """

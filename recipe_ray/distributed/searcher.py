@@ -5,6 +5,7 @@ It is asked through `Neighbours`, which knows what other drivers are at.
 
 from typing import Any
 
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from recipe_ray.distributed.neighbours import Neighbours
@@ -38,3 +39,19 @@ class StageSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the store is the ledger."""
+
+
+class LeaveStarting(FIFOScheduler):
+    """Leaves a trial alone whose process is on its way.
+
+    Tune's own choice is the first trial that waits. It is given the next process that becomes free,
+    and its own, still starting, is killed. Where stages end more often than a process takes to
+    start, no process beyond those that were there first ever came up: nodes that joined later stood
+    idle. Without a choice Tune gives a free process to the first trial that has none coming.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Choose none."""

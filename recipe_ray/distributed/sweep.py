@@ -16,7 +16,7 @@ from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.neighbours import Neighbours
-from recipe_ray.distributed.searcher import StageSearcher
+from recipe_ray.distributed.searcher import LeaveStarting, StageSearcher
 from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.distributed.work import Work
@@ -95,7 +95,12 @@ def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
         tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=LeaveStarting(),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=folder,
