@@ -27,7 +27,7 @@ from recipe_ray.stages.store import Store
 
 SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "180"))
 WORKERS = int(os.environ.get("BENCHMARK_WORKERS", "2"))
-TRIAL_STEPS = 300  # to find out how many steps the seconds are; fewer are slower than most
+TRIAL_STEPS = 1500  # to find out how many steps the seconds are; the first hundreds are slow
 BATCH = 64
 IMAGE_SIZE = 32
 IMAGES_A_SHARD = 1000
