@@ -63,13 +63,13 @@ def until_all_work(count: int, cells: int, sleep_s: float) -> dict[str, int]:
     return {"stages": len(plan.stages), "all_at_work_after": _swept(count, plan).idle_ends}
 
 
-def _swept(count: int, plan: Plan) -> "_Ends":
+def _swept(count: int, plan: Plan) -> "Ends":
     from recipe_ray.distributed.cluster import SETTINGS
 
     os.environ.update(SETTINGS)
     from recipe_ray.distributed.sweep import sweep
 
-    ends = _Ends(count)
+    ends = Ends(count)
     with simulated(num_nodes=count, cpus=1) as nodes, tempfile.TemporaryDirectory() as store:
         outcome = sweep(plan, Store.open(store), NOWHERE, address=nodes.address, on_event=ends.see)
     if outcome.failed:
@@ -77,13 +77,13 @@ def _swept(count: int, plan: Plan) -> "_Ends":
     return ends
 
 
-class _Ends:
+class Ends:
     """When stages ended, from when every node was first at work to when the first runs dry."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._running: set[str] = set()
-        self._all_at_work = False
+        self.all_at_work = False
         self.idle_ends = 0  # before every node was at work
         self._ends: list[float] = []
 
@@ -91,10 +91,10 @@ class _Ends:
         """Note what a sweep tells."""
         if event.kind == "started":
             self._running.add(event.stage.key)
-            self._all_at_work |= len(self._running) == self._count
+            self.all_at_work |= len(self._running) == self._count
         if event.kind == "finished":
             self._running.discard(event.stage.key)
-            if self._all_at_work:
+            if self.all_at_work:
                 self._ends.append(time.monotonic())
             else:
                 self.idle_ends += 1

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.nodes import Ends
 from benchmarks.noop import NOWHERE, idle_plan
 
 NUM_NODES, CELLS, SLEEP_S = 3, 20, 5.5
@@ -107,22 +108,12 @@ def _kill_all_of(folder: str) -> None:
 
 
 class Census:
-    """The most nodes and stages that were ever seen at once."""
+    """How many nodes lived, twice a second."""
 
     def __init__(self) -> None:
         self.nodes: list[int] = []
-        self.running: set[str] = set()
-        self.most_running = 0
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
-
-    def see(self, event: Any) -> None:
-        """Count the stages that run."""
-        if event.kind == "started":
-            self.running.add(event.stage.key)
-        elif event.kind == "finished":
-            self.running.discard(event.stage.key)
-        self.most_running = max(self.most_running, len(self.running))
 
     def _watch(self) -> None:
         import ray
@@ -153,9 +144,9 @@ def main() -> None:
     from recipe_ray.stages.store import Store
 
     plan = idle_plan(CELLS, SLEEP_S, grow_to={"nodes": NUM_NODES, "cpus": 1})
-    census = Census()
+    census, ends = Census(), Ends(NUM_NODES)
     with growing(NUM_NODES) as address, tempfile.TemporaryDirectory() as store:
-        outcome = sweep(plan, Store.open(store), NOWHERE, address=address, on_event=census.see)
+        outcome = sweep(plan, Store.open(store), NOWHERE, address=address, on_event=ends.see)
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False)
         until = time.monotonic() + PATIENCE_S
@@ -167,7 +158,7 @@ def main() -> None:
         "done": len(outcome.done),
         "nodes_at_first": census.nodes[0],
         "most_nodes": max(census.nodes),
-        "most_running": census.most_running,
+        "all_at_work": ends.all_at_work,
         "left": left,
     }
     sys.stdout.write(json.dumps(seen) + "\n")

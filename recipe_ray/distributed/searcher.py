@@ -50,8 +50,5 @@ class LeaveStarting(FIFOScheduler):
     idle. Without a choice Tune gives a free process to the first trial that has none coming.
     """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Choose none."""

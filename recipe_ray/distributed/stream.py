@@ -128,6 +128,8 @@ class _Reader:
         self.buffer.close()
         self._wanted.put(None)
         self._thread.join(_STOPPING_S)
+        if self._thread.is_alive():
+            log.warning("a stream was not given back within %.0f s", _STOPPING_S)
 
     def _read(self) -> None:
         try:

@@ -7,6 +7,7 @@ Several sweeps may share a store: each claims what it runs.
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ray import tune
 
@@ -91,13 +92,14 @@ def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
         tune.with_parameters(StageTrial, work=work),
         lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
     )
+    scheduler: Any = LeaveStarting
     # what Tune itself would restore from is not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=LeaveStarting(),
+                scheduler=scheduler(),
                 num_samples=-1,
                 reuse_actors=True,
             ),
