@@ -11,9 +11,12 @@ import pytest
 import typer
 import yaml
 
+from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.app import app
+from recipe_ray.experiment.cluster_spec import load_cluster
 from recipe_ray.experiment.demand import Capacity, check_fits
 from recipe_ray.experiment.files import load_experiment
+from recipe_ray.experiment.spec import Growth
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
@@ -281,13 +284,30 @@ def test_the_image_copies_what_there_is_and_runs_as_a_user() -> None:
 
 def test_our_command_line_takes_every_command() -> None:
     group: Any = typer.main.get_command(app)
-    commands = list(our_commands())
+    commands, grown = list(our_commands()), list[Growth | None]()
     assert {words[0] for words in commands} == {"plan", "sweep", "status", "report"}
     for words in commands:
         parsed = group.commands[words[0]].make_context(words[0], words[1:])
         if "file" in parsed.params:
             inside = str(parsed.params["file"]).removeprefix("recipe-ray/")  # as on the nodes
-            assert load_experiment(ROOT / inside).name == "paper_table1"
+            experiment = load_experiment(ROOT / inside, tuple(parsed.params.get("set_") or ()))
+            assert experiment.name == "paper_table1"
+            grown.append(experiment.launch.grow_to)
+    workers = launcher("aws")["available_node_types"]["gpu"]["max_workers"]
+    what = {"nodes": workers, "cpus": 8, "gpus": 1}
+    assert [one.model_dump() for one in grown if one] == [what] * 3  # clouds, KubeRay's two
+
+
+def test_the_forecast_is_of_the_clusters_that_the_launchers_start(tmp_path: Path) -> None:
+    filled = tmp_path / "forecast.yaml"
+    filled.write_text(re.sub(r"REPLACE_\w+", "60", read("forecast.yaml")))
+    cluster = load_cluster(filled)
+    (node,) = cluster.nodes
+    worker = launcher("gcp")["available_node_types"]["gpu"]
+    assert (node.cpus, node.gpus) == (worker["resources"]["CPU"], worker["resources"]["GPU"])
+    assert (node.count, cluster.max_nodes) == (worker["min_workers"], worker["max_workers"])
+    with pytest.raises(SpecError, match="price_per_hour"):
+        load_cluster(CLUSTER / "forecast.yaml")
 
 
 def test_the_batch_script_is_bash() -> None:

@@ -30,6 +30,7 @@ def driving(experiment: str, *running: ArtifactId, failed: int = 0) -> dict[str,
         "started": "2026-01-02T03:04:05+00:00",
         "cells": 6,
         "cells_done": 2,
+        "counted": "stages",
         "states": states,
         "left_s": 750.0,
         "running": [

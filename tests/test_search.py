@@ -115,8 +115,11 @@ def test_every_look_is_in_the_results_with_its_score(searched: Searched) -> None
 
 def test_started_again_it_does_nothing(searched: Searched) -> None:
     before = {key: searched.store.manifest(a)["time"] for key, a in _committed(searched.store)}
+    from recipe_ray.distributed.search.run import CandidateEvent
+
     outcome, told = run(searched.plan, searched.store, searched.places)
     assert {event.kind for event in told} == {"skipped"}
+    assert sum(isinstance(event, CandidateEvent) for event in told) == TRIALS
     assert outcome == searched.outcome
     assert {k: searched.store.manifest(a)["time"] for k, a in _committed(searched.store)} == before
 
@@ -185,7 +188,7 @@ plan = with_stub_looks(tiny_search(folder, grid=None, **json.loads(sys.argv[2]))
 def tell(event):
     print(event.kind, flush=True)
 search(plan, Store.open(folder / "store"), Locations(None, folder),
-       watcher=SearchWatcher(on_candidate=tell))
+       watcher=SearchWatcher(on_candidate=tell, on_wait=lambda driver: print("waits", flush=True)))
 """
 
 
@@ -205,6 +208,19 @@ def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) 
     assert {one: after[one] for one in ended} == ended
     begun = [e for e in told if isinstance(e, CandidateEvent) and e.kind == "started"]
     assert not {event.course.candidate.settings for event in begun} & set(ended)
+
+
+def test_two_drivers_at_once_train_each_candidate_once(tmp_path: Path) -> None:
+    plan = with_stub_looks(tiny_search(tmp_path, grid=None))
+    with _driver(tmp_path, {}) as one, _driver(tmp_path, {}) as two:
+        told = [driver.communicate(timeout=300)[0].split() for driver in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0)
+    ended = Record.load(plan, Store.open(tmp_path / "store"), 0.9).ended
+    assert len(ended) == plan.search.trials
+    looks = [kinds.count("looked") for kinds in told]
+    assert sorted(looks) == [0, sum(epochs for epochs, _ in ended.values())]
+    idle = told[looks.index(0)]
+    assert idle == ["waits", *["skipped"] * plan.search.trials]
 
 
 def _committed(store: Store) -> list[tuple[str, Any]]:

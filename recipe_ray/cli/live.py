@@ -107,10 +107,11 @@ def _headline(driver: dict[str, Any]) -> Text:
     left_s = driver["left_s"]
     left = "time to go not known yet" if left_s is None else f"about {duration(left_s)} to go"
     title = Text(driver["experiment"], style="bold")
+    # a search has parts instead of cells
+    whole = driver.get("part") or f"{driver['cells_done']} of {driver['cells']} cells"
     title.append(
-        f": {driver['cells_done']} of {driver['cells']} cells, {states['done']} of {total} stages "
-        f"done, {states['running']} running, {states['waiting']} waiting, {states['failed']} "
-        f"failed; {left}\n",
+        f": {whole}, {states['done']} of {total} {driver['counted']} done, {states['running']} "
+        f"running, {states['waiting']} waiting, {states['failed']} failed; {left}\n",
         style="not bold",
     )
     started = driver["started"][:19].replace("T", " ")

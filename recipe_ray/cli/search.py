@@ -55,7 +55,9 @@ def search_command(
     from recipe_ray.distributed.search.run import SearchWatcher, search  # Ray only where it is used
 
     with SearchDisplay(plan, quiet=quiet or json_, verbose=verbose) as display:
-        watcher = SearchWatcher(display.on_part, display.on_stage, display.on_candidate)
+        watcher = SearchWatcher(
+            display.on_part, display.on_stage, display.on_candidate, display.on_wait
+        )
         outcome = search(plan, Store.open(store), locations, address=address, watcher=watcher)
     _print_results(plan, store, json_=json_)
     for reason in outcome.failed.values():
@@ -74,7 +76,7 @@ class SearchDisplay:
         self._stages: Display | None = None
         self._count = 0
         self._ended = 0
-        self._best: tuple[float, str] | None = None
+        self._best = (float("-inf"), "")  # score and candidate
 
     def __enter__(self) -> "SearchDisplay":
         return self
@@ -99,28 +101,45 @@ class SearchDisplay:
         """Print a candidate's start, look or end."""
         course: Course = event.course
         name = course.candidate.settings.title()
-        self._ended += event.kind == "ended"
-        said = {"started": self._started, "looked": self._looked, "ended": self._over}[event.kind]
+        self._ended += event.kind in ("skipped", "ended")
+        said = {
+            "skipped": self._known,
+            "started": self._started,
+            "looked": self._looked,
+            "ended": self._over,
+        }[event.kind]
         count = f"[{self._ended:>{len(str(self._search.trials))}}/{self._search.trials}]"
         self._console.print(f"{count} {name} {said(course)}", markup=False)
         if event.message:
             self._console.print(f"        {event.message}", style="red", markup=False)
+
+    def on_wait(self, driver: str) -> None:
+        """Print that another driver runs the candidates."""
+        self._console.print(f"another driver runs them, {driver}; waiting", markup=False)
+
+    def _known(self, course: Course) -> str:
+        self._compare(course)
+        return f"was there: {course.ended} after {course.epochs} epochs"
 
     def _started(self, course: Course) -> str:
         known = f", {course.epochs} looks are there already" if course.epochs else ""
         return f"started{known}"
 
     def _looked(self, course: Course) -> str:
-        look = course.last
+        look, best = course.last, self._compare(course)
         assert look is not None
-        name = course.candidate.settings.title()
-        self._best = max(self._best or (look.score, name), (look.score, name))
         rung = ", a rung" if look.epoch in self._search.rungs else ""
         return (
             f"epoch {look.epoch} of {self._search.epochs}{rung}: ACC {100 * look.acc:.1f}, "
-            f"MASR {100 * look.masr:.1f}, score {100 * look.score:.1f}; best so far "
-            f"{100 * self._best[0]:.1f} ({self._best[1]})"
+            f"MASR {100 * look.masr:.1f}, score {100 * look.score:.1f}; best so far {best}"
         )
+
+    def _compare(self, course: Course) -> str:
+        """Return the best look so far, and whose it is."""
+        name = course.candidate.settings.title()
+        scores = [(look.score, name) for look in course.looks.values()]
+        self._best = max([self._best, *scores])
+        return f"{100 * self._best[0]:.1f} ({self._best[1]})"
 
     def _over(self, course: Course) -> str:
         spent = sum(look.purify_s + look.finetune_s for look in course.looks.values())

@@ -17,7 +17,8 @@ from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.neighbours import Neighbours
-from recipe_ray.distributed.searcher import LeaveStarting, StageSearcher
+from recipe_ray.distributed.schedulers import InOrder
+from recipe_ray.distributed.searcher import StageSearcher
 from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.distributed.work import Work
@@ -92,7 +93,7 @@ def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
         tune.with_parameters(StageTrial, work=work),
         lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
     )
-    scheduler: Any = LeaveStarting
+    scheduler: Any = InOrder
     # what Tune itself would restore from is not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
         tune.Tuner(

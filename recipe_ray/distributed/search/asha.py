@@ -11,26 +11,30 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from recipe_ray.base.errors import UserError
 from recipe_ray.distributed.capacity import ClusterCapacity
 from recipe_ray.distributed.losses import error_of, why_lost
+from recipe_ray.distributed.schedulers import Halving
 from recipe_ray.distributed.search.candidate import run_candidate
 from recipe_ray.distributed.search.work import DIVERGED, EPOCH, SearchWork
+from recipe_ray.distributed.searcher import SettledSearcher
 from recipe_ray.distributed.trial import FAILURE, resources_of
 from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.search.record import SCORE, Course, Look, Record, look_at
 from recipe_ray.experiment.search.settings import Settings, drawn_at_random, layer_sets
 from recipe_ray.experiment.search.spec import Range, Search
 
+# skipped: it ended in an earlier run of the search
+CandidateEventKind = Literal["skipped", "started", "looked", "ended"]
+
 
 @dataclass(frozen=True)
 class CandidateEvent:
     """One thing that happened to one candidate; `message` says why it failed."""
 
-    kind: Literal["started", "looked", "ended"]
+    kind: CandidateEventKind
     course: Course
     message: str = ""
 
@@ -56,7 +60,7 @@ def run_asha(
                 metric=SCORE,
                 mode="max",
                 search_alg=_sampler(search, list(record.courses)),
-                scheduler=ASHAScheduler(
+                scheduler=Halving(
                     time_attr=EPOCH,
                     max_t=search.epochs,
                     grace_period=search.grace,
@@ -88,31 +92,16 @@ def require_sampler(search: Search) -> None:
         raise UserError(f"sampling: optuna needs optuna: {install}; or use sampling: random")
 
 
-class ListedSearcher(Searcher):
+class ListedSearcher(SettledSearcher):
     """Suggests given settings in their order."""
 
     def __init__(self, listed: Sequence[Settings]) -> None:
         super().__init__()
         self._left = list(listed)
 
-    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
-        """Take no notice of scores."""
-        return True
-
     def suggest(self, trial_id: str) -> Any:
         """Return the next settings."""
         return self._left.pop(0).given() if self._left else Searcher.FINISHED
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Do nothing: what comes next is settled."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the store is the ledger."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the store is the ledger."""
 
 
 class CandidateWatch(tune.Callback):
@@ -192,9 +181,7 @@ class CandidateWatch(tune.Callback):
         self._store.drop_checkpoint(course.candidate.purify.key)
         self._tell("ended", course, message)
 
-    def _tell(
-        self, kind: Literal["started", "looked", "ended"], course: Course, message: str = ""
-    ) -> None:
+    def _tell(self, kind: CandidateEventKind, course: Course, message: str = "") -> None:
         if self._on_event is not None:
             self._on_event(CandidateEvent(kind, course, message))
 

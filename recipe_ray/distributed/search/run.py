@@ -5,14 +5,17 @@ goes on, and one that is done does nothing.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 from recipe_ray.base.errors import StageFailedError
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
+from recipe_ray.distributed.note import KeptNote
 from recipe_ray.distributed.search.asha import CandidateEvent, require_sampler, run_asha
+from recipe_ray.distributed.search.standing import Standing
+from recipe_ray.distributed.search.turn import turn
 from recipe_ray.distributed.search.work import SearchWork
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.distributed.work import Work
@@ -49,6 +52,7 @@ class SearchWatcher:
     on_part: Callable[[str, int], None] = lambda title, count: None
     on_stage: Callable[[SweepEvent], None] = lambda event: None
     on_candidate: Callable[[CandidateEvent], None] = lambda event: None
+    on_wait: Callable[[str], None] = lambda driver: None  # another one runs the candidates
 
 
 def search(
@@ -65,9 +69,13 @@ def search(
     StageFailedError where the undefended PTM or every candidate failed.
     """
     require_sampler(plan.search)
-    # one Ray for all parts; none where nothing is left to do
-    with nullcontext() if is_over(plan, store) else _ray(plan, address):
-        return _searched(plan, store, locations, watcher or SearchWatcher(), address)
+    watcher = watcher or SearchWatcher()
+    if is_over(plan, store):
+        return _searched(plan, store, locations, watcher, address)
+    standing = Standing(plan.search.trials)
+    # one Ray for all parts
+    with KeptNote(store, plan.search.name, standing.content), _ray(plan, address):
+        return _searched(plan, store, locations, _overheard(watcher, standing), address)
 
 
 def _searched(
@@ -83,12 +91,7 @@ def _searched(
 
     _refuse_failures(swept(plan.undefended, "the undefended PTM"))
     undefended_acc = value_of(store, plan.reference, "acc")
-    record = Record.load(plan, store, undefended_acc)
-    watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
-    if not record.is_over:
-        work = Work({}, store, locations, plan.search.launch, plan.search.name)
-        shared = SearchWork(plan, work, undefended_acc, record.ended)
-        run_asha(shared, record, watcher.on_candidate)
+    record = _with_candidates(plan, store, locations, undefended_acc, watcher)
     best = [course.candidate.settings for course in record.ranked()]
     if not best:
         raise StageFailedError("every candidate failed; why: recipe-ray status")
@@ -105,6 +108,48 @@ def _searched(
     extra = comparison_stage(plan) if comparison is not None else {}
     record.save(extra, over=record.is_over and not failed)
     return SearchOutcome(survivors, comparison, failed)
+
+
+def _with_candidates(
+    plan: SearchPlan,
+    store: Store,
+    locations: Locations,
+    undefended_acc: float,
+    watcher: SearchWatcher,
+) -> Record:
+    """Return the record of candidates that have all ended, run here as far as they had not."""
+    watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
+    record = Record.load(plan, store, undefended_acc)
+    if record.is_over:
+        _tell_ended(record, watcher)
+        return record
+    launch = plan.search.launch
+    with turn(store, plan.key, launch.claim_lease_s, watcher.on_wait):
+        record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
+        _tell_ended(record, watcher)
+        if not record.is_over:
+            work = Work({}, store, locations, launch, plan.search.name)
+            shared = SearchWork(plan, work, undefended_acc, record.ended)
+            run_asha(shared, record, watcher.on_candidate)
+    return record
+
+
+def _tell_ended(record: Record, watcher: SearchWatcher) -> None:
+    for course in record.courses.values():
+        if course.ended is not None:
+            watcher.on_candidate(CandidateEvent("skipped", course))
+
+
+def _overheard(watcher: SearchWatcher, standing: Standing) -> SearchWatcher:
+    def on_part(title: str, count: int) -> None:
+        standing.on_part(title)
+        watcher.on_part(title, count)
+
+    def on_candidate(event: CandidateEvent) -> None:
+        standing.on_candidate(event)
+        watcher.on_candidate(event)
+
+    return replace(watcher, on_part=on_part, on_candidate=on_candidate)
 
 
 def _ray(plan: SearchPlan, address: str | None) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ SCORE = "score"  # metric of a search's rows
 # diverged: its loss was not finite, which is the settings' fault and final; failed: it is tried
 # again when the search is started again
 Ending = Literal["stopped", "finished", "diverged", "failed"]
-_LOST = ("diverged", "failed")
+LOST = ("diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Record:
 
     def ranked(self) -> list[Course]:
         """Return the courses that did not fail, those with most epochs first, then by score."""
-        looked = [c for c in self.courses.values() if c.last and c.ended not in _LOST]
+        looked = [c for c in self.courses.values() if c.last and c.ended not in LOST]
         return sorted(looked, key=_rank, reverse=True)
 
     def save(self, extra: dict[str, Any] | None = None, *, over: bool = False) -> None:

@@ -1,0 +1,91 @@
+"""A search among other drivers and watchers: whose turn its candidates are, how far it is."""
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_search import tiny_search
+
+from recipe_ray.cli.live import View, draw
+from recipe_ray.distributed.note import KeptNote
+from recipe_ray.distributed.search import turn as turns
+from recipe_ray.distributed.search.asha import CandidateEvent
+from recipe_ray.distributed.search.standing import Standing
+from recipe_ray.distributed.search.turn import turn
+from recipe_ray.experiment.search.record import Course
+from recipe_ray.experiment.search.settings import drawn_at_random
+from recipe_ray.stages.store import Store
+
+KEY = "0" * 16
+
+
+def test_of_two_drivers_one_holds_the_candidates_and_the_other_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LOOK_EVERY_S", 0.02)
+    store = Store.open(tmp_path)
+    waits: list[str] = []
+    waiting, entered = threading.Event(), threading.Event()
+
+    def told(driver: str) -> None:
+        waits.append(driver)
+        waiting.set()
+
+    def second() -> None:
+        with turn(store, KEY, 60, told):
+            entered.set()
+
+    other = threading.Thread(target=second)
+    with turn(store, KEY, 60, waits.append):
+        (holder,) = [name.partition(".")[2] for name in _claims(tmp_path)]
+        other.start()
+        assert waiting.wait(10)
+        assert not entered.wait(0.3)
+    assert entered.wait(10)
+    other.join(10)
+    assert waits == [holder]
+    assert _claims(tmp_path) == []
+
+
+def test_other_searches_do_not_wait(tmp_path: Path) -> None:
+    store, waits = Store.open(tmp_path), list[str]()
+    with turn(store, KEY, 60, waits.append), turn(store, "1" * 16, 60, waits.append):
+        assert len(_claims(tmp_path)) == 2
+    assert waits == []
+
+
+def test_its_note_counts_candidates_and_the_live_view_shows_them(tmp_path: Path) -> None:
+    plan = tiny_search(tmp_path, trials=5)
+    courses = [Course(plan.candidate(settings)) for settings in drawn_at_random(plan.search)]
+    stopped, diverged, before, running, _ = courses
+    standing = Standing(plan.search.trials)
+    standing.on_part("candidates, compared after epochs 1, 2, 4")
+    before.ended = "finished"
+    standing.on_candidate(CandidateEvent("skipped", before))
+    for course in (stopped, diverged, running):
+        standing.on_candidate(CandidateEvent("started", course))
+    for course, how in ((stopped, "stopped"), (diverged, "diverged")):
+        course.ended = how
+        standing.on_candidate(CandidateEvent("ended", course))
+    store = Store.open(tmp_path / "store")
+    with KeptNote(store, "tiny", standing.content):
+        view = View(store)
+        view.look()
+        shown = _drawn(view)
+    counts = "2 of 5 candidates done, 1 running, 1 waiting, 1 failed"
+    assert f"tiny: candidates, compared after epochs 1, 2, 4, {counts}" in shown
+    assert running.candidate.purify.label() in shown
+    view.look()
+    assert view.is_over
+
+
+def _claims(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "claims").iterdir() if path.is_file()]
+
+
+def _drawn(view: View) -> str:
+    out = io.StringIO()
+    Console(file=out, width=200).print(draw(view))
+    return out.getvalue()
