@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -67,10 +68,18 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
 def _start(launch: Launch, nested: bool) -> None:
     # reading shards is light work: a slot beside the workers' cores will do
     num_cpus = num_cores() + DATA_CPUS if launch.stream else None
-    # Ray sets as many threads as a worker has CPUs, before torch is imported (changing them later
-    # is slow), but only where the environment it inherits says nothing
-    before = {name: os.environ.pop(name) for name in _THREADS if name in os.environ}
-    try:
+    network: Any = ray.util  # untyped
+    port = _free_port()
+    around: dict[str, str | None] = {
+        # Ray sets as many threads as a worker has CPUs, before torch is imported (changing them
+        # later is slow), but only where the environment it inherits says nothing
+        **dict.fromkeys(_THREADS),
+        # what asks a dashboard (Train, when a killed trial's group is to go) finds it by this; it
+        # would give up where several Rays run on the machine
+        "RAY_GCS_SERVER_PORT": str(port),
+        "RAY_ADDRESS": f"{network.get_node_ip_address()}:{port}",
+    }
+    with _environment(around):
         # the dashboard finds the placement groups that a killed trial's workers leave behind
         ray.init(
             "local",
@@ -79,8 +88,26 @@ def _start(launch: Launch, nested: bool) -> None:
             object_store_memory=int(launch.object_store_gb * 1e9),
             **_QUIET,
         )
+
+
+@contextmanager
+def _environment(changes: dict[str, str | None]) -> Iterator[None]:
+    """Set variables of this process for a while; None: without it."""
+    before = {name: os.environ.pop(name, None) for name in changes}
+    os.environ.update({name: value for name, value in changes.items() if value is not None})
+    try:
+        yield
     finally:
-        os.environ.update(before)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def num_cores() -> int:
