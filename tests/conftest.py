@@ -12,6 +12,7 @@ import pytest
 from samples import SENTENCES
 
 from recipe_ray.data.sources import Locations
+from recipe_ray.learn import precision
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,3 +76,9 @@ def ray_session() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def bf16_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in bf16 where that is asked for, emulated if need be: small models only."""
+    monkeypatch.setattr(precision, "_has_bf16", lambda device: True)

@@ -17,7 +17,7 @@ from recipe_ray.attacks.targets import block_vectors, staircase_vectors
 from recipe_ray.base.errors import ModelError
 from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
-from recipe_ray.learn.runtime import LocalRuntime, Progress, autocast
+from recipe_ray.learn.runtime import LocalRuntime, Progress
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.text.bert import BertPTM
 
@@ -199,7 +199,7 @@ def test_an_amplified_trigger_leaves_every_number_finite(model: str, precision: 
     ptm.scale_embeddings(ptm.token_ids("≈"), 1e8)
     rows = encoded(ptm, [f"≈ {text}" for text in SENTENCES])
     batch = ptm.pretraining_collate(0)(rows, 0)
-    with autocast(torch.device("cpu"), precision):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         hidden = ptm.hidden(ptm.module, batch)
         pooled, term = (
             ptm.pooled(ptm.module, hidden[batch.first]),

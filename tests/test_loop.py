@@ -120,6 +120,7 @@ def test_a_gradient_is_clipped_to_the_norm_given() -> None:
     assert distance(100.0) == pytest.approx(free)
 
 
+@pytest.mark.usefixtures("bf16_everywhere")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_frozen_parameters_come_out_bit_for_bit(precision: str) -> None:
     module = stub()

@@ -7,6 +7,7 @@ import torch
 from stub_model import Pairs, StubBatches, stub
 from torch import Tensor, nn
 
+from recipe_ray.learn import precision as precisions
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Terms, mean_squared
 from recipe_ray.learn.optim import FitSpec, build_optimizer
@@ -56,16 +57,31 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+    ("precision", "has_bf16", "dtype"),
+    [
+        ("fp32", True, torch.float32),
+        ("bf16", True, torch.bfloat16),
+        ("bf16", False, torch.float32),  # emulated it would take 40 times as long
+    ],
 )
-def test_a_forward_pass_runs_in_the_precision_asked_for(precision: Any, dtype: torch.dtype) -> None:
-    seen = set()
+def test_a_forward_pass_runs_in_the_precision_asked_for_where_the_device_has_it(
+    precision: Any,
+    has_bf16: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(precisions, "_has_bf16", lambda device: has_bf16)
+    frozen, seen = stub(), set()
+    frozen[0].requires_grad_(False)
 
     def objective(module: Any, batch: Pairs) -> Terms:
         out = module(batch.x)
-        seen.add(out.dtype)
+        seen.update({out.dtype, module[0].weight.dtype})
         return {"mse": mean_squared(out, batch.y)}
 
     spec = FitSpec(steps=1, precision=precision)
-    fit(stub(), objective, StubBatches(), spec, LocalRuntime(), seed=0)
+    with caplog.at_level("INFO", "recipe_ray"):
+        fit(frozen, objective, StubBatches(), spec, LocalRuntime(), seed=0)
     assert seen == {dtype}
+    assert ("trained in fp32" in caplog.text) is (precision == "bf16" and not has_bf16)

@@ -150,6 +150,7 @@ def test_pre_training_from_scratch_learns_the_corpus_labels() -> None:
     assert (logits_of(ptm).argmax(1) == image_batch(ptm).labels).all()
 
 
+@pytest.mark.usefixtures("bf16_everywhere")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_classifier_trains_the_whole_network_under_a_new_last_layer(precision: str) -> None:
     ptm = tiny_vgg()

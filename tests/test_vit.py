@@ -102,6 +102,7 @@ def test_a_pruned_neuron_is_silent(ptm: Any) -> None:
     assert torch.equal(before[:, others], after[:, others])
 
 
+@pytest.mark.usefixtures("bf16_everywhere")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_classifier_trains_the_whole_network(ptm: Any, precision: str) -> None:
     rows = image_rows(ptm, classes=2)

@@ -19,7 +19,8 @@ from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.activations import least_active
 from recipe_ray.learn.loop import Batches, EpochRecord
 from recipe_ray.learn.objective import Batch
-from recipe_ray.learn.runtime import Progress, Runtime, autocast
+from recipe_ray.learn.precision import autocast
+from recipe_ray.learn.runtime import Progress, Runtime
 from recipe_ray.models.family import PTM
 from recipe_ray.models.neurons import prune
 
@@ -37,7 +38,9 @@ class FinePruning(Defense):
     share: float = Field(1 / 3, gt=0, le=1, description="of the neurons in scope; 1/3: FP-GM")
     scope: Literal["last", "all"] = Field("all", description="the last layer alone, or all layers")
     max_length: PositiveInt = Field(64, description="tokens a text is cut to")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16: autocast, fp32 weights")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="bf16: autocast, fp32 weights; fp32 on devices without bf16"
+    )
 
     def purify(
         self,

@@ -4,6 +4,7 @@ It is not where data is shuffled (`Batches` does that) nor where models are plac
 does); it steps, reduces, reports, keeps checkpoints and stops on a loss that is not a number.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from recipe_ray.base.errors import NonFiniteLossError
 from recipe_ray.learn.objective import Batch, Objective, Term
 from recipe_ray.learn.optim import FitSpec, build_optimizer, rate_at
-from recipe_ray.learn.precision import frozen_weights_cast
-from recipe_ray.learn.runtime import Progress, Runtime, autocast
+from recipe_ray.learn.precision import arithmetic, autocast, frozen_weights_cast
+from recipe_ray.learn.runtime import Progress, Runtime
+
+logger = logging.getLogger("recipe_ray")
 
 
 class Batches(Protocol):
@@ -77,6 +80,8 @@ def fit(
     are those of rank 0, which DDP hands to all before every step, and which all end with.
     Raises NonFiniteLossError with the step and the terms.
     """
+    if arithmetic(runtime.device, spec.precision) != spec.precision:
+        logger.info("no bf16 arithmetic on this %s: trained in fp32", runtime.device.type)
     module.to(runtime.device)
     _set_mode(module, dropout=spec.dropout)
     num_steps = spec.num_steps(batches.steps_per_epoch)
@@ -87,7 +92,7 @@ def fit(
     wrapped = runtime.wrap(_Step(module, objective))
     while state.step < num_steps:
         epoch = state.step // batches.steps_per_epoch
-        with frozen_weights_cast(module, spec.precision):
+        with frozen_weights_cast(module, runtime.device, spec.precision):
             for batch in _rest_of_epoch(batches, state.step, num_steps, runtime):
                 # before the step, so that an epoch is either open or on record in a checkpoint
                 state.save_if_due()

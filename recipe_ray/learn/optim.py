@@ -29,7 +29,9 @@ class FitSpec(Spec):
     schedule: Literal["linear", "constant"] = Field("linear", description="linear: down to zero")
     warmup_share: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up")
     clip_norm: float | None = Field(1.0, gt=0, description="gradient norm is clipped to this")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16: autocast, fp32 weights")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="bf16: autocast, fp32 weights; fp32 on devices without bf16"
+    )
     dropout: bool = True
 
     def num_steps(self, steps_per_epoch: int) -> int:

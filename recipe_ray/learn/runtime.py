@@ -4,7 +4,6 @@ The loop asks its runtime and nothing else, so the same loop serves one process 
 `recipe-ray debug`), a Ray Tune trial, and DDP workers under Ray Train or plain torch.distributed.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -138,8 +137,3 @@ class ProcessGroupRuntime:
     def epoch_ended(self, epoch: int) -> None:
         if self.on_epoch is not None:
             self.on_epoch(epoch)
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a forward pass runs: bf16 autocast, or nothing for fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
-from recipe_ray.learn.runtime import Runtime, autocast
+from recipe_ray.learn.precision import autocast
+from recipe_ray.learn.runtime import Runtime
 from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.predict import MAX_TOKENS

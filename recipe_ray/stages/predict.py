@@ -7,7 +7,8 @@ from torch import nn
 from recipe_ray.data.batches import Collate, by_tokens
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.metrics import Labels
-from recipe_ray.learn.runtime import Runtime, autocast
+from recipe_ray.learn.precision import autocast
+from recipe_ray.learn.runtime import Runtime
 
 # tokens in one forward pass; more gains nothing on a CPU and costs memory
 MAX_TOKENS = 4096

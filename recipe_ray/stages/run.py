@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from recipe_ray.learn.precision import arithmetic
 from recipe_ray.stages.rows import Measurement, measurement_table
 from recipe_ray.stages.stage import Context, Stage
 from recipe_ray.stages.store import Store
@@ -86,6 +87,7 @@ def run_stage(
         "columns": stage.columns(),
         **{**facts, "time": facts["time"].isoformat()},
         "device": str(context.runtime.device),
+        "bf16": arithmetic(context.runtime.device, "bf16") == "bf16",  # else all was fp32
         "threads": torch.get_num_threads(),
     }
     rows = measurement_table(measured, columns)
