@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -18,6 +19,8 @@ def _tell(event: SweepEvent) -> None:
 
 
 if __name__ == "__main__":
+    # a shell starts what it runs in the background with Ctrl-C ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     plan, locations = pickle.loads(Path(sys.argv[1]).read_bytes())
     outcome = sweep(plan, Store.open(sys.argv[2]), locations, address=sys.argv[3], on_event=_tell)
     print(json.dumps({"kind": "outcome", "time": time.time(), **asdict(outcome)}), flush=True)

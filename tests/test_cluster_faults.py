@@ -37,7 +37,6 @@ from recipe_ray.stages.store import Store
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 200
-LONG = 1000  # a stage that is stopped three times goes on for seconds each time
 LAUNCH = Launch(workers=Workers(purify=2), checkpoint_every_s=0.3, max_failures=1)
 
 
@@ -57,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plan(folder: Path) -> Plan:
     """Return a plan of one purification on two DDP workers, and two fine-tunings."""
-    slow = {"name": "recipe", "fit": {**FIT, "steps": LONG}}
+    slow = {"name": "recipe", "fit": {**FIT, "steps": STEPS}}
     made = tiny_plan(folder, attacks=["none"], defenses=["none", slow])
     return replace(made, launch=LAUNCH)
 
@@ -210,6 +209,6 @@ def test_two_drivers_on_one_store_build_each_stage_once(
 def test_one_sweep_survives_a_killed_worker_a_lost_node_and_a_killed_driver(
     folder: Path, tmp_path: Path
 ) -> None:
-    slow = {"name": "recipe", "fit": {**FIT, "steps": LONG}}
+    slow = {"name": "recipe", "fit": {**FIT, "steps": STEPS}}
     made = tiny_plan(folder, attacks=["none"], defenses=[slow], seeds=[0, 1, 2])
     survive(replace(made, launch=LAUNCH), places(folder), tmp_path)
