@@ -12,6 +12,7 @@ from recipe_ray.distributed.metrics import record_finished, record_states
 from recipe_ray.distributed.note import KeptNote
 from recipe_ray.distributed.tally import Tally
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.stages.drivers import at_work
 from recipe_ray.stages.store import Store
 
 _ESTIMATE_EVERY_S = 2.0
@@ -82,10 +83,7 @@ class Driver:
     def _content(self) -> dict[str, Any]:
         with self._lock:
             self._estimate()
-            running = [
-                {"key": s.key, "kind": s.name, "label": s.label(), "running_s": round(running_s, 1)}
-                for s, running_s in self._tally.running()
-            ]
+            running = at_work(self._tally.running())
             counts = {"cells": self._tally.cells, "cells_done": self._tally.cells_done}
             states, left_s = self._tally.states(), self._left_s
         return {

@@ -4,11 +4,13 @@ For people who watch. Whoever drives a sweep decides by nothing of this.
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from recipe_ray.stages.location import reopen_files
 from recipe_ray.stages.manifest import parse_json
+from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
 _FOLDER = "drivers"
@@ -47,6 +49,14 @@ class DriverNotes:
         for note in self.all():
             if note.get("experiment") == experiment and age_s(note) >= STALE_S:
                 self.remove(str(note["driver"]))
+
+
+def at_work(running: Iterable[tuple[Stage, float]]) -> list[dict[str, Any]]:
+    """Return what a note says of stages that run, each with the seconds since it began."""
+    return [
+        {"key": s.key, "kind": s.name, "label": s.label(), "running_s": round(running_s, 1)}
+        for s, running_s in running
+    ]
 
 
 def age_s(note: dict[str, Any]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from recipe_ray.distributed.search.asha import CandidateEvent
 from recipe_ray.experiment.search.record import LOST, Course, Ending
 from recipe_ray.experiment.search.settings import Settings
+from recipe_ray.stages.drivers import at_work
 
 
 class Standing:
@@ -55,8 +56,5 @@ class Standing:
             "part": part,
             "states": states,
             "left_s": None,  # who is stopped is not known before
-            "running": [
-                {"key": s.key, "kind": s.name, "label": s.label(), "running_s": round(running_s, 1)}
-                for s, running_s in purifications
-            ],
+            "running": at_work(purifications),
         }
