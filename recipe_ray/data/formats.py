@@ -34,7 +34,7 @@ class Reader:
 def _read_parquet(file: Path, where: str) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(file) as table:
-            yield from table.iter_batches(batch_size=BATCH_ROWS)
+            yield from table.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{where} cannot be read as Parquet: {error}") from error
 

@@ -51,7 +51,7 @@ class Shards:
         """Return the columns of the first sample."""
         filesystem, root = reopen_files(self.root).arrow()
         with filesystem.open_input_file(f"{root}/{self.paths[0]}") as file:
-            first = next(pq.ParquetFile(file).iter_batches(batch_size=1))
+            first = next(pq.ParquetFile(file).iter_batches(batch_size=1, use_threads=False))
         columns: dict[str, list[Any]] = first.to_pydict()
         return columns
 

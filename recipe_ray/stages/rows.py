@@ -111,7 +111,8 @@ def decode_rows(data: bytes, shown: str) -> pa.Table:
     Raises StoreError where the file is damaged or of another schema version.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        # without its threads: a process that ends just after they began may abort on its way out
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{shown}: damaged, not a readable Parquet file ({error})") from error
     found = (table.schema.metadata or {}).get(_VERSION_FIELD, b"none").decode(errors="replace")
