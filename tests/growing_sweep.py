@@ -1,4 +1,4 @@
-"""A sweep on a cluster that Ray's own autoscaler grows, its nodes simulated on this machine.
+"""A sweep on a cluster that one of Ray's two autoscalers grows, its nodes simulated here.
 
 Run as a program (`main`): it says in JSON how far the cluster grew and shrank.
 """
@@ -23,7 +23,7 @@ from benchmarks.noop import NOWHERE, idle_plan
 NUM_NODES, CELLS, SLEEP_S = 3, 20, 5.5
 IDLE_MINUTES = 0.2
 PATIENCE_S = 120.0
-_HEAD = "ray.head.default"
+_HEAD, _HEAD_ID = "ray.head.default", "f" * 51 + "00000"
 _ENVIRONMENT = {
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_FAKE_CLUSTER": "1",
@@ -43,8 +43,16 @@ _COMMANDS = [
 ]
 
 
+def _variables(autoscaler: int) -> dict[str, str]:
+    """Return the environment for Ray's first or second autoscaler."""
+    if autoscaler == 1:
+        return {**_ENVIRONMENT, "RAY_enable_autoscaler_v2": "0"}
+    head = {"RAY_CLOUD_INSTANCE_ID": _HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID}
+    return {**_ENVIRONMENT, **head, "RAY_enable_autoscaler_v2": "1"}
+
+
 @contextlib.contextmanager
-def growing(max_nodes: int) -> Iterator[str]:
+def growing(max_nodes: int, autoscaler: int) -> Iterator[str]:
     """Start a head without CPUs that may add nodes of one CPU; yield its address."""
     with (
         tempfile.TemporaryDirectory(prefix="g", dir="/tmp", ignore_cleanup_errors=True) as folder,
@@ -64,7 +72,7 @@ def growing(max_nodes: int) -> Iterator[str]:
                     *("--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"),
                     *("--object-store-memory=104857600", f"--autoscaling-config={file}"),
                 ],
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_variables(autoscaler)},
                 stdout=subprocess.DEVNULL,
                 check=True,
             )
@@ -81,8 +89,10 @@ def _configuration(address: str, max_nodes: int, any_file: Path) -> dict[str, An
         "idle_timeout_minutes": IDLE_MINUTES,
         "upscaling_speed": 10,
         "provider": {
-            "type": "fake_multinode",
-            "head_node_id": "f" * 51 + "00000",
+            "type": "external",  # `fake_multinode` wants a file that the package lacks
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "launch_multiple": True,
+            "head_node_id": _HEAD_ID,
             "gcs_address": address,
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
@@ -133,7 +143,7 @@ def alive() -> int:
     return sum(node["Alive"] for node in list_nodes())
 
 
-def main() -> None:
+def main(autoscaler: int) -> None:
     """Sweep, wait for the nodes to go, and print what was seen."""
     from recipe_ray.distributed.cluster import SETTINGS
 
@@ -145,7 +155,7 @@ def main() -> None:
 
     plan = idle_plan(CELLS, SLEEP_S, grow_to={"nodes": NUM_NODES, "cpus": 1})
     census, ends = Census(), Ends(NUM_NODES)
-    with growing(NUM_NODES) as address, tempfile.TemporaryDirectory() as store:
+    with growing(NUM_NODES, autoscaler) as address, tempfile.TemporaryDirectory() as store:
         outcome = sweep(plan, Store.open(store), NOWHERE, address=address, on_event=ends.see)
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False)
@@ -165,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -51,8 +51,9 @@ def test_nodes_that_find_work_later_come_to_work_however_short_the_stages() -> N
     assert ends["all_at_work_after"] < ends["stages"] / 2
 
 
-def test_an_autoscaling_cluster_grows_for_a_sweep_and_shrinks_after_it() -> None:
-    seen = answer_of("-c", "import growing_sweep; growing_sweep.main()")
+@pytest.mark.parametrize("autoscaler", [1, 2])  # Ray's second is what `ray up` and KubeRay use
+def test_an_autoscaling_cluster_grows_for_a_sweep_and_shrinks_after_it(autoscaler: int) -> None:
+    seen = answer_of("-c", f"import growing_sweep; growing_sweep.main({autoscaler})")
     assert seen["done"] == seen["planned"]
     assert seen["nodes_at_first"] == 1
     assert seen["most_nodes"] == 1 + 3
