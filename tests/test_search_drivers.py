@@ -9,7 +9,7 @@ from rich.console import Console
 from tiny_search import tiny_search
 
 from recipe_ray.cli.live import View, draw
-from recipe_ray.distributed.note import KeptNote
+from recipe_ray.distributed.note import kept_note
 from recipe_ray.distributed.search import turn as turns
 from recipe_ray.distributed.search.asha import CandidateEvent
 from recipe_ray.distributed.search.standing import Standing
@@ -70,7 +70,7 @@ def test_its_note_counts_candidates_and_the_live_view_shows_them(tmp_path: Path)
         course.ended = how
         standing.on_candidate(CandidateEvent("ended", course))
     store = Store.open(tmp_path / "store")
-    with KeptNote(store, "tiny", standing.content):
+    with kept_note(store, "tiny", standing.note):
         view = View(store)
         view.look()
         shown = _drawn(view)

@@ -8,6 +8,7 @@ from test_advance import Clock
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import EventKind, SweepEvent
+from recipe_ray.distributed.note import kept_note
 from recipe_ray.distributed.tally import Tally
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
@@ -156,13 +157,14 @@ def test_a_running_stage_that_is_slower_than_its_like_is_believed() -> None:
 def test_a_drivers_note_is_there_while_it_drives_and_tells_how_far_it_is(tmp_path: Path) -> None:
     plan, store = plan_of([0]), Store.open(tmp_path)
     events: list[SweepEvent] = []
-    with Driver(plan, store, [], events.append) as driver:
+    driver = Driver(plan, [], events.append)
+    with kept_note(store, plan.name, driver.note):
         (backdoor,) = kinds(plan, "backdoor")
         driver.on_event(SweepEvent("started", backdoor))
         (note,) = DriverNotes(store).living()
         assert note["experiment"] == "small"
         assert note["states"]["waiting"] == 4
-        with Driver(plan, store, [], None):  # another one on the same store
+        with kept_note(store, plan.name, driver.note):  # another one on the same store
             assert len(DriverNotes(store).living()) == 2
     assert DriverNotes(store).all() == []
     assert [event.kind for event in events] == ["started"]
@@ -176,7 +178,7 @@ def test_notes_of_dead_drivers_go_when_the_experiment_is_driven_again(tmp_path: 
         path = tmp_path / "drivers" / f"{driver}.json"
         path.write_text(path.read_text().replace('"time": "20', '"time": "19'))
     assert notes.living() == []
-    with Driver(plan_of([0]), store, [], None):
+    with kept_note(store, "small", dict):
         left = {note["experiment"]: note["driver"] for note in notes.all()}
     assert left.keys() == {"small", "other"}
     assert left["small"] != "a"

@@ -4,54 +4,37 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.distributed.metrics import record_finished, record_states
-from recipe_ray.distributed.note import KeptNote
 from recipe_ray.distributed.tally import Tally
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.drivers import at_work
-from recipe_ray.stages.store import Store
 
 _ESTIMATE_EVERY_S = 2.0
 _STATES_EVERY_S = 5.0  # less than Ray's 20 s, after which it forgets a gauge
 
 
 class Driver:
-    """Hears every event of a sweep and passes it on, with the time to go; a context manager.
+    """Hears every event of a sweep and passes it on, with the time to go.
 
-    While it is open the store has its note. Events come from the thread in which Ray runs, and
-    metrics are recorded there.
+    Events come from the thread in which Ray runs, and metrics are recorded there; `note` may be
+    asked for in another.
     """
 
     def __init__(
         self,
         plan: Plan,
-        store: Store,
         done: Collection[str],
         on_event: Callable[[SweepEvent], None] | None,
     ) -> None:
         self._plan = plan
-        self._note = KeptNote(store, plan.name, self._content)
         self._on_event = on_event
         self._tally = Tally(plan, done)
         self._lock = threading.Lock()
         self._left_s: float | None = None
         self._estimated = self._stated = float("-inf")
-
-    def __enter__(self) -> Self:
-        self._note.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._note.__exit__(kind, error, trace)
 
     def on_event(self, event: SweepEvent) -> None:
         """Count an event, record it and pass it on."""
@@ -80,7 +63,8 @@ class Driver:
             self._estimated = now
             self._left_s = self._tally.left_s()
 
-    def _content(self) -> dict[str, Any]:
+    def note(self) -> dict[str, Any]:
+        """Return what the store's note says: how far the sweep is, and what runs."""
         with self._lock:
             self._estimate()
             running = at_work(self._tally.running())

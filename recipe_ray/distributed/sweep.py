@@ -17,6 +17,7 @@ from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.distributed.neighbours import Neighbours
+from recipe_ray.distributed.note import kept_note
 from recipe_ray.distributed.schedulers import InOrder
 from recipe_ray.distributed.searcher import StageSearcher
 from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
@@ -56,10 +57,11 @@ def sweep(
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
     store.clear_scratch()
+    driver = Driver(plan, there, on_event)
     with (
         # claims are let go of last, when no stage of ours runs any more
         store.claims(launch.claim_lease_s) as claims,
-        Driver(plan, store, there, on_event) as driver,
+        kept_note(store, plan.name, driver.note),
         connected(address, launch, nested=nested),
     ):
         capacity = ClusterCapacity(launch.grow_to)

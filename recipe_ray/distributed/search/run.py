@@ -12,7 +12,7 @@ from recipe_ray.base.errors import StageFailedError
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
-from recipe_ray.distributed.note import KeptNote
+from recipe_ray.distributed.note import kept_note
 from recipe_ray.distributed.search.asha import CandidateEvent, require_sampler, run_asha
 from recipe_ray.distributed.search.standing import Standing
 from recipe_ray.distributed.search.turn import turn
@@ -74,7 +74,7 @@ def search(
         return _searched(plan, store, locations, watcher, address)
     standing = Standing(plan.search.trials)
     # one Ray for all parts
-    with KeptNote(store, plan.search.name, standing.content), _ray(plan, address):
+    with kept_note(store, plan.search.name, standing.note), _ray(plan, address):
         return _searched(plan, store, locations, _overheard(watcher, standing), address)
 
 

@@ -36,7 +36,7 @@ class Standing:
                 self._running.pop(settings, None)
                 self._ended[settings] = course.ended
 
-    def content(self) -> dict[str, Any]:
+    def note(self) -> dict[str, Any]:
         """Return what the note says: counts, and the purifications that run."""
         now = time.monotonic()
         with self._lock:
