@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from recipe_ray.base.errors import UserError
+from recipe_ray.base.names import path_part
 from recipe_ray.report.contents import Section
 from recipe_ray.report.estimate import Estimate
 from recipe_ray.report.panels import STATE_COLOURS, draw_bars, draw_epochs, panels, save
@@ -37,8 +38,10 @@ def refuse_no_figure() -> NoReturn:
 def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
     """Write the paper's figures and the curves of searches; return the files.
 
-    Raises UserError where matplotlib is missing.
+    Raises UserError if matplotlib is missing, StoreError for an experiment name that is no name.
     """
+    for section in sections:
+        path_part(section.experiment, "experiment name")  # it becomes a part of a file's name
     wanted = [(one, one.paper) for one in sections if one.paper and one.paper.name in FIGURES]
     names = [paper.name for _, paper in wanted]
     figures = {}

@@ -4,7 +4,6 @@ A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`, on
 has one a stage; it reads back as the store did.
 """
 
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.base.names import path_part
 from recipe_ray.experiment.spec import Paper
-from recipe_ray.stages.manifest import parse_json
 from recipe_ray.stages.rows import RESULT_SCHEMA, decode_rows, encode_rows
+from recipe_ray.stages.seals import SEAL, sealed_json, unsealed_json
 from recipe_ray.stages.store import Store
 
 PLAN, ROWS = "plan.json", "rows.parquet"
+_EXPORT_AGAIN = "export it again (recipe-ray report STORE --export FOLDER)"
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,20 @@ def store_at(place: str) -> Store | None:
 
 
 def export(found: Iterable[Recorded], folder: Path) -> list[Path]:
-    """Write each experiment's plan and rows below `folder`; return the files."""
+    """Write each experiment's plan and rows below `folder`; return the files.
+
+    Raises StoreError, before anything is written, if an experiment has a name that is no name.
+    """
     written = []
-    for one in found:
-        own = folder / one.experiment
+    for one, name in [(one, path_part(one.experiment, "experiment name")) for one in found]:
+        own = folder / name
         own.mkdir(parents=True, exist_ok=True)
         files = {ROWS: encode_rows(one.rows)}
         if one.plan is not None:
-            files[PLAN] = (json.dumps(one.plan, indent=1) + "\n").encode()
-        for name, data in files.items():
-            (own / name).write_bytes(data)
-            written.append(own / name)
+            files[PLAN] = sealed_json(one.plan)
+        for file, data in files.items():
+            (own / file).write_bytes(data)
+            written.append(own / file)
     return written
 
 
@@ -91,10 +95,12 @@ def _of_store(store: Store) -> list[Recorded]:
 
 def _of_rows(files: Iterable[Path]) -> list[Recorded]:
     listed = list(files)
-    tables = [decode_rows(file.read_bytes(), str(file)) for file in listed]
+    tables = [decode_rows(file.read_bytes(), str(file), _EXPORT_AGAIN) for file in listed]
     for file, table in zip(listed, tables, strict=True):
         if not table.schema.equals(RESULT_SCHEMA):
             raise StoreError(f"{file}: not result rows of an experiment: {table.column_names}")
+        if table["experiment"].null_count:
+            raise StoreError(f"{file}: not result rows of an experiment: a row names none")
     rows = pa.concat_tables(tables)
     names = sorted(pc.unique(rows["experiment"]).to_pylist())
     plans = {name: _plan_beside(listed[0], name) for name in names}
@@ -108,7 +114,8 @@ def _plan_beside(file: Path, experiment: str) -> dict[str, Any] | None:
     beside = file.with_name(PLAN)
     if not beside.is_file():
         return None
-    plan: dict[str, Any] = parse_json(beside.read_bytes(), str(beside))
+    repair = f"{_EXPORT_AGAIN}, or remove its field {SEAL} if the edit is your own"
+    plan = unsealed_json(beside.read_bytes(), str(beside), repair)
     return plan if plan.get("experiment") == experiment else None
 
 

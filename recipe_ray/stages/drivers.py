@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from recipe_ray.stages.location import reopen_files
-from recipe_ray.stages.manifest import parse_json
+from recipe_ray.stages.notes import json_path, read_notes
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
@@ -28,17 +28,16 @@ class DriverNotes:
     def write(self, driver: str, note: dict[str, Any]) -> None:
         """Write or renew one driver's note."""
         whole = {"driver": driver, **note, "time": datetime.now(UTC).isoformat()}
-        self._files.write(f"{_FOLDER}/{driver}.json", json.dumps(whole).encode())
+        self._files.write(json_path(_FOLDER, driver), json.dumps(whole).encode())
 
     def remove(self, driver: str) -> None:
         """Remove a driver's note: its sweep is over."""
-        self._files.remove(f"{_FOLDER}/{driver}.json")
+        self._files.remove(json_path(_FOLDER, driver))
 
     def all(self) -> list[dict[str, Any]]:
         """Return all notes, in the order of their drivers' ids; judge by `age_s` who lives."""
-        paths = [f"{_FOLDER}/{name}" for name in self._files.names(_FOLDER)]
-        read = [(path, self._files.read(path)) for path in paths if path.endswith(".json")]
-        return [parse_json(data, self._files.shown(p)) for p, data in read if data is not None]
+        # by the file's name, not by what the note says: it becomes a path when the note is removed
+        return [{**note, "driver": name} for name, note in read_notes(self._files, _FOLDER).items()]
 
     def living(self) -> list[dict[str, Any]]:
         """Return the notes that are fresh."""

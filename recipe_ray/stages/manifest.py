@@ -8,6 +8,7 @@ from typing import Any
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.names import path_part
 
 MANIFEST = "manifest.json"
 ROWS = "rows.parquet"
@@ -73,7 +74,8 @@ def write_manifest(
 def checksums(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of every file below a folder, by relative path.
 
-    Raises ValueError for a symbolic link: what it points to would stay behind.
+    Raises ValueError for a symbolic link (what it points to would stay behind) and for a name that
+    could not be read back.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -81,7 +83,9 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{path}: an artifact holds files, not links")
         if path.is_file():
             described = {"sha256": file_checksum(path), "size": path.stat().st_size}
-            found[path.relative_to(folder).as_posix()] = described
+            found[_inside(path.relative_to(folder).as_posix(), f"{folder}: the file name")] = (
+                described
+            )
     return found
 
 
@@ -113,11 +117,12 @@ def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:
         not _ATTEMPT.fullmatch(str(manifest.get("attempt")))  # it becomes part of a path
         or not isinstance(files, dict)
         or not all(
-            isinstance(entry, dict) and {"sha256", "size"} <= set(entry) and not _escapes(name)
-            for name, entry in files.items()
+            isinstance(entry, dict) and {"sha256", "size"} <= set(entry) for entry in files.values()
         )
     ):
         raise StoreError(f"{shown}: damaged manifest: no proper attempt or files; {_REPAIR}")
+    for name in files:
+        _inside(name, f"{shown}: damaged manifest: the name of a file")
     return manifest
 
 
@@ -132,8 +137,8 @@ def parse_json(data: bytes, shown: str) -> dict[str, Any]:
     return value
 
 
-def _escapes(name: str) -> bool:
-    return name.startswith("/") or ".." in name.split("/")
+def _inside(name: str, what: str) -> str:
+    return "/".join(path_part(part, what) for part in name.split("/"))
 
 
 _REPAIR = "delete its folder and start the same command again to make it anew"

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+from recipe_ray.base.names import path_part
 from recipe_ray.stages.filesystem import Files
 from recipe_ray.stages.manifest import ArtifactId, parse_json
 
@@ -13,8 +14,8 @@ _READERS = 16  # requests at a time; an object store answers each in tens of mil
 
 
 def json_path(folder: str, name: str) -> str:
-    """Return where a folder keeps the JSON called `name`."""
-    return f"{folder}/{name}.json"
+    """Return where a folder keeps the JSON called `name`; raise StoreError if it is no name."""
+    return f"{folder}/{path_part(name, f'{folder}: the name')}.json"
 
 
 def write_note(files: Files, folder: str, artifact: ArtifactId, note: dict[str, Any]) -> None:

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.stages.seals import OPEN_SEAL, SEAL, check_seal, sealed
 
 SCHEMA_VERSION = 2
 
 _VERSION_FIELD = b"recipe_ray_schema_version"
+_MAKE_ANEW = "delete it and make it again"
 _STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 MEASUREMENT_FIELDS = [
     pa.field("stage", _STRING),  # key of the stage that measured it
@@ -98,27 +100,32 @@ def result_rows(stage_rows: pa.Table, experiment: str, cells: list[str | None]) 
 
 
 def encode_rows(table: pa.Table) -> bytes:
-    """Return rows as the bytes of a Parquet file that carries the schema version."""
-    metadata = {**(table.schema.metadata or {}), _VERSION_FIELD: str(SCHEMA_VERSION).encode()}
+    """Return rows as the bytes of a Parquet file that carries the schema version and a checksum."""
+    own = {_VERSION_FIELD: str(SCHEMA_VERSION).encode(), SEAL.encode(): OPEN_SEAL.encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink)
-    return bytes(sink.getvalue())
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **own}), sink)
+    return sealed(bytes(sink.getvalue()))
 
 
-def decode_rows(data: bytes, shown: str) -> pa.Table:
+def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
     """Return the rows in a Parquet file's bytes, `shown` naming the file in errors.
 
-    Raises StoreError where the file is damaged or of another schema version.
+    Raises StoreError, which says `repair`, if the file is damaged or of another schema version.
     """
+    check_seal(data, shown, repair)
     try:
         # without its threads: a process that ends just after they began may abort on its way out
         table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        table.validate(full=True)  # texts that are no UTF-8, in a file without a checksum
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{shown}: damaged, not a readable Parquet file ({error})") from error
+        raise StoreError(
+            f"{shown}: damaged, not a readable Parquet file ({error}); {repair}"
+        ) from error
     found = (table.schema.metadata or {}).get(_VERSION_FIELD, b"none").decode(errors="replace")
     if found != str(SCHEMA_VERSION):
         raise StoreError(
             f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION}. "
             "Use the recipe-ray version that wrote it, or another store"
         )
-    return table
+    kept = {name: value for name, value in table.schema.metadata.items() if name != SEAL.encode()}
+    return table.replace_schema_metadata(kept)

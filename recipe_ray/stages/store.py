@@ -15,7 +15,6 @@ survive a crash. It knows nothing of what stages do.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.base.names import path_part
 from recipe_ray.stages.claims import CLAIMS, Claims
 from recipe_ray.stages.filesystem import SCRATCH, Files, explained
 from recipe_ray.stages.location import file_sizes, open_files, reopen_files
@@ -34,12 +34,12 @@ from recipe_ray.stages.manifest import (
     MANIFEST,
     ROWS,
     ArtifactId,
-    parse_json,
     parse_manifest,
     write_manifest,
 )
 from recipe_ray.stages.notes import json_path, read_all, read_note, read_notes, write_note
 from recipe_ray.stages.rows import MEASUREMENT_SCHEMA, RESULT_SCHEMA, decode_rows, encode_rows
+from recipe_ray.stages.seals import sealed_json, unsealed_json
 
 __all__ = ["ArtifactId", "Store"]
 
@@ -47,7 +47,6 @@ _FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
 _RESULTS, _PLANS = "results", "plans"
 _BESIDE = {CLAIMS, "drivers", "tensorboard"}  # kept by the modules of these names
 _NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
-_EXPERIMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class Store:
@@ -220,12 +219,15 @@ class Store:
 
     def write_results(self, experiment: str, key: str, table: pa.Table) -> None:
         """Write or replace one stage's rows (RESULT_SCHEMA) in an experiment's results."""
-        path = f"{_RESULTS}/{_checked(experiment)}/{key}.parquet"
+        path = f"{_RESULTS}/{_named(experiment)}/{path_part(key, 'stage key')}.parquet"
         self._files.write(path, encode_rows(table.cast(RESULT_SCHEMA)))
 
     def results(self, experiment: str | None = None) -> pa.Table:
-        """Return the result rows of one experiment, or of all, in the order of their keys."""
-        names = self._files.names(_RESULTS) if experiment is None else [_checked(experiment)]
+        """Return the result rows of one experiment, or of all, in the order of their keys.
+
+        Raises StoreError naming the file if one is damaged: its own checksum says so.
+        """
+        names = self.experiments() if experiment is None else [_named(experiment)]
         paths = [
             f"{_RESULTS}/{name}/{file}"
             for name in names
@@ -233,24 +235,24 @@ class Store:
             if file.endswith(".parquet")
         ]
         read = read_all(self._files, paths)
-        tables = [decode_rows(data, self._files.shown(path)) for path, data in read]
+        tables = [decode_rows(data, self._files.shown(path), _AGAIN) for path, data in read]
         return pa.concat_tables([RESULT_SCHEMA.empty_table(), *tables])
 
     def experiments(self) -> list[str]:
         """Return the names of the experiments that have a plan or results."""
         planned = {name.removesuffix(".json") for name in self._files.names(_PLANS)}
-        return sorted(planned | set(self._files.names(_RESULTS)))
+        found = planned | set(self._files.names(_RESULTS))
+        return sorted(name for name in found if not name.startswith("."))  # of the file manager
 
     def write_plan(self, experiment: str, plan: dict[str, Any]) -> None:
         """Keep what an experiment wanted when it was last launched."""
-        data = json.dumps(plan, indent=1).encode()
-        self._files.write(json_path(_PLANS, _checked(experiment)), data)
+        self._files.write(json_path(_PLANS, _named(experiment)), sealed_json(plan))
 
     def plan(self, experiment: str) -> dict[str, Any] | None:
         """Return an experiment's plan as last launched, None where it never was."""
-        path = json_path(_PLANS, _checked(experiment))
+        path = json_path(_PLANS, _named(experiment))
         data = self._files.read(path)
-        return None if data is None else parse_json(data, self._files.shown(path))
+        return None if data is None else unsealed_json(data, self._files.shown(path), _AGAIN)
 
     # --- below
 
@@ -280,11 +282,15 @@ class Store:
             shutil.rmtree(inside, ignore_errors=True)
 
 
+_AGAIN = (
+    "delete it and start the same sweep or search again: it is written again from what the store "
+    "has, nothing is trained twice"
+)
+
+
 def _reopened(uri: str) -> Store:
     return Store(reopen_files(uri), uri)
 
 
-def _checked(experiment: str) -> str:
-    if not _EXPERIMENT.fullmatch(experiment):
-        raise StoreError(f"experiment name {experiment!r}: use letters, digits and . _ -")
-    return experiment
+def _named(experiment: str) -> str:
+    return path_part(experiment, "experiment name")

@@ -8,7 +8,6 @@ files, so there the whole file is put again once a minute and at the end.
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from recipe_ray.base.names import path_part
 from recipe_ray.stages.advance import Advance, Sometimes
 from recipe_ray.stages.location import is_remote, reopen_files
 from recipe_ray.stages.rows import Measurement
@@ -160,5 +160,5 @@ class _EventFile:
 
 def _folder(stage: Stage, experiment: str) -> str:
     artifact = stage.artifact
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", experiment)
+    plain = path_part(experiment, "experiment name")
     return f"{FOLDER}/{plain}/{artifact.label}-{artifact.key}"
