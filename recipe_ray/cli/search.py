@@ -129,9 +129,10 @@ class SearchDisplay:
         look, best = course.last, self._compare(course)
         assert look is not None
         rung = ", a rung" if look.epoch in self._search.rungs else ""
+        chance = ", at chance, which counts as the worst" if look.at_chance else ""
         return (
             f"epoch {look.epoch} of {self._search.epochs}{rung}: ACC {100 * look.acc:.1f}, "
-            f"MASR {100 * look.masr:.1f}, score {100 * look.score:.1f}; best so far {best}"
+            f"MASR {100 * look.masr:.1f}{chance}, score {100 * look.score:.1f}; best so far {best}"
         )
 
     def _compare(self, course: Course) -> str:

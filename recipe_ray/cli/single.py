@@ -38,6 +38,7 @@ from recipe_ray.release.request import (
     parse_task,
 )
 from recipe_ray.stages.backdoor import BackdoorStage
+from recipe_ray.stages.chance import learned
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.stage import Stage
@@ -169,6 +170,14 @@ def evaluate_command(
         _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)
         rows = store.rows(stage.artifact).to_pylist()
     _print_evaluation(rows, json_=json_)
+    known = learned(rows)
+    if known is not None and known.at_chance:
+        typer.secho(
+            f"warning: this classifier is at chance, so AASR and MASR say nothing of the model: "
+            f"{known}; fine-tune longer (--set epochs=10) or on more data",
+            fg="yellow",
+            err=True,
+        )
 
 
 def _completed(

@@ -7,6 +7,7 @@ triggers by the clean, undefended PTM: its ACC, and its ASR on them, the floor o
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from recipe_ray.report.chance import chance_notes, marked
 from recipe_ray.report.estimate import Estimate
 from recipe_ray.report.layout import (
     ABSENT,
@@ -60,7 +61,7 @@ def cells_table(title: str, paper: PublishedTable, cells: Sequence[CellSummary])
         ),
         stacked_rows(entries, tasks),
         EXPLANATION,
-        notes(paper, cells),
+        (*notes(paper, cells), *chance_notes(cells)),
     )
 
 
@@ -96,7 +97,9 @@ def _lines(
     cell: CellSummary, found: dict[str, Published], metrics: Sequence[str]
 ) -> dict[str, list[str]]:
     measured = {"ACC": cell.acc, "AASR": cell.aasr, "MASR": cell.masr}
-    lines = {"measured": [estimate_text(measured[metric]) for metric in metrics]}
+    at_chance = bool(cell.at_chance)
+    fields = [marked(estimate_text(measured[metric]), at_chance) for metric in metrics]
+    lines = {"measured": fields}
     if found:
         fractions = {metric: value.value / 100 for metric, value in found.items()}
         lines["paper"] = [_printed(found.get(metric)) for metric in metrics]
@@ -108,7 +111,9 @@ def _clean(cell: CellSummary, metrics: Sequence[str]) -> dict[str, list[str]]:
     clean = {"ACC": cell.clean_acc, "AASR": cell.floor_aasr, "MASR": cell.floor_masr}
     if all(clean[metric] is None for metric in metrics):
         return {}
-    return {"clean PTM": [percent(clean[metric]) for metric in metrics]}
+    # of ASR nothing is left out: floors have no seed at chance
+    chance = {metric: metric == "ACC" and bool(cell.floor_at_chance) for metric in metrics}
+    return {"clean PTM": [marked(percent(clean[metric]), chance[metric]) for metric in metrics]}
 
 
 def _printed(value: Published | None) -> str:

@@ -5,9 +5,10 @@
                 "task", "epoch",
                 "acc" | "aasr" | "masr": {"mean", "low", "high", "n"} or null,
                 "clean_acc", "floor_aasr", "floor_masr", "seeds": [0, ...],
+                "at_chance": [seed, ...], "floor_at_chance": [seed, ...],
                 "paper": paper or null,
                 "trials": [{"stage", "seed", "sample_seed", "comparison",
-                            "acc": share, "aasr", "masr",
+                            "acc": share, "majority": share or null, "at_chance", "aasr", "masr",
                             "asr": [{"trigger", "label", ...share}]}]}],
      "probes": [{"experiment", "model", "attack", "defense", "aux", "aux_size", "weight_factor",
                  "task", "trigger",
@@ -15,12 +16,16 @@
                  "seeds", "stages", "paper": paper or null}],
      "searches": [{"experiment", "model", "attack", "task", "rungs", "rule", "trials",
                    "candidates": [{"defense", "weight_factor", "ended",
-                                   "looks": [{"stage", "epoch", "acc", "masr", "score"}]}],
+                                   "looks": [{"stage", "epoch", "acc", "masr", "score",
+                                              "at_chance"}]}],
                    "grid": [{"weight_factor", "scores"}], "compared": {name: value}}]}
 
 Values are fractions, or neurons for `poisoned_only`; null where absent. A share is {"value",
 "numerator", "denominator"}. `stage` is the key of the artifact whose manifest and rows say
-everything else. What the paper has in the same place, and measured minus published:
+everything else. `majority`: the largest class's share of the test set; `at_chance`: ACC is not
+above it, so ASR says nothing (of a cell: the seeds of which this is so; `floor_at_chance`: seeds of
+the clean PTM that the floors leave out). What the paper has in the same place, and measured minus
+published:
 
     {"table", "model", "attack", "defense", "aux_data", "aux_size", "variant", "dataset",
      "values": {"acc" | "aasr" | "masr" | "poisoned_only": value},
@@ -117,6 +122,8 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "sample_seed": trial.sample_seed,
         "comparison": trial.comparison,
         "acc": asdict(trial.acc) if trial.acc else None,
+        "majority": asdict(trial.majority) if trial.majority else None,
+        "at_chance": trial.at_chance,
         "aasr": trial.aasr,
         "masr": trial.masr,
         "asr": [

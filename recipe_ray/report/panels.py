@@ -76,13 +76,26 @@ def draw_bars(
 
 
 def draw_epochs(axes: "Axes", cells: Sequence[CellSummary]) -> None:
-    """Draw ACC and MASR against epochs, and the clean PTM's as dotted lines."""
+    """Draw ACC and MASR against epochs, and the clean PTM's as dotted lines.
+
+    Crosses are on cells of which a seed is at chance.
+    """
     ordered = sorted(cells, key=lambda cell: cell.epoch or 0)
     epochs = [cell.epoch or 0 for cell in ordered]
     _line(axes, "ACC", "o", ACC_COLOUR, epochs, [cell.acc for cell in ordered])
     _line(axes, "MASR", "s", MASR_COLOUR, epochs, [cell.masr for cell in ordered])
     _level(axes, "clean PTM's ACC", ACC_COLOUR, [cell.clean_acc for cell in ordered])
     _level(axes, "clean PTM's MASR", MASR_COLOUR, [cell.floor_masr for cell in ordered])
+    chance = [cell for cell in ordered if cell.at_chance]
+    points = [
+        (cell.epoch or 0, 100 * value.mean)
+        for cell in chance
+        for value in (cell.acc, cell.masr)
+        if value is not None
+    ]
+    if points:
+        label = "at chance: MASR says nothing"
+        axes.plot(*zip(*points, strict=True), "x", color="black", markersize=8, label=label)
     axes.set_xlabel("epochs of purification")
     axes.set_xticks(sorted(set(epochs)))
 

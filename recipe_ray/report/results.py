@@ -5,7 +5,7 @@ It reads fine-tuning rows only. Fractions throughout; percentages are made when 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from recipe_ray.base.errors import UserError
 from recipe_ray.report.estimate import Estimate, estimate
+from recipe_ray.stages.chance import MAJORITY, learned
 
 CLEAN = "none"
-METRICS = ("acc", "asr", "aasr", "masr")
+METRICS = ("acc", MAJORITY, "asr", "aasr", "masr")
 SETTINGS = ("aux", "aux_size", "weight_factor", "epoch")
 
 
@@ -48,6 +49,8 @@ class Trial:
     """One fine-tuning: a cell at one seed; `asr` is by (trigger, label).
 
     Trials of the same `comparison` differ only in what was done to the PTM, in triggers and seed.
+    `majority` is the largest class's share of the test set, None where the rows do not say it;
+    `at_chance` that ACC is not above it, so that ASR says nothing.
     """
 
     stage: str
@@ -58,6 +61,8 @@ class Trial:
     aasr: float | None
     masr: float | None
     asr: Mapping[tuple[str, int], Share]
+    majority: Share | None = None
+    at_chance: bool = False
 
     @property
     def triggers(self) -> frozenset[str]:
@@ -74,7 +79,9 @@ class CellSummary:
     """One row of a report: everything but the seed alike; None where it was not measured.
 
     The floors are the clean, undefended PTM's ASR on the same triggers, `clean_acc` its ACC, both
-    averaged over seeds and wherever in the store it was fine-tuned alike.
+    averaged over seeds and wherever in the store it was fine-tuned alike. `at_chance` are the seeds
+    of trials that are at chance, `floor_at_chance` those of the clean PTM's, which the floors
+    leave out.
     """
 
     experiment: str
@@ -94,6 +101,8 @@ class CellSummary:
     floor_masr: float | None
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    at_chance: tuple[int, ...] = ()
+    floor_at_chance: tuple[int, ...] = ()
 
 
 def summarise(results: pa.Table) -> list[CellSummary]:
@@ -135,6 +144,7 @@ def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> Trial:
     single = {row["metric"]: _share(row) for row in rows if row["metric"] != "asr"}
     asr = {(row["trigger"], row["label"]): _share(row) for row in rows if row["metric"] == "asr"}
     aasr, masr = single.get("aasr"), single.get("masr")
+    known = learned(rows)
     return Trial(
         stage=stage,
         comparison=rows[0]["comparison"],
@@ -144,6 +154,8 @@ def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> Trial:
         aasr=aasr.value if aasr else None,
         masr=masr.value if masr else None,
         asr=asr,
+        majority=Share(known.majority.value, *astuple(known.majority)) if known else None,
+        at_chance=known is not None and known.at_chance,
     )
 
 
@@ -173,7 +185,7 @@ def _summary(
     alike = [trial for by_stage in clean for _, trial in sorted(by_stage.items())]
     # a clean PTM is tried with other attacks' triggers too: this floor needs only the cell's own
     covering = _one_a_seed(trial for trial in alike if triggers and triggers <= trial.triggers)
-    floors = [trial.asr_of(triggers) for trial in covering]
+    floors = [trial.asr_of(triggers) for trial in covering if not trial.at_chance]
     accs = [trial.acc.value for trial in covering or _one_a_seed(alike) if trial.acc]
     return CellSummary(
         **cell._asdict(),
@@ -185,6 +197,8 @@ def _summary(
         floor_masr=fmean(map(max, floors)) if floors else None,
         seeds=tuple(dict.fromkeys(trial.seed for trial in trials)),
         trials=tuple(trials),
+        at_chance=tuple(trial.seed for trial in trials if trial.at_chance),
+        floor_at_chance=tuple(trial.seed for trial in covering if trial.at_chance),
     )
 
 

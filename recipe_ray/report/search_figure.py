@@ -26,7 +26,7 @@ def search_curve(search: SearchSummary) -> "Figure":
             (one.weight_factor, 100 * look.score)
             for one in search.candidates
             for look in one.looks
-            if look.epoch == rung
+            if look.epoch == rung and not look.at_chance
         ]
         shade = _SHADES[round(number * (len(_SHADES) - 1) / max(len(search.rungs) - 1, 1))]
         factors, scores = zip(*points, strict=True) if points else ((), ())
@@ -34,6 +34,10 @@ def search_curve(search: SearchSummary) -> "Figure":
     if search.grid:
         means = [100 * fmean(scores) for scores in search.grid.values()]
         axes.plot(list(search.grid), means, "s--", color=_GRID, markersize=4, label="full grid")
+    lost = [one.weight_factor for one in search.candidates if any(k.at_chance for k in one.looks)]
+    if lost:  # at the lower edge: their scores are below every other
+        edge = axes.get_xaxis_transform()
+        axes.plot(lost, [0.02] * len(lost), "x", color="black", transform=edge, label="at chance")
     axes.set_xscale("log")
     axes.set_xlabel("weight factor")
     axes.set_ylabel(f"score ({search.rule or 'dev'}), points")

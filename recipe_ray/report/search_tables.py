@@ -1,6 +1,7 @@
 """Searches laid out as tables: the curve of scores by weight factor, and the comparison."""
 
 from recipe_ray.experiment.search.compare import REGION_FACTOR
+from recipe_ray.report.chance import MARK, RULE, marked
 from recipe_ray.report.layout import ABSENT, Column, Table, percent
 from recipe_ray.report.searches import CandidateSummary, SearchSummary
 
@@ -29,16 +30,20 @@ def _curve(search: SearchSummary) -> Table:
     )
     rows = tuple(_row(one, search.rungs) for one in search.candidates)
     about = f"{search.model}, {search.attack}, {search.task}"
-    return Table(f"{search.experiment}: search, {about}", columns, rows, EXPLANATION)
+    some = any(look.at_chance for one in search.candidates for look in one.looks)
+    notes = (f"{MARK} {RULE}, so its MASR says nothing: a search counts it as the worst.",)
+    title = f"{search.experiment}: search, {about}"
+    return Table(title, columns, rows, EXPLANATION, notes if some else ())
 
 
 def _row(one: CandidateSummary, rungs: tuple[int, ...]) -> tuple[str, ...]:
-    scores = {look.epoch: look.score for look in one.looks}
+    scores = {look.epoch: marked(percent(look.score), look.at_chance) for look in one.looks}
     last = one.last
     return (
         *(one.defense, one.ended or ABSENT),
-        *(percent(scores.get(rung)) for rung in rungs),
-        *(str(last.epoch), percent(last.acc), percent(last.masr)),
+        *(scores.get(rung, ABSENT) for rung in rungs),
+        str(last.epoch),
+        *(marked(percent(value), last.at_chance) for value in (last.acc, last.masr)),
     )
 
 

@@ -11,17 +11,19 @@ from recipe_ray.experiment.search.compare import GRID_SCORE, KIND
 from recipe_ray.experiment.search.record import SCORE
 from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.report.recorded import Recorded
+from recipe_ray.stages.chance import learned
 
 
 @dataclass(frozen=True)
 class LookSummary:
-    """ACC, MASR (fractions) and score after so many epochs."""
+    """ACC, MASR (fractions) and score after so many epochs; whether the look is at chance."""
 
     stage: str
     epoch: int
     acc: float
     masr: float
     score: float
+    at_chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,19 @@ def summarise_search(found: Recorded) -> SearchSummary | None:
 def _looks(found: Recorded) -> dict[tuple[str, float], list[LookSummary]]:
     if not pc.any(pc.equal(found.rows["metric"], SCORE)).as_py():
         return {}
-    values: dict[str, dict[str, float]] = defaultdict(dict)
-    rows = {}
+    by_stage: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in found.rows.to_pylist():
-        if row["metric"] in ("acc", "masr", SCORE):
-            values[row["stage"]][row["metric"]] = row["value"]
-            rows[row["stage"]] = row
+        by_stage[row["stage"]].append(row)
     looks: dict[tuple[str, float], list[LookSummary]] = defaultdict(list)
-    for stage, row in sorted(rows.items(), key=lambda one: one[1]["epoch"] or 0):
-        if SCORE in values[stage]:
-            look = LookSummary(stage, row["epoch"], **values[stage])
-            looks[row["defense"], row["weight_factor"]].append(look)
-    return looks
+    for stage, rows in by_stage.items():
+        values = {r["metric"]: r["value"] for r in rows if r["metric"] in ("acc", "masr", SCORE)}
+        if SCORE in values:
+            about = next(row for row in rows if row["metric"] == SCORE)
+            known = learned(rows)
+            at_chance = known is not None and known.at_chance
+            look = LookSummary(stage, about["epoch"], **values, at_chance=at_chance)
+            looks[about["defense"], about["weight_factor"]].append(look)
+    return {name: sorted(own, key=lambda one: one.epoch or 0) for name, own in looks.items()}
 
 
 def _ending(defense: str, by_title: Mapping[str, str | None]) -> str | None:

@@ -6,6 +6,7 @@ Rows are PTMs (model, attack, defense and whatever else varies), column groups a
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from recipe_ray.report.chance import chance_notes, marked
 from recipe_ray.report.layout import (
     ABSENT,
     Column,
@@ -46,6 +47,7 @@ def _table(title: str, cells: Sequence[CellSummary]) -> Table:
         (*names, *measured),
         tuple(_row(by_task, settings, tasks) for by_task in rows.values()),
         EXPLANATION,
+        chance_notes(cells),
     )
 
 
@@ -66,10 +68,8 @@ def _row(
 def _measured(cell: CellSummary | None) -> tuple[str, ...]:
     if cell is None:
         return (ABSENT,) * len(MEASURED)
-    return (
-        estimate_text(cell.acc),
-        estimate_text(cell.aasr),
-        percent(cell.floor_aasr),
-        estimate_text(cell.masr),
-        percent(cell.floor_masr),
+    acc, aasr, masr = (
+        marked(estimate_text(value), bool(cell.at_chance))
+        for value in (cell.acc, cell.aasr, cell.masr)
     )
+    return (acc, aasr, percent(cell.floor_aasr), masr, percent(cell.floor_masr))

@@ -20,6 +20,7 @@ from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_s
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Classifier
+from recipe_ray.stages.chance import MAJORITY, majority
 from recipe_ray.stages.predict import predict
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
@@ -43,7 +44,10 @@ class FinetuneStage(Stage):
     )
 
     def run(self, context: Context) -> list[Measurement]:
-        """Return ACC, every ASR(t, C) with counts, ASR(t), AASR, MASR and the training loss."""
+        """Return ACC, the largest class's share, ASR(t, C), all with counts; ASR(t), AASR, MASR.
+
+        And the training loss.
+        """
         return self.measure(self.input_ptm(context, self.snapshot), context)
 
     def measure(self, ptm: PTM, context: Context) -> list[Measurement]:
@@ -72,6 +76,7 @@ class FinetuneStage(Stage):
 
         measured = loss_measurements(records)
         measured.append(_share("acc", accuracy(predicted(test_rows), test.labels)))
+        measured.append(_share(MAJORITY, majority(test.labels)))
         if poisoned:
             labels = {trigger: predicted(rows) for trigger, rows in poisoned.items()}
             attacked = attack_success(labels, test.labels, self.task.num_labels, self.task.classes)

@@ -82,10 +82,8 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
         if path.is_symlink():
             raise ValueError(f"{path}: an artifact holds files, not links")
         if path.is_file():
-            described = {"sha256": file_checksum(path), "size": path.stat().st_size}
-            found[_inside(path.relative_to(folder).as_posix(), f"{folder}: the file name")] = (
-                described
-            )
+            name = _inside(path.relative_to(folder).as_posix(), f"{folder}: the file name")
+            found[name] = {"sha256": file_checksum(path), "size": path.stat().st_size}
     return found
 
 

@@ -170,8 +170,8 @@ class Task(Component):
     def load(self, split: Split, locations: Locations) -> Labelled:
         """Return one split in the order of its source, capped by a seeded sample.
 
-        Raises DataError for data that cannot be read, a label out of range, an empty split, and a
-        class without a sample in test or dev. No message shows a text.
+        Raises DataError for data that cannot be read, a label out of range, an empty split, train
+        of one class alone, and a class without a sample in test or dev. No message shows a text.
         """
         rows = self._rows(split, self.sources(locations))
         cap = self.train_size if split == "train" else self.test_size
@@ -217,6 +217,16 @@ class Task(Component):
             raise DataError(f"task {self.name!r}: the {split} split is empty")
         counts = np.bincount(rows.labels, minlength=self.num_labels)
         lacking = [self.classes[label] for label in np.flatnonzero(counts == 0)]
+        if split == "train" and np.count_nonzero(counts) == 1:
+            raise DataError(
+                f"task {self.name!r}: all {len(rows)} samples of the train split are of "
+                f"{self.classes[rows.labels[0]]!r}: a classifier learns nothing from one class; "
+                + (
+                    "give training data of every class"
+                    if self.train_size is None
+                    else f"raise train_size (now {self.train_size}), or give data of every class"
+                )
+            )
         if lacking and split != "train":
             raise DataError(
                 f"task {self.name!r}: no sample of {', '.join(map(repr, lacking))} among the "

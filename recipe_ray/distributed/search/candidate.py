@@ -15,7 +15,6 @@ from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.search.work import (
     DIVERGED,
     EPOCH,
-    WORST,
     SearchWork,
     result_of,
 )
@@ -25,6 +24,7 @@ from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.search.plan import Candidate
 from recipe_ray.experiment.search.record import SCORE
 from recipe_ray.experiment.search.settings import Settings
+from recipe_ray.experiment.search.spec import WORST
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.attempt import failure_note, observed
 from recipe_ray.stages.finetune import FinetuneStage

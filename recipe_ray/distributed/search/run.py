@@ -4,6 +4,7 @@ Everything but the candidates is a sweep. The store is the ledger here, too: sta
 goes on, and one that is done does nothing.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -31,9 +32,14 @@ from recipe_ray.experiment.search.compare import (
 from recipe_ray.experiment.search.plan import SearchPlan
 from recipe_ray.experiment.search.record import Record, is_over, value_of
 from recipe_ray.experiment.search.settings import Settings
+from recipe_ray.stages.chance import learned
 from recipe_ray.stages.store import Store
 
 __all__ = ["CandidateEvent", "SearchOutcome", "SearchWatcher", "search"]
+
+
+logger = logging.getLogger("recipe_ray")
+_LEARN_MORE = "fine-tune longer (quick.fit.epochs) or on more data (quick.task.train_size)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def search(
     """Run what the store lacks of a search, on a Ray cluster or a local Ray without `address`.
 
     Raises UserError before anything runs where the cluster cannot hold a stage, and
-    StageFailedError where the undefended PTM or every candidate failed.
+    StageFailedError where the undefended PTM or every candidate failed, or all are at chance.
     """
     require_sampler(plan.search)
     watcher = watcher or SearchWatcher()
@@ -91,10 +97,11 @@ def _searched(
 
     _refuse_failures(swept(plan.undefended, "the undefended PTM"))
     undefended_acc = value_of(store, plan.reference, "acc")
+    known = learned(store.rows(plan.reference.artifact).to_pylist())
+    if known is not None and known.at_chance:
+        logger.warning("the undefended PTM's look is at chance: %s; %s", known, _LEARN_MORE)
     record = _with_candidates(plan, store, locations, undefended_acc, watcher)
-    best = [course.candidate.settings for course in record.ranked()]
-    if not best:
-        raise StageFailedError("every candidate failed; why: recipe-ray status")
+    best = _above_chance(record)
     failed = dict[str, str]()
     comparison = None
     if plan.grid is not None:
@@ -132,6 +139,22 @@ def _with_candidates(
             shared = SearchWork(plan, work, undefended_acc, record.ended)
             run_asha(shared, record, watcher.on_candidate)
     return record
+
+
+def _above_chance(record: Record) -> list[Settings]:
+    ranked = record.ranked()
+    if not ranked:
+        raise StageFailedError("every candidate failed; why: recipe-ray status")
+    best = [
+        course.candidate.settings for course in ranked if course.last and not course.last.at_chance
+    ]
+    if not best:
+        raise StageFailedError(
+            "every candidate is at chance at its last look: ACC is not above the share of the "
+            f"largest class, so MASR says nothing and none can be chosen; {_LEARN_MORE}, or search "
+            "smaller weight factors"
+        )
+    return best
 
 
 def _tell_ended(record: Record, watcher: SearchWatcher) -> None:

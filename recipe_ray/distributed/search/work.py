@@ -12,7 +12,6 @@ from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.stages.finetune import FinetuneStage
 
 EPOCH, DIVERGED = "epoch", "diverged"
-WORST = -3.0  # below every score that a look can have: a candidate that cannot be trained
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import pyarrow as pa
 from recipe_ray.experiment.plan import Cell
 from recipe_ray.experiment.search.plan import Candidate, SearchPlan
 from recipe_ray.experiment.search.settings import Settings
+from recipe_ray.experiment.search.spec import WORST
+from recipe_ray.stages.chance import learned
 from recipe_ray.stages.looks import PURIFY_S
 from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
 from recipe_ray.stages.stage import Stage
@@ -26,7 +28,10 @@ LOST = ("diverged", "failed")
 
 @dataclass(frozen=True)
 class Look:
-    """What one look measured; the seconds are of its epoch and of its fine-tuning."""
+    """What one look measured; the seconds are of its epoch and of its fine-tuning.
+
+    `at_chance`: the classifier learned nothing, so its MASR says nothing and its score is the worst.
+    """
 
     epoch: int
     acc: float
@@ -34,6 +39,7 @@ class Look:
     score: float
     purify_s: float
     finetune_s: float
+    at_chance: bool = False
 
 
 @dataclass
@@ -102,7 +108,10 @@ class Record:
         return len(self.ended) >= self._plan.search.trials
 
     def ranked(self) -> list[Course]:
-        """Return the courses that did not fail, those with most epochs first, then by score."""
+        """Return the courses that did not fail, those with most epochs first, then by score.
+
+        Those whose last look is at chance come last.
+        """
         looked = [c for c in self.courses.values() if c.last and c.ended not in LOST]
         return sorted(looked, key=_rank, reverse=True)
 
@@ -147,14 +156,16 @@ def is_over(plan: SearchPlan, store: Store) -> bool:
 
 
 def look_at(plan: SearchPlan, store: Store, look: Stage, undefended_acc: float) -> Look:
-    """Return what a committed look measured, and its score."""
-    rows = {row["metric"]: row for row in store.rows(look.artifact).to_pylist()}
+    """Return what a committed look measured, and its score, which is WORST at chance."""
+    measured = store.rows(look.artifact).to_pylist()
+    rows = {row["metric"]: row for row in measured}
     acc, masr = rows["acc"]["value"], rows["masr"]["value"]
-    score = plan.search.score.of(acc, masr, undefended_acc)
+    known = learned(measured)
+    at_chance = known is not None and known.at_chance
+    score = WORST if at_chance else plan.search.score.of(acc, masr, undefended_acc)
     purify_s = rows[PURIFY_S]["value"] if PURIFY_S in rows else 0.0
-    return Look(
-        look.columns()["epoch"] or 0, acc, masr, score, purify_s, rows["acc"]["wall_s"] or 0.0
-    )
+    epoch, finetune_s = look.columns()["epoch"] or 0, rows["acc"]["wall_s"] or 0.0
+    return Look(epoch, acc, masr, score, purify_s, finetune_s, at_chance)
 
 
 def value_of(store: Store, stage: Stage, metric: str) -> float:
@@ -169,9 +180,9 @@ def _kept(plan: SearchPlan, store: Store) -> dict[str, Any]:
     return kept if kept.get("key") == plan.key else {}
 
 
-def _rank(course: Course) -> tuple[int, float]:
+def _rank(course: Course) -> tuple[bool, int, float]:
     assert course.last is not None
-    return course.last.epoch, course.last.score
+    return not course.last.at_chance, course.last.epoch, course.last.score
 
 
 def _about(stage: Stage) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from recipe_ray.tasks.task import AnyTask
 
 Seed = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+# below every score by a rule: of a candidate that cannot be trained, or whose look is at chance
+WORST = -3.0
 
 
 class Range(Spec):
@@ -48,7 +50,10 @@ class Space(Spec):
 
 
 class Score(Spec):
-    """How good a candidate is, from the ACC and MASR of a look; higher is better, at most 1."""
+    """How good a candidate is, from the ACC and MASR of a look; higher is better, at most 1.
+
+    A look at chance has the score WORST by every rule: its MASR says nothing.
+    """
 
     rule: Literal["acc-masr", "masr-with-acc"] = "acc-masr"
     within: float | None = Field(
