@@ -3,6 +3,7 @@
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from recipe_ray.experiment.search.spec import WORST
 from recipe_ray.report.panels import PANEL, require_matplotlib
 from recipe_ray.report.searches import SearchSummary
 
@@ -31,9 +32,11 @@ def search_curve(search: SearchSummary) -> "Figure":
         shade = _SHADES[round(number * (len(_SHADES) - 1) / max(len(search.rungs) - 1, 1))]
         factors, scores = zip(*points, strict=True) if points else ((), ())
         axes.plot(factors, scores, "o-", color=shade, markersize=4, label=f"epoch {rung}")
-    if search.grid:
-        means = [100 * fmean(scores) for scores in search.grid.values()]
-        axes.plot(list(search.grid), means, "s--", color=_GRID, markersize=4, label="full grid")
+    # a mean with the worst score in it is no point of a curve
+    grid = {factor: own for factor, own in search.grid.items() if min(own) > WORST}
+    if grid:
+        means = [100 * fmean(scores) for scores in grid.values()]
+        axes.plot(list(grid), means, "s--", color=_GRID, markersize=4, label="full grid")
     lost = [one.weight_factor for one in search.candidates if any(k.at_chance for k in one.looks)]
     if lost:  # at the lower edge: their scores are below every other
         edge = axes.get_xaxis_transform()

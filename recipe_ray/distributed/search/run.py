@@ -145,16 +145,14 @@ def _above_chance(record: Record) -> list[Settings]:
     ranked = record.ranked()
     if not ranked:
         raise StageFailedError("every candidate failed; why: recipe-ray status")
-    best = [
-        course.candidate.settings for course in ranked if course.last and not course.last.at_chance
-    ]
-    if not best:
+    above = [course for course in ranked if course.last and not course.last.at_chance]
+    if not above:
         raise StageFailedError(
             "every candidate is at chance at its last look: ACC is not above the share of the "
             f"largest class, so MASR says nothing and none can be chosen; {_LEARN_MORE}, or search "
             "smaller weight factors"
         )
-    return best
+    return [course.candidate.settings for course in above]
 
 
 def _tell_ended(record: Record, watcher: SearchWatcher) -> None:

@@ -30,7 +30,7 @@ LOST = ("diverged", "failed")
 class Look:
     """What one look measured; the seconds are of its epoch and of its fine-tuning.
 
-    `at_chance`: the classifier learned nothing, so its MASR says nothing and its score is the worst.
+    `at_chance`: the classifier learned nothing, so MASR says nothing and the score is the worst.
     """
 
     epoch: int
