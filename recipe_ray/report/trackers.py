@@ -144,5 +144,11 @@ def _metric(row: dict[str, Any]) -> str:
 
 
 def _safe(name: str) -> str:
-    # spelled out: otherwise NeuBA's triggers would all become the same underscore
-    return re.sub(r"[^A-Za-z0-9_.-]", lambda c: f"u{ord(c[0]):04x}", name.replace(" ", "_"))
+    # spelled out: otherwise NeuBA's triggers would all become the same underscore; and a trigger
+    # such as `..`, because MLflow makes paths of metrics
+    strange = r"[^A-Za-z0-9_.-]|^\.+"
+    return re.sub(strange, lambda c: "".join(map(_spelled, c[0])), name.replace(" ", "_"))
+
+
+def _spelled(char: str) -> str:
+    return f"u{ord(char):04x}"

@@ -5,6 +5,7 @@ they are read from: files given, else the data folder, else the task's own origi
 `text_task` and `image_task` say what a sample is.
 """
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,10 +28,12 @@ from recipe_ray.data.sources import (
     open_path,
 )
 
+logger = logging.getLogger("recipe_ray")
 TASKS: Registry["Task"] = Registry("task", "recipe_ray.tasks")
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+MAX_NAMED = 5  # classes in a warning
 HELD_OUT = 0.1  # of train, where a task has no dev data
 
 
@@ -217,20 +220,28 @@ class Task(Component):
             raise DataError(f"task {self.name!r}: the {split} split is empty")
         counts = np.bincount(rows.labels, minlength=self.num_labels)
         lacking = [self.classes[label] for label in np.flatnonzero(counts == 0)]
-        if split == "train" and np.count_nonzero(counts) == 1:
-            raise DataError(
-                f"task {self.name!r}: all {len(rows)} samples of the train split are of "
-                f"{self.classes[rows.labels[0]]!r}: a classifier learns nothing from one class; "
-                + (
-                    "give training data of every class"
-                    if self.train_size is None
-                    else f"raise train_size (now {self.train_size}), or give data of every class"
-                )
-            )
-        if lacking and split != "train":
+        if split == "train":
+            self._check_train(rows, lacking)
+        elif lacking:
             raise DataError(
                 f"task {self.name!r}: no sample of {', '.join(map(repr, lacking))} among the "
                 f"{len(rows)} of the {split} split; every class needs one to measure an ASR"
+            )
+
+    def _check_train(self, rows: Labelled, lacking: list[str]) -> None:
+        if len(lacking) == self.num_labels - 1:
+            capped = "" if self.train_size is None else f", or raise train_size ({self.train_size})"
+            raise DataError(
+                f"task {self.name!r}: all {len(rows)} samples of the train split are of "
+                f"{self.classes[rows.labels[0]]!r}: nothing is learned from one class; give "
+                f"samples of every class{capped}"
+            )
+        if lacking:
+            named = ", ".join(map(repr, lacking[:MAX_NAMED])) + ", ..." * (len(lacking) > MAX_NAMED)
+            logger.warning(
+                "task %r: no sample of %s among the %d of the train split: it cannot be learned, "
+                "and an ASR towards it says little",
+                *(self.name, named, len(rows)),
             )
 
 
