@@ -180,6 +180,36 @@ def test_a_class_without_a_test_sample_is_named(own: dict[str, Any], places: Loc
     fails(own, "test", places, "no sample of 'yes' among the 3 of the test split")
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_training_data_of_one_class_are_refused(
+    own: dict[str, Any], places: Locations, label: int
+) -> None:
+    write(Path(own["path_train"]), [(SECRET, label)] * 30)
+    name = own["class_names"][label]
+    fails(own, "train", places, f"all 30 samples of the train split are of '{name}'.*every class")
+    capped = {**own, "train_size": 5}
+    fails(capped, "train", places, r"all 5 samples .* raise train_size \(5\)")
+    # held out of one class, a dev set lacks the others
+    fails({**own, "evaluate_on": "dev"}, "train", places, "nothing is learned from one class")
+
+
+def test_a_class_that_training_lacks_is_told(
+    own: dict[str, Any], places: Locations, caplog: pytest.LogCaptureFixture
+) -> None:
+    three = {**own, "class_names": ["no", "yes", "perhaps"]}
+    assert len(TASKS.parse(three).load("train", places)) == 400
+    assert "no sample of 'perhaps' among the 400 of the train split" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_a_test_set_of_one_class_is_refused(
+    own: dict[str, Any], places: Locations, split: Split, tmp_path: Path
+) -> None:
+    write(tmp_path / "one.parquet", [(SECRET, 1)] * 3)
+    one = {**own, f"path_{split}": str(tmp_path / "one.parquet"), "evaluate_on": split}
+    fails(one, split, places, f"no sample of 'no' among the 3 of the {split} split")
+
+
 def test_an_empty_split_and_an_empty_text_are_errors(
     own: dict[str, Any], places: Locations
 ) -> None:
