@@ -228,6 +228,16 @@ def test_four_classes_and_unequal_ones_are_judged_by_their_own_share() -> None:
     assert cell(finetuned("a", (180, 400), [360, 40])).at_chance == (0,)
 
 
+def test_a_cell_without_triggers_is_judged_and_only_its_acc_is_marked() -> None:
+    acc = Measurement("acc", 0.5, numerator=50, denominator=100)
+    own = Measurement("majority", 0.5, numerator=50, denominator=100)
+    names = {"kind": "finetune", "model": "bert", "attack": "none", "defense": "none"}
+    same = {**names, "stage": "c0", "task": "sst2", "seed": 0, "comparison": "x"}
+    rows = result_rows(measurement_table([acc, own], same), "table1", ["c"])
+    _, text, _ = drawn(rows)
+    assert "| 50.0! | - | - | - | - |" in text
+
+
 def test_one_seed_at_chance_marks_the_cell_and_is_named() -> None:
     seeds = [learns("p0"), at_chance("p1", seed=1), learns("p2", seed=2)]
     assert cell(*seeds).at_chance == (1,)

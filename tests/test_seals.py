@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -141,6 +142,8 @@ def test_others_read_the_rows_as_any_parquet(tmp_path: Path) -> None:
     file = tmp_path / "results" / "table1" / "p0.parquet"
     assert pq.read_table(file).equals(por())
     assert pq.read_table(file).schema.equals(RESULT_SCHEMA)
+    query = f"select value from '{file}' where metric = 'masr'"
+    assert duckdb.sql(query).fetchall() == [(0.8,)]
     assert pq.read_table(tmp_path / "results").num_rows == 2 * por().num_rows + clean().num_rows
 
 

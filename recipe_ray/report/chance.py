@@ -6,7 +6,7 @@ A fine-tuning is at chance if its ACC is not above the largest class's share of 
 
 from collections.abc import Iterable, Sequence
 
-from recipe_ray.report.layout import percent
+from recipe_ray.report.layout import ABSENT, percent
 from recipe_ray.report.results import CellSummary
 
 MARK = "!"  # behind the numbers of a cell of which a seed is at chance
@@ -18,7 +18,7 @@ RULE = (
 
 def marked(text: str, at_chance: bool) -> str:
     """Return a field, with the mark if what it says is of a classifier at chance."""
-    return f"{text}{MARK}" if at_chance else text
+    return f"{text}{MARK}" if at_chance and text != ABSENT else text
 
 
 def chance_notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
