@@ -147,7 +147,7 @@ def _dictionary_bytes(column: Any) -> int:
     is_long = pa.types.is_string(words.type) or pa.types.is_binary(words.type)
     is_long |= pa.types.is_large_string(words.type) or pa.types.is_large_binary(words.type)
     if not is_long:
-        return len(column) * max(1, words.nbytes // max(1, len(words)))
+        return int(len(column) * max(1, words.nbytes // max(1, len(words))))
     lengths = pc.cast(pc.binary_length(words), pa.int64())
     return int(pc.sum(lengths.take(column.indices)).as_py() or 0)
 

@@ -104,7 +104,7 @@ def _saved(folder: Path, owner: str) -> tuple[Path, ...]:
     listed = _json(folder / _STATE, where).get("_data_files")
     files = listed if isinstance(listed, list) else []
     names = [file.get("filename") if isinstance(file, dict) else None for file in files]
-    if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
+    if not names or any(not isinstance(n, str) or not n or Path(n).name != n for n in names):
         raise DataError(f"{where}: {_STATE} lists no files of this folder under _data_files")
     return tuple(folder / str(name) for name in names)
 

@@ -40,7 +40,11 @@ def decoded_rgb(data: bytes, size: int, owner: str) -> Image.Image:
     scaled to `size`, and one whose numbers have no range that is known.
     """
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        # Pillow warns of a damaged Exif and of what may be a bomb; the limit on pixels is ours
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(BytesIO(data), formats=FORMATS) as image,
+        ):
             _check_size(image, size, owner)
             image.draft("RGB", (size, size))  # a JPEG is decoded at no more than twice this size
             image.load()  # a PNG may have its Exif behind the pixels; a TIFF is turned by Pillow
@@ -117,8 +121,7 @@ def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """Return how a camera held the image, 1 (upright) if its note of that cannot be read."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            found = image.getexif().get(_ORIENTATION, 1)
+        found = image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, TypeError, LookupError, OSError, EOFError, struct.error):
         # what a camera noted beside the pixels is often cut off by editors; the pixels are whole
         return 1

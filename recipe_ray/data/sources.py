@@ -18,7 +18,7 @@ from recipe_ray.data.content import checksum, described_shards, opened, shards_c
 from recipe_ray.data.folders import table_files
 from recipe_ray.data.formats import ALLOWED, ending, reader_of
 from recipe_ray.data.labels import label_number
-from recipe_ray.data.limits import TEXT, UNPACKED, unpacked_limit
+from recipe_ray.data.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
 from recipe_ray.data.packed import packing_of, unpacked
 
 # a column's name as people write it; a longer one is a text
@@ -236,8 +236,10 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
     """Return one column's encoded images; `before` rows came earlier.
 
     A column of the hub's image feature (a struct with `bytes`) counts as one of bytes. Raises
-    DataError for a column that is unknown, and for a row without an image.
+    DataError for a column that is unknown, a row without an image, and an image of over `IMAGE`
+    bytes.
     """
+    limit = IMAGE.value()
     for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:
@@ -246,6 +248,8 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
                 f"{owner}: row {row}: column {column!r} holds {held}, not the bytes of an image; "
                 "name the column of images"
             )
+        if len(data) > limit:
+            raise IMAGE.exceeded(f"{owner}: row {row}: the image has {len(data):,} bytes", limit)
         yield data
 
 
