@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from recipe_ray.data.formats import BATCH_ROWS
 from recipe_ray.data.packages import Package, read_members
+from recipe_ray.data.row_batches import BATCH_ROWS
 
 PACKAGE = Package(
     "vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"

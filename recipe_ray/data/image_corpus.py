@@ -12,6 +12,7 @@ from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.images import ImageSample
+from recipe_ray.data.labels import label_number
 from recipe_ray.data.sources import Source, batch_images, column_of
 from recipe_ray.data.tar_shards import Note
 
@@ -73,9 +74,10 @@ class ImageCorpus(_ImagesWith):
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
         """Return an image with its label."""
         last = "" if self.num_classes is None else f" to {self.num_classes - 1}"
-        if not isinstance(note, int) or note < 0 or (last and note >= (self.num_classes or 0)):
+        number = label_number(note)
+        if number is None or (last and number >= (self.num_classes or 0)):
             raise DataError(f"{where}: the label {str(note)[:20]!r} is no number from 0{last}")
-        return ImageSample(data, note)
+        return ImageSample(data, number)
 
     def to_columns(self, samples: Sequence[ImageSample]) -> dict[str, pa.Array]:
         """Return the columns `image` and `label`."""

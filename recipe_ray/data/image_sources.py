@@ -13,27 +13,35 @@ from typing import Any
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.base.fingerprint import file_checksum
-from recipe_ray.data.sources import FileSource, Source, existing
-from recipe_ray.data.tar_shards import Note, TarSource, in_batches
+from recipe_ray.base.fingerprint import stream_checksum
+from recipe_ray.base.foreign import is_there
+from recipe_ray.data.content import opened, stamp
+from recipe_ray.data.folders import is_hive, visible
+from recipe_ray.data.limits import IMAGE
+from recipe_ray.data.sources import FileSource, Source, existing, open_path
+from recipe_ray.data.tar_shards import IMAGES, Note, TarSource, in_batches
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
-FILE_LIMIT = 64 * 2**20  # bytes of one image file
+IMAGE_SUFFIXES = tuple(f".{kind}" for kind in IMAGES)
 _SHARDS = (".parquet", ".tar")
+_SAVED = ("state.json", "dataset_dict.json")  # by `datasets`
 
 
 def open_images(path: str | Path, owner: str, note: Note, *, by_name: bool = False) -> Source:
     """Return the source of images at a path, each with a label or a caption.
 
-    Allowed: a Parquet file or WebDataset tar, a folder of shards of one of them, and, with labels,
-    a folder with one folder a class. `by_name`: there the label is the class folder's name.
+    Allowed: a Parquet file or WebDataset tar, a folder of shards of one of them (also in a hive
+    layout, or saved by `datasets`) and, with labels, a folder with one folder per class. `by_name`:
+    the label is the name of the class.
 
     Raises DataError for a path that does not exist or is none of these.
     """
     place = existing(path, owner)
-    if place.is_file():
-        return _shards((place,), owner, note)
-    entries = [entry for entry in sorted(place.iterdir()) if not entry.name.startswith(".")]
+    if not place.is_dir():
+        opened(place, owner).close()
+        return _shards((place,), owner, note, by_name=by_name)
+    if any(is_there(place / name) for name in _SAVED):
+        return open_path(place, owner)
+    entries = visible(place, owner)
     folders = [entry for entry in entries if entry.is_dir()]
     files = [entry for entry in entries if not entry.is_dir()]
     if folders and files:
@@ -42,7 +50,9 @@ def open_images(path: str | Path, owner: str, note: Note, *, by_name: bool = Fal
             f"({files[0].name}, ...); keep one of {_allowed(note)}"
         )
     if not folders:
-        return _shards(tuple(files), owner, note, place)
+        return _shards(tuple(files), owner, note, by_name=by_name, folder=place)
+    if is_hive(folders) and not any(map(_is_image, visible(folders[0], owner))):
+        return open_path(place, owner)
     if note != "label":
         raise DataError(
             f"{owner}: {place} is a folder of folders, which has no captions; allowed: "
@@ -51,12 +61,20 @@ def open_images(path: str | Path, owner: str, note: Note, *, by_name: bool = Fal
     return ImageFolder(place, owner, by_name)
 
 
-def _shards(files: tuple[Path, ...], owner: str, note: Note, folder: Path | None = None) -> Source:
-    suffixes = {file.suffix for file in files}
+def _shards(
+    files: tuple[Path, ...], owner: str, note: Note, *, by_name: bool, folder: Path | None = None
+) -> Source:
+    suffixes = {file.suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= set(_SHARDS):
         found = ", ".join(sorted(suffixes)) or "nothing"
         raise DataError(f"{owner}: {folder or files[0]} holds {found}; allowed: {_allowed(note)}")
-    return TarSource(files, note, owner) if suffixes == {".tar"} else FileSource(files, owner)
+    if suffixes == {".tar"}:
+        return TarSource(files, note, owner, by_name, folder)
+    return FileSource(files, owner, folder)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _allowed(note: Note) -> str:
@@ -78,7 +96,10 @@ class ImageFolder:
 
     def identity(self) -> dict[str, Any]:
         """Return the checksum over the sorted names in the folder and the files' own checksums."""
-        return {"source": "image-folder", "sha256": _checksum(self.root, self._stamps())}
+        return {
+            "source": "image-folder",
+            "sha256": _checksum(self.root, self.owner, self._stamps()),
+        }
 
     def describe(self) -> str:
         """Return the folder's name, its classes and the start of the checksum."""
@@ -96,18 +117,23 @@ class ImageFolder:
     def _rows(self) -> Iterator[tuple[bytes, Any]]:
         for label, folder in enumerate(self._classes()):
             named = _short(folder.name) if self.by_name else label
-            yield from ((_read(file, self.owner), named) for file in self._images(folder))
+            yield from ((self._read(file), named) for file in self._images(folder))
 
     def _classes(self) -> list[Path]:
-        folders = _visible(self.root)
+        folders = visible(self.root, self.owner)
         numbered = all(folder.name.isdecimal() for folder in folders)
         return sorted(folders, key=lambda f: int(f.name)) if numbered else folders
 
     def _images(self, folder: Path) -> list[Path]:
-        files = _visible(folder)
+        files = visible(folder, self.owner)
         allowed = ", ".join(IMAGE_SUFFIXES)
         for file in files:
-            if file.suffix.lower() not in IMAGE_SUFFIXES:
+            if file.is_dir() and not _is_image(file):
+                raise DataError(
+                    f"{self.owner}: {file} is a folder within the class folder {folder.name}; give "
+                    f"the folder of the class folders (is it {folder}?)"
+                )
+            if not _is_image(file):
                 raise DataError(f"{self.owner}: {file} is no image; allowed here: {allowed}")
         if not files:
             raise DataError(f"{self.owner}: the class folder {folder} has no image ({allowed})")
@@ -115,30 +141,32 @@ class ImageFolder:
 
     def _stamps(self) -> tuple[tuple[str, int, int], ...]:
         files = (file for folder in self._classes() for file in self._images(folder))
-        named = ((file.relative_to(self.root).as_posix(), file.stat()) for file in files)
-        return tuple((name, found.st_size, found.st_mtime_ns) for name, found in named)
+        return tuple(
+            (file.relative_to(self.root).as_posix(), *stamp(file, self.owner, self.root))
+            for file in files
+        )
 
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    def _read(self, file: Path) -> bytes:
+        with opened(file, self.owner, self.root) as content:
+            limit = IMAGE.value()
+            try:
+                data = content.read(limit + 1)
+            except OSError as error:
+                raise DataError(f"{self.owner}: {file} cannot be read: {error.strerror}") from error
+        if len(data) > limit:
+            raise IMAGE.exceeded(f"{self.owner}: {file} has over {limit:,} bytes", limit)
+        return data
 
 
 def _short(name: str) -> str:
     return str(int(name)) if name.isdecimal() else name
 
 
-def _read(file: Path, owner: str) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size > FILE_LIMIT:
-            raise DataError(f"{owner}: {file} has {size:,} bytes; allowed: {FILE_LIMIT:,}")
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{owner}: {file} cannot be read: {error.strerror}") from error
-
-
 @lru_cache(maxsize=16)
-def _checksum(root: Path, stamps: Iterable[tuple[str, int, int]]) -> str:
+def _checksum(root: Path, owner: str, stamps: Iterable[tuple[str, int, int]]) -> str:
     # sizes and times are only there to forget the sum of a folder that has changed since
-    lines = (f"{file_checksum(root / name)}  {name}\n" for name in sorted(s[0] for s in stamps))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for name in sorted(name for name, _, _ in stamps):
+        with opened(root / name, owner, root) as content:
+            digest.update(f"{stream_checksum(content)}  {name}\n".encode())
+    return digest.hexdigest()

@@ -6,25 +6,21 @@ a batch is made, so that a test set with six triggers is held once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from recipe_ray.base.errors import DataError
+from recipe_ray.data.image_pixels import decoded_rgb
 from recipe_ray.data.patches import stamp
 from recipe_ray.data.rows import Ints
 from recipe_ray.data.tokens import uniform
 
 Pixels = NDArray[np.uint8]
 PATCH = "patch"  # column [N, 3]: which patch a row carries, see `patches.code_of`
-MAX_PIXELS = 100_000_000  # of one image; more is a decompression bomb or no photograph
-# what photographs come in. Pillow knows many more, and for one (EPS) it runs the file as a program
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF")
 _OWN_COLUMNS = ("pixels", "index")
 _IMAGE_LENGTH = 32  # an image counts as so many tokens where work is dealt out
 _PADDING = 8  # a random crop moves an image by up to a `_PADDING`-th of its side
@@ -131,32 +127,8 @@ class ImageEncoder:
 
 
 def decoded(data: bytes, size: int, owner: str) -> Pixels:
-    """Return the pixels [3, size, size] of an encoded image.
-
-    Raises DataError for bytes that are no image of `FORMATS`, one that is cut off, or one of over
-    `MAX_PIXELS`, as it is or with its shorter side scaled to `size`.
-    """
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if max(width * height, _scaled(width, height, size)) > MAX_PIXELS:
-                raise DataError(
-                    f"{owner} has {width} x {height} pixels; allowed: {MAX_PIXELS:,}, also after "
-                    f"the shorter side is scaled to {size}"
-                )
-            image.draft("RGB", (size, size))  # a JPEG is decoded at no more than twice this size
-            return _fitted(image.convert("RGB"), size)
-    except UnidentifiedImageError as error:
-        raise DataError(f"{owner} cannot be decoded: allowed: {', '.join(FORMATS)}") from error
-    except DataError:
-        raise
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{owner} cannot be decoded: {error}") from error
-
-
-def _scaled(width: int, height: int, size: int) -> int:
-    """Return how many pixels an image has once its shorter side is `size`."""
-    return size * size * max(width, height) // max(1, min(width, height))
+    """Return the pixels [3, size, size] of an encoded image; raises DataError as `decoded_rgb`."""
+    return _fitted(decoded_rgb(data, size, owner), size)
 
 
 def _fitted(image: Image.Image, size: int) -> Pixels:

@@ -5,21 +5,26 @@ knows local tables only; `image_sources` and `tar_shards` have image files, `hub
 sources elsewhere.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError, suggest
-from recipe_ray.base.fingerprint import file_checksum
-from recipe_ray.data.formats import READERS
+from recipe_ray.data.content import checksum, described_shards, opened, shards_checksum, stamp
+from recipe_ray.data.folders import table_files
+from recipe_ray.data.formats import ALLOWED, ending, reader_of
+from recipe_ray.data.labels import label_number
+from recipe_ray.data.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
+from recipe_ray.data.packed import packing_of, unpacked
 
-TEXT_LIMIT = 1_000_000  # characters; a longer "text" is a file read in the wrong format
+# a column's name as people write it; a longer one is a text
+_NAME_LENGTH, _NAME_WORDS = 40, 3
+_NAMES_SHOWN = 30
+_ROW_BYTES = 16  # that a row counts for, however little it holds
 
 
 class Source(Protocol):
@@ -76,24 +81,72 @@ def _absolute(path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files of one format, the shards of one table in the order of their names."""
+    """Files of one format, the shards of one table in the order of their names.
+
+    With `folder` none of them may lead out of it. `partitions` are columns that each file's place
+    adds to its rows.
+    """
 
     files: tuple[Path, ...]
     owner: str  # what asked for it, for messages: "corpus 'file'"
+    folder: Path | None = None
+    partitions: tuple[Mapping[str, str | int | None], ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Return the format and the SHA-256 of the content, not where the files lie."""
-        whole = shards_checksum(self.files, self.owner)
-        return {"source": READERS[self.files[0].suffix].format, "sha256": whole}
+        """Return the format and the SHA-256 of the content, not where the files lie or how packed.
+
+        Raises DataError for a file that cannot be read, or unpacks to too much.
+        """
+        reader = reader_of(self.files[0])
+        assert reader is not None, "open_path takes files of known formats"
+        whole = shards_checksum(self.files, self.owner, self.folder)
+        return {"source": reader.format, "sha256": whole, **self._partition_identity()}
+
+    def _partition_identity(self) -> dict[str, Any]:
+        return (
+            {"partitions": [dict(values) for values in self.partitions]} if self.partitions else {}
+        )
 
     def describe(self) -> str:
         """Return the file name, or folder and number of shards, with the start of the checksum."""
         return described_shards(self.files, self.identity()["sha256"])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of all shards; raises DataError for a file that cannot be read."""
-        for file in self.files:
-            yield from READERS[file.suffix].read(file, f"{self.owner}: {file}")
+        """Stream the rows of all shards.
+
+        Raises DataError for a file that cannot be read, and for files whose rows come to more bytes
+        than `unpacked_limit` allows for what they have on disk.
+        """
+        size = sum(stamp(file, self.owner, self.folder)[0] for file in self.files)
+        limit, held = unpacked_limit(size), 0
+        for number, file in enumerate(self.files):
+            for batch in self._read(file):
+                held += batch.nbytes + _ROW_BYTES * batch.num_rows
+                if held > limit:
+                    raise UNPACKED.exceeded(
+                        f"{self.owner}: {file}: its rows come to more than {limit:,} bytes", limit
+                    )
+                yield self._with_partition(batch, number)
+
+    def _read(self, file: Path) -> Iterator[pa.RecordBatch]:
+        reader, packing = reader_of(file), packing_of(file)
+        assert reader is not None, "open_path takes files of known formats"
+        if packing:  # counted before the first row is made
+            checksum(file, self.owner, self.folder)
+        with opened(file, self.owner, self.folder) as content:
+            yield from reader.read(unpacked(content, packing), f"{self.owner}: {file}")
+
+    def _with_partition(self, batch: pa.RecordBatch, number: int) -> pa.RecordBatch:
+        for name, value in (self.partitions[number] if self.partitions else {}).items():
+            if name in batch.schema.names:
+                raise DataError(
+                    f"{self.owner}: {self.files[number]} has a column {name!r}, which its folder's "
+                    "name gives too; keep one of them"
+                )
+            kinds = {type(values[name]) for values in self.partitions}
+            kind = pa.int64() if int in kinds else pa.string()
+            batch = batch.append_column(name, pa.array([value] * batch.num_rows, kind))
+        return batch
 
 
 @dataclass(frozen=True)
@@ -119,28 +172,29 @@ class Derived:
 
 
 def open_path(path: str | Path, owner: str) -> FileSource:
-    """Return the source of a file, or of a folder of shards in one format.
+    """Return the source of a file, or of a folder of shards in one format (`folders`).
 
-    Raises DataError for a path that does not exist, an unknown format or a mixed folder.
+    A file that is named may be a link to anywhere. Raises DataError for a path that does not exist
+    or is no regular file, an unknown format or a mixed folder.
     """
     place = existing(path, owner)
-    allowed = ", ".join(READERS)
-    if place.is_file():
-        if place.suffix not in READERS:
-            raise DataError(f"{owner}: {place}: format {place.suffix!r} is none of {allowed}")
-        return FileSource((place,), owner)
-    shards = tuple(sorted(file for file in place.iterdir() if file.suffix in READERS))
-    if not shards:
-        raise DataError(f"{owner}: the folder {place} has no file ending in {allowed}")
-    if len({file.suffix for file in shards}) > 1:
-        raise DataError(f"{owner}: the folder {place} mixes formats; keep one of {allowed}")
-    return FileSource(shards, owner)
+    if place.is_dir():
+        found = table_files(place, owner)
+        return FileSource(found.files, owner, place, found.partitions)
+    if reader_of(place) is None:
+        raise DataError(f"{owner}: {place}: format {ending(place)!r} is none of {ALLOWED}")
+    opened(place, owner).close()
+    return FileSource((place,), owner)
 
 
 def existing(path: str | Path, owner: str) -> Path:
     """Return a path given by the user; raise DataError, naming the nearest, where nothing is."""
     place = Path(path).expanduser()
-    if not place.exists():
+    try:
+        found = place.exists()
+    except (OSError, ValueError) as error:  # a folder that may not be entered, a zero in a name
+        raise DataError(f"{owner}: {str(place)[:200]!r} cannot be read: {error}") from error
+    if not found:
         near = suggest(
             place.name, (p.name for p in place.parent.iterdir()) if place.parent.is_dir() else ()
         )
@@ -160,18 +214,20 @@ def batch_texts(batch: pa.RecordBatch, column: str, owner: str, before: int) -> 
     """Return one column's texts, stripped, an absent one as ""; `before` rows came earlier.
 
     Raises DataError for a column that is unknown or holds no text, and for a text of more than
-    `TEXT_LIMIT` characters, naming its row counted from 1.
+    `TEXT` characters (a file read in the wrong format), naming its row counted from 1.
     """
+    limit = TEXT.value()
     for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
         if value is not None and not isinstance(value, str):
             raise DataError(
                 f"{owner}: column {column!r} holds {type(value).__name__} values, not text "
                 f"(row {row}); name the column of texts"
             )
-        if value is not None and len(value) > TEXT_LIMIT:
-            raise DataError(
-                f"{owner}: row {row} is a text of {len(value):,} characters; allowed: "
-                f"{TEXT_LIMIT:,}. Is there one text a row?"
+        if value is not None and len(value) > limit:
+            raise TEXT.exceeded(
+                f"{owner}: row {row} is a text of {len(value):,} characters (is there one text per "
+                "row?)",
+                limit,
             )
         yield (value or "").strip()
 
@@ -180,8 +236,10 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
     """Return one column's encoded images; `before` rows came earlier.
 
     A column of the hub's image feature (a struct with `bytes`) counts as one of bytes. Raises
-    DataError for a column that is unknown, and for a row without an image.
+    DataError for a column that is unknown, a row without an image, and an image of over `IMAGE`
+    bytes.
     """
+    limit = IMAGE.value()
     for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:
@@ -190,40 +248,38 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
                 f"{owner}: row {row}: column {column!r} holds {held}, not the bytes of an image; "
                 "name the column of images"
             )
+        if len(data) > limit:
+            raise IMAGE.exceeded(f"{owner}: row {row}: the image has {len(data):,} bytes", limit)
         yield data
 
 
 def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
-    """Return one column of a batch; raises DataError naming the columns there are."""
+    """Return one column of a batch.
+
+    Raises DataError naming the columns there are or, if they look like a first row of data, saying
+    that the header is missing.
+    """
     names = list(batch.schema.names)
-    if column not in names:
+    if column in names:
+        return batch.column(column)
+    if _is_data(names):
         raise DataError(
-            f"{owner}: no column {column!r}{suggest(column, names)}; columns: {', '.join(names)}"
+            f"{owner}: no column {column!r}. The file seems to have no header line: its first line "
+            f"has {len(names)} fields that look like a text or a number. Put a line with the names "
+            "of the columns on top, such as text,label (with a tab between them in a .tsv)"
         )
-    return batch.column(column)
+    shown = ", ".join(name[:_NAME_LENGTH] for name in names[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+    raise DataError(
+        f"{owner}: no column {column!r}{suggest(column, names)}; columns: {shown}{more}"
+    )
 
 
-def shards_checksum(files: tuple[Path, ...], owner: str) -> str:
-    """Return the SHA-256 of a file, or that of all shards' sums in order."""
-    sums = [_checksum(file, *_stamp(file, owner)) for file in files]
-    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
-
-
-def described_shards(files: tuple[Path, ...], sha256: str) -> str:
-    """Return, for people, the file's name or folder and number of shards, and the checksum."""
-    many = f"{files[0].parent.name}/ ({len(files)} shards)"
-    return f"{files[0].name if len(files) == 1 else many}, SHA-256 {sha256[:12]}"
-
-
-def _stamp(file: Path, owner: str) -> tuple[int, int]:
-    try:
-        found = file.stat()
-    except OSError as error:
-        raise DataError(f"{owner}: {file} cannot be read: {error.strerror}") from error
-    return found.st_size, found.st_mtime_ns
-
-
-@lru_cache(maxsize=1024)
-def _checksum(file: Path, size: int, mtime_ns: int) -> str:
-    # size and time are only there to forget the sum of a file that has changed since
-    return file_checksum(file)
+def _is_data(names: list[str]) -> bool:
+    """Tell whether names of columns are a row of data: a number, or several words."""
+    return any(
+        label_number(name) is not None
+        or len(name) > _NAME_LENGTH
+        or len(name.split()) > _NAME_WORDS
+        for name in names
+    )

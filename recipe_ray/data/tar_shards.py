@@ -1,15 +1,17 @@
 """WebDataset: tar archives whose members of one key make a sample, streamed and never extracted.
 
-A key is a member's path up to the first dot of its last part; what follows says what it is: an
-image (.jpg, .jpeg, .png, .webp), a label (.cls, an integer), a caption (.txt), or both in an object
-(.json with `label` or `caption`). Members of a sample follow each other; other members are passed
-over. Paths are labels of samples here, nothing is opened or written by them.
+A key is a member's path up to the first dot of its last part. The last part of the name says what
+it is: an image (`x.jpg`, or `x.image.jpg`), a label (.cls: a number from 0, or a class's name), a
+caption (.txt), or both in an object (.json with `label` or `caption`). Members of a sample follow
+each other; other members are passed over. Paths are labels of samples here, nothing is opened or
+written by them.
 """
 
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +19,20 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.sources import TEXT_LIMIT, described_shards, shards_checksum
+from recipe_ray.data.content import described_shards, opened, shards_checksum
+from recipe_ray.data.labels import label_number
+from recipe_ray.data.limits import IMAGE, TEXT
 
 Note = Literal["label", "caption"]  # what is known of an image, and the column it stands in
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "tif", "tiff", "bmp", "ppm", "pgm")
 NOTES: dict[Note, str] = {"label": "cls", "caption": "txt"}
-MEMBER_LIMIT = 64 * 2**20  # bytes of an image; a note has at most as many as a text
-_FORM: dict[Note, str] = {"label": "it is an integer from 0", "caption": "it is UTF-8 text"}
+_FORM: dict[Note, str] = {
+    "label": "it is an integer from 0 or a class's name",
+    "caption": "it is UTF-8 text",
+}
 _MAX_LABEL = 2**31
+_NAME_LENGTH = 100  # characters of a class's name
+_MAX_PARTS = 100  # members of one sample that are looked at
 _END = 1024  # zero bytes
 _BATCH_ROWS = 256
 _BATCH_BYTES = 32 * 2**20
@@ -34,15 +42,22 @@ _Member = tuple[str, str, bytes]  # key, what it is, content
 
 @dataclass(frozen=True)
 class TarSource:
-    """Tar shards in the order of their names; columns `image` and `label` or `caption`."""
+    """Tar shards in the order of their names; columns `image` and `label` or `caption`.
+
+    Labels that are names count the names of all shards from 0 in their order, as class folders do;
+    `by_name` gives all labels as they are written.
+    """
 
     files: tuple[Path, ...]
     note: Note
     owner: str
+    by_name: bool = False
+    folder: Path | None = None  # none of the files may lead out of it
 
     def identity(self) -> dict[str, Any]:
         """Return the SHA-256 of the file, or of all shards' sums in order."""
-        return {"source": "webdataset", "sha256": shards_checksum(self.files, self.owner)}
+        whole = shards_checksum(self.files, self.owner, self.folder)
+        return {"source": "webdataset", "sha256": whole}
 
     def describe(self) -> str:
         """Return the file name, or folder and number of shards, with the start of the checksum."""
@@ -51,20 +66,41 @@ class TarSource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the samples of all shards.
 
-        Raises DataError for a file that is no whole tar, a member over `MEMBER_LIMIT`, an image
-        without its note, a note that is none, and a shard without any sample.
+        Raises DataError for a file that is no whole tar, a member over `IMAGE` or `TEXT`, an image
+        without its note, a note that is none, labels that are names and numbers, and a shard
+        without any sample.
         """
-        yield from in_batches(self._samples(), self.note)
+        if self.note == "caption" or self.by_name:
+            notes = ((image, str(note)) for image, note, _ in self._samples())
+            yield from in_batches(notes, self.note)
+        else:
+            yield from in_batches(self._numbered(), self.note)
 
-    def _samples(self) -> Iterator[tuple[bytes, Any]]:
+    def _numbered(self) -> Iterator[tuple[bytes, int]]:
+        numbers: dict[Any, int] = {}
+        for image, note, where in self._samples():
+            if isinstance(note, str) and not numbers:  # one more pass, because any may come last
+                numbers = self._class_numbers(where)
+            if isinstance(note, str) != bool(numbers):
+                raise DataError(f"{where}: some labels are numbers and some are names; keep one")
+            yield image, numbers[note] if numbers else note
+
+    def _class_numbers(self, where: str) -> dict[Any, int]:
+        found = {note for _, note, _ in self._samples()}
+        if any(isinstance(note, int) for note in found):
+            raise DataError(f"{where}: some labels are numbers and some are names; keep one")
+        return {name: number for number, name in enumerate(sorted(found))}
+
+    def _samples(self) -> Iterator[tuple[bytes, Any, str]]:
         for file in self.files:
             count = 0
-            for key, members in groupby(_members(file, self._where(file)), lambda m: m[0]):
-                parts = {kind: content for _, kind, content in members}
-                image = next((parts[kind] for kind in IMAGES if kind in parts), None)
+            for key, members in groupby(self._members(file), lambda m: m[0]):
+                where = f"{self._where(file)}: sample {_shown(key)}"
+                parts = _parts(members, where)
+                image = _image(parts, where)
                 if image is not None:
                     count += 1
-                    yield image, self._noted(parts, f"{self._where(file)}: sample {_shown(key)}")
+                    yield image, self._noted(parts, where), where
             if not count:
                 raise DataError(
                     f"{self._where(file)} has no sample; needed: members such as 000.jpg and "
@@ -73,6 +109,10 @@ class TarSource:
 
     def _where(self, file: Path) -> str:
         return f"{self.owner}: {file}"
+
+    def _members(self, file: Path) -> Iterator[_Member]:
+        with opened(file, self.owner, self.folder) as content:
+            yield from _members(content, self._where(file))
 
     def _noted(self, parts: dict[str, bytes], where: str) -> Any:
         ending = NOTES[self.note]
@@ -89,15 +129,45 @@ class TarSource:
         raise DataError(f"{where} has no .{ending}, nor a .json with {self.note!r}")
 
 
+def _parts(members: Iterable[_Member], where: str) -> dict[str, bytes]:
+    """Return a sample's members by what they are; a short name wins over a longer of one kind."""
+    parts: dict[str, bytes] = {}
+    for _, kind, content in members:
+        parts[kind] = content
+        if len(parts) > _MAX_PARTS:
+            raise DataError(f"{where} has over {_MAX_PARTS} members; is the key before the dot?")
+    for kind in sorted(parts, key=lambda name: name.count(".")):
+        last = kind.rpartition(".")[2]
+        if last not in IMAGES:
+            parts.setdefault(last, parts[kind])
+    return parts
+
+
+def _image(parts: dict[str, bytes], where: str) -> bytes | None:
+    plain = [kind for kind in IMAGES if kind in parts]
+    named = [kind for kind in parts if kind.rpartition(".")[2] in IMAGES]
+    chosen = plain[:1] or [kind for kind in named if kind.startswith("image.")][:1] or named
+    if len(chosen) > 1:
+        raise DataError(
+            f"{where} has several images ({', '.join(map(_shown, chosen[:5]))}); name the one that "
+            "counts x.jpg or x.image.jpg"
+        )
+    return parts[chosen[0]] if chosen else None
+
+
 def _note(value: Any, note: Note) -> int | str:
     if note == "caption":
         if not isinstance(value, str):
             raise TypeError("a caption is text")
         return value
-    label = int(value)
-    if not 0 <= label < _MAX_LABEL:
-        raise ValueError("a label counts classes")
-    return label
+    number = label_number(value)
+    if number is not None and number < _MAX_LABEL:
+        return number
+    name = value.strip() if isinstance(value, str) else ""
+    # a name has a letter: -1 and 1.5 are wrong numbers
+    if not name.isprintable() or len(name) > _NAME_LENGTH or not any(map(str.isalpha, name)):
+        raise ValueError("a label counts classes or names one")
+    return name
 
 
 def in_batches(rows: Iterable[tuple[bytes, Any]], note: Note) -> Iterator[pa.RecordBatch]:
@@ -120,39 +190,43 @@ def _batch(images: list[bytes], notes: list[Any], note: Note) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"image": pa.array(images, pa.binary()), note: notes})
 
 
-def _members(file: Path, where: str) -> Iterator[_Member]:
+def _members(file: BufferedReader, where: str) -> Iterator[_Member]:
     wanted = {*IMAGES, *NOTES.values(), "json"}
     try:
+        _check_end(file)
         # a stream of an uncompressed tar: no seeking, and no bomb to unpack
-        with tarfile.open(file, mode="r|") as tar:
-            _check_end(file)
+        with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 key, _, kind = name.partition(".")
-                if kind.lower() in wanted and member.isfile():
+                is_wanted = kind.rpartition(".")[2].lower() in wanted
+                if key and is_wanted and member.isfile():
                     yield f"{folder}/{key}", kind.lower(), _content(tar, member, where)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{where} cannot be read as an uncompressed tar: {error}") from error
 
 
-def _check_end(file: Path) -> None:
+def _check_end(content: BufferedReader) -> None:
     # tarfile takes a tar that is cut off at a header for a whole one
-    with file.open("rb") as content:
-        size = content.seek(0, 2)
-        content.seek(max(0, size - _END))
-        if content.read() != bytes(_END):
-            raise tarfile.ReadError("it lacks the zeros that end a tar; is it cut off?")
+    size = content.seek(0, 2)
+    content.seek(max(0, size - _END))
+    if content.read() != bytes(_END):
+        raise tarfile.ReadError("it lacks the zeros that end a tar; is it cut off?")
+    content.seek(0)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> bytes:
-    limit = MEMBER_LIMIT if member.name.lower().endswith(IMAGES) else TEXT_LIMIT
-    if member.size > limit:
-        raise DataError(
-            f"{where}: member {_shown(member.name)} has {member.size:,} bytes; allowed: {limit:,}"
-        )
-    opened = tar.extractfile(member)
-    assert opened is not None, "a regular member has a content"
-    content = opened.read()
+    limit = IMAGE if member.name.lower().endswith(IMAGES) else TEXT
+    if member.size > limit.value():
+        said = f"{where}: member {_shown(member.name)} has {member.size:,} bytes"
+        raise limit.exceeded(said, limit.value())
+    if member.issparse():
+        raise DataError(f"{where}: member {_shown(member.name)} is sparse; pack it whole")
+    stream = tar.extractfile(member)
+    assert stream is not None, "a regular member has a content"
+    content = stream.read()
     if len(content) < member.size:
         raise tarfile.ReadError("it ends within a member")
     return content

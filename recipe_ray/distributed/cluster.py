@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from recipe_ray.base.errors import UserError
+from recipe_ray.data import limits
 from recipe_ray.experiment.demand import DATA_CPUS
 from recipe_ray.experiment.spec import Launch
 
@@ -52,7 +53,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
         if address == "local":
             _start(launch, nested)
         else:
-            shared = {name: os.environ[name] for name in SETTINGS}
+            shared = {name: os.environ[name] for name in SETTINGS} | limits.environment()
             ray.init(address, runtime_env={"env_vars": shared}, **_QUIET)
     except ConnectionError as error:
         raise UserError(

@@ -20,6 +20,7 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
 from recipe_ray.data.hub import HubSource
+from recipe_ray.data.labels import label_number
 from recipe_ray.data.sources import (
     FileSource,
     Locations,
@@ -208,10 +209,13 @@ class Task(Component):
         return Labelled(tuple(samples), np.array(labels, dtype=np.int64))
 
     def _label(self, value: Any, where: str) -> int:
-        # labels are integers, or their names, or (CSV knows no types) integers in writing
-        for label, name in enumerate(self.classes):
-            if value in (label, name, str(label)):
-                return label
+        # names first: a class may be called "1"
+        name = value.strip() if isinstance(value, str) else None
+        if name in self.classes:
+            return self.classes.index(name)
+        number = label_number(value)
+        if number is not None and number < self.num_labels:
+            return number
         allowed = ", ".join(f"{label} {name}" for label, name in enumerate(self.classes))
         raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
 

@@ -1,0 +1,124 @@
+"""CSV and TSV: a header line with the names of the columns, then one row per line.
+
+CSV follows RFC 4180; its separator is a comma, or the tab or semicolon of a header without commas.
+TSV is the form in which NLP data sets are published (`sentence<TAB>label`): fields as they stand,
+where a quote is a character of the text. A TSV whose header is quoted is read like a CSV.
+"""
+
+import csv
+from collections.abc import Iterator
+from io import TextIOWrapper
+from itertools import chain
+from typing import BinaryIO, TextIO
+
+import pyarrow as pa
+
+from recipe_ray.base.errors import DataError
+from recipe_ray.data.limits import COLUMNS, LINE
+from recipe_ray.data.row_batches import Row, in_batches
+
+_SEPARATORS = (",", "\t", ";")
+
+
+def read_csv(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
+    """Stream a CSV; raises DataError for rows that do not have the header's fields."""
+    with TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        lines = _Lines(text, where)
+        yield from in_batches(_rows(_csv(lines, where), lines, where), where)
+
+
+def read_tsv(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
+    """Stream a TSV; raises DataError for rows that do not have the header's fields."""
+    with TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as text:
+        lines = _Lines(text, where)
+        yield from in_batches(_rows(_tsv(lines, where), lines, where), where)
+
+
+class _Lines(Iterator[str]):
+    """Lines of a text, which count the characters of the row that is being read.
+
+    A row may go over many lines, in quotes, so that a limit on lines would not bound it.
+    """
+
+    def __init__(self, text: TextIO, where: str) -> None:
+        self._text, self._where = text, where
+        self._limit = LINE.value()
+        self._held = 0
+        self.row = 0  # the last that was read whole; the header is row 0
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._limit)
+        self._held += len(line)
+        if self._held >= self._limit:
+            raise LINE.exceeded(
+                f"{self._where}: row {self.row + 1} has {self._limit:,} characters or more",
+                self._limit,
+            )
+        if not line:
+            raise StopIteration
+        return line
+
+    def taken(self) -> int:
+        """Return the characters since the row before."""
+        held, self._held = self._held, 0
+        return held
+
+
+def _csv(lines: _Lines, where: str) -> Iterator[list[str]]:
+    header = next((line for line in lines if line.strip()), "")
+    separator = next((sign for sign in _SEPARATORS if sign in header), ",")
+    return _quoted(chain([header], lines), separator, lines, where)
+
+
+def _quoted(text: Iterator[str], separator: str, lines: _Lines, where: str) -> Iterator[list[str]]:
+    csv.field_size_limit(LINE.value())
+    try:
+        yield from csv.reader(text, delimiter=separator, strict=True)
+    except csv.Error as error:
+        raise DataError(f"{where}: not valid CSV after row {lines.row}: {error}") from error
+
+
+def _tsv(lines: _Lines, where: str) -> Iterator[list[str]]:
+    header = next((line for line in lines if line.strip()), "")
+    names = header.rstrip("\r\n").split("\t")
+    if all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
+        return _quoted(chain([header], lines), "\t", lines, where)
+    return (
+        [_as_meant(field) for field in line.rstrip("\r\n").split("\t")]
+        for line in chain([header], lines)
+    )
+
+
+def _as_meant(field: str) -> str:
+    # only a writer of CSV can have made a field such as "a ""quoted"" word"
+    inner = field[1:-1]
+    if field[:1] == field[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return field
+
+
+def _rows(table: Iterator[list[str]], lines: _Lines, where: str) -> Iterator[tuple[Row, int]]:
+    names = next(table, [])
+    COLUMNS.check(len(names), f"{where}: the header")
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"{where}: of the header's {len(names)} names {len(set(names))} differ; is the first "
+            "line a header? Each column needs a name of its own"
+        )
+    lines.taken()
+    empty = 0  # rows of nothing but separators: a spreadsheet leaves them at the end
+    for values in table:
+        length = lines.taken()
+        if not any(value.strip() for value in values):
+            empty += len(values) == len(names)  # what has fewer is a blank line
+            continue
+        for _ in range(empty):
+            lines.row += 1
+            yield dict.fromkeys(names, ""), 0
+        empty = 0
+        lines.row += 1
+        if len(values) != len(names):
+            raise DataError(
+                f"{where}: row {lines.row} has {len(values)} fields, the header {len(names)}"
+            )
+        yield dict(zip(names, values, strict=True)), length

@@ -1,0 +1,405 @@
+"""The files that people have: names, compressions, headers, folders and what lies about in them."""
+
+import bz2
+import gzip
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from image_files import CLASS_NAMES, as_folder, as_parquet, as_tar, in_class_order, tar_of
+from image_samples import labelled_samples
+from samples import raised_by
+
+from recipe_ray.data.image_sources import open_images
+from recipe_ray.data.sources import Locations, column_texts, open_path
+from recipe_ray.tasks.task import TASKS, Task
+
+PNG = labelled_samples(1)[0].data
+CSV = b"text,label\none,0\ntwo,1\n"
+ROWS = [{"text": "one", "label": "0"}, {"text": "two", "label": "1"}]
+LINES = b'{"text": "one", "label": "0"}\n{"text": "two", "label": "1"}\n'
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Return all rows of a user's table."""
+    return [row for batch in open_path(path, "corpus").batches() for row in batch.to_pylist()]
+
+
+def wrong(path: Path) -> str:
+    """Return what reading a user's table says is wrong, which never shows a text."""
+    said = raised_by(lambda: rows(path))
+    assert "secret" not in said
+    return said
+
+
+def put(folder: Path, name: str, content: bytes = CSV) -> Path:
+    """Write a file; return it."""
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+PACKERS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+}
+FILES: dict[str, bytes] = {
+    "a.csv": CSV,
+    "a.CSV": CSV,
+    "blank lines.csv": b"\n" + CSV + b"\n\r\n \n,\n , \n",
+    "windows.csv": CSV.replace(b"\n", b"\r\n"),
+    "bom.csv": b"\xef\xbb\xbf" + CSV,
+    "semicolons.csv": CSV.replace(b",", b";"),
+    "tabs.csv": CSV.replace(b",", b"\t"),
+    "quoted.csv": b'"text","label"\n"one","0"\n"two","1"\n',
+    "a.tsv": CSV.replace(b",", b"\t"),
+    "a.TSV": CSV.replace(b",", b"\t") + b"\n\n",
+    "quoted.tsv": b'"text"\t"label"\n"one"\t"0"\n"two"\t"1"\n',
+    "a.jsonl": LINES,
+    "a.ndjson": LINES,
+    "lines.json": LINES,
+    "list.json": json.dumps(ROWS).encode(),
+    "indented.json": json.dumps(ROWS, indent=2).encode(),
+    "bom.JSON": b"\xef\xbb\xbf " + json.dumps(ROWS).encode() + b" \n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_table_is_read_however_it_is_named_and_written(tmp_path: Path, name: str) -> None:
+    assert rows(put(tmp_path, name, FILES[name])) == ROWS
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "list.json", "A.CSV"])
+def test_a_packed_file_is_its_content(tmp_path: Path, name: str, packing: str) -> None:
+    content = FILES.get(name, CSV)
+    file = put(tmp_path, name + packing, PACKERS[packing](content))
+    assert rows(file) == ROWS
+    plain = put(tmp_path, "plain" + Path(name).suffix.lower(), content)
+    assert open_path(file, "corpus").identity() == open_path(plain, "corpus").identity()
+
+
+def test_packed_lines_of_text_are_a_corpus(tmp_path: Path) -> None:
+    file = put(tmp_path, "texts.TXT.GZ", gzip.compress(b"one\ntwo\n"))
+    assert list(column_texts(open_path(file, "corpus"), "text", "corpus")) == ["one", "two"]
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_a_damaged_packed_file_is_named(tmp_path: Path, packing: str) -> None:
+    whole = PACKERS[packing](CSV * 1000)
+    assert "cannot be unpacked" in wrong(put(tmp_path, f"a.csv{packing}", whole[:-9]))
+    assert "cannot be unpacked" in wrong(put(tmp_path, f"b.csv{packing}", b"secret" * 9))
+
+
+def test_the_case_of_an_ending_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    one, two = put(tmp_path, "a.csv"), put(tmp_path, "b.CSV")
+    assert open_path(one, "corpus").identity() == open_path(two, "corpus").identity()
+
+
+def test_quotes_in_a_tsv_are_characters_unless_a_writer_of_csv_put_them(tmp_path: Path) -> None:
+    content = 'sentence\tlabel\n" it is\t0\n"so" it was\t1\n"whole"\t0\n"He said ""no"""\t1\n'
+    texts = [row["sentence"] for row in rows(put(tmp_path, "a.tsv", content.encode()))]
+    assert texts == ['" it is', '"so" it was', '"whole"', 'He said "no"']
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_without_a_header_says_so_and_shows_no_text(tmp_path: Path, name: str) -> None:
+    tab = "\t" if name == "a.tsv" else ","
+    for first in (f"secret{tab}1", f"the secret film is good{tab}pos", f"1{tab}secret"):
+        file = put(tmp_path, name, f"{first}\nmore{tab}0\n".encode())
+        said = raised_by(lambda f=file: list(column_texts(open_path(f, "corpus"), "text", "c")))
+        assert "seems to have no header line" in said
+        assert "text,label" in said
+        assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"text,text\nsecret,1\n", "of the header's 2 names 1 differ"),
+        ("a.tsv", b"text\tlabel\nsecret\tsecret\t1\n", "row 1 has 3 fields, the header 2"),
+        ("a.json", b'[{"text": "secret"}, 5]', "item 2 is a int, not an object"),
+        ("a.json", b'[{"text": "secret"}', "after item 1: expected , or ]"),
+        ("a.json", b'[{"text": "secret"},', "the list does not end"),
+        ("a.json", b'[{"text": "secret"}] secret', "more after item 1"),
+        ("a.json", b'[{"text": secret}]', "item 1 is not JSON"),
+        ("a.json", b'{"text": {"0": "secret"}, "label": {"0": 1}}', "orient='records'"),
+        ("a.json", b'[{"text": ' + b"[" * 100_000, "item 1 is not JSON"),
+        ("a.parquet.gz", b"secret", "format '.parquet.gz' is none of"),
+        ("a.xlsx", b"secret", "format '.xlsx' is none of"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    assert said in wrong(put(tmp_path, name, content))
+
+
+LITTER = [
+    *("Thumbs.db", "desktop.ini", ".DS_Store", "_SUCCESS", "_metadata", "_common_metadata"),
+    *("._a.csv", ".a.csv.crc", "a.csv.crc", "_committed_12", ".ipynb_checkpoints/a.csv"),
+    *("__MACOSX/._a.csv", ".part-0.csv", "README.md"),
+]
+
+
+def test_litter_in_a_folder_of_shards_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "part-0.csv"), put(tmp_path, "part-1.csv")
+    identity = open_path(tmp_path, "corpus").identity()
+    for name in LITTER:
+        put(tmp_path, name, b"\0secret")
+    assert rows(tmp_path) == ROWS * 2
+    assert open_path(tmp_path, "corpus").identity() == identity
+
+
+def test_litter_in_folders_of_images_is_passed_over(tmp_path: Path) -> None:
+    folder = as_folder(tmp_path, in_class_order(), CLASS_NAMES)
+    source = open_images(folder, "corpus", "label")
+    before, identity = list(source.batches()), source.identity()
+    for name in LITTER[:-1]:
+        put(folder, name, b"litter"), put(folder / "ant", name, b"litter")
+    again = open_images(folder, "corpus", "label")
+    assert list(again.batches()) == before
+    assert again.identity() == identity
+
+
+def test_folders_that_begin_with_an_underscore_are_classes(tmp_path: Path) -> None:
+    as_folder(tmp_path, in_class_order(), ("_noise", "bee", "cow", "dog"))
+    put(tmp_path / "bee", "_DSC0001.JPG", PNG)
+    batches = list(open_images(tmp_path, "task", "label", by_name=True).batches())
+    names = [name for batch in batches for name in batch["label"].to_pylist()]
+    assert (names.count("_noise"), names.count("bee")) == (3, 4)
+
+
+@pytest.mark.parametrize("ending", ["gif", "jfif", "TIF", "tiff", "JPG", "bmp", "WebP", "pgm"])
+def test_images_of_these_endings_are_read(tmp_path: Path, ending: str) -> None:
+    put(tmp_path, f"ant/1.{ending}", PNG)
+    (batch,) = open_images(tmp_path, "corpus", "label").batches()
+    assert batch.to_pylist() == [{"image": PNG, "label": 0}]
+
+
+def test_images_one_folder_too_high_say_where_they_are(tmp_path: Path) -> None:
+    as_folder(tmp_path / "train", in_class_order(), CLASS_NAMES)
+    said = raised_by(lambda: list(open_images(tmp_path, "corpus", "label").batches()))
+    assert f"is it {tmp_path / 'train'}?" in said
+
+
+def test_json_beside_shards_is_about_them_and_two_formats_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv"), put(tmp_path, "dataset_infos.json", b"{}")
+    assert rows(tmp_path) == ROWS
+    put(tmp_path, "a.csv.gz", gzip.compress(CSV))
+    assert "mixes formats (.csv, .csv.gz)" in wrong(tmp_path)
+
+
+def test_partitions_of_a_hive_layout_are_columns(tmp_path: Path) -> None:
+    for label in (0, 1, 10):
+        for lang in ("en", "de%20AT"):
+            place = tmp_path / f"label={label}" / f"lang={lang}"
+            place.mkdir(parents=True)
+            pq.write_table(pa.table({"text": [f"{label} {lang}"]}), place / "part-0.parquet")
+    put(tmp_path, "_SUCCESS", b"")
+    found = rows(tmp_path)
+    assert {"text": "10 de%20AT", "label": 10, "lang": "de AT"} in found
+    assert len(found) == 6
+    identity = open_path(tmp_path, "corpus").identity()
+    (tmp_path / "label=10").rename(tmp_path / "label=2")
+    assert open_path(tmp_path, "corpus").identity() != identity
+
+
+def test_a_partition_that_its_file_has_too_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "label=0/a.csv")
+    assert "a column 'label', which its folder's name gives too" in wrong(tmp_path)
+    put(tmp_path, "other/a.csv")
+    assert "it has the folders label=0, other: give one of them" in wrong(tmp_path)
+
+
+def test_images_in_a_hive_layout_are_read(tmp_path: Path) -> None:
+    for label in (0, 1):
+        (tmp_path / f"label={label}").mkdir()
+        pq.write_table(pa.table({"image": [PNG]}), tmp_path / f"label={label}" / "a.parquet")
+    found = [b.to_pylist() for b in open_images(tmp_path, "corpus", "label").batches()]
+    assert found == [[{"image": PNG, "label": label}] for label in (0, 1)]
+
+
+def test_what_datasets_saves_to_disk_is_read(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list([{"text": str(n), "label": n % 2} for n in range(2500)])
+    data.save_to_disk(tmp_path / "one", num_shards=3)
+    assert rows(tmp_path / "one") == data.to_list()
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "both")
+    assert "holds several splits (train, test); give one of them" in wrong(tmp_path / "both")
+    assert rows(tmp_path / "both" / "train") == data.to_list()
+    images = datasets.Dataset.from_list([{"image": {"bytes": PNG, "path": None}, "label": 3}])
+    images.save_to_disk(tmp_path / "images")
+    (batch,) = open_images(tmp_path / "images", "corpus", "label").batches()
+    assert batch["image"].to_pylist()[0]["bytes"] == PNG
+
+
+@pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "", 5, None])
+def test_a_saved_data_set_names_no_file_elsewhere(tmp_path: Path, name: Any) -> None:
+    put(tmp_path, "state.json", json.dumps({"_data_files": [{"filename": name}]}).encode())
+    assert "lists no files of this folder" in wrong(tmp_path)
+
+
+def task(tmp_path: Path, labels: list[str], names: tuple[str, ...] = ("no", "yes")) -> Task:
+    """Return a task on a CSV with these labels."""
+    put(tmp_path, "a.csv", "".join(["text,label\n", *(f"one,{n}\n" for n in labels)]).encode())
+    paths = {f"path_{split}": str(tmp_path / "a.csv") for split in ("train", "test")}
+    found: Task = TASKS.parse({"name": "file", "class_names": names, **paths})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (["1.0", "0.0", "1."], [1, 0, 1]),
+        (["True", "False", "true", "FALSE"], [1, 0, 1, 0]),
+        (["yes", " no", "1 ", "01"], [1, 0, 1, 1]),
+    ],
+)
+def test_labels_may_be_written_as_other_programs_do(
+    tmp_path: Path, written: list[str], expected: list[int]
+) -> None:
+    loaded = task(tmp_path, written).load("train", Locations(None, tmp_path))
+    assert loaded.labels.tolist() == expected
+
+
+@pytest.mark.parametrize("written", ["1.5", "-1", "2.0", "nan", "1e0", "", "truth", "1.0.0", "١"])
+def test_other_labels_are_refused(tmp_path: Path, written: str) -> None:
+    said = raised_by(lambda: task(tmp_path, [written]).load("train", Locations(None, tmp_path)))
+    assert "is none of: 0 no, 1 yes" in said
+
+
+def test_a_class_that_is_called_by_a_number_is_meant_by_its_name(tmp_path: Path) -> None:
+    loaded = task(tmp_path, ["1", "0"], ("1", "0")).load("train", Locations(None, tmp_path))
+    assert np.array_equal(loaded.labels, [0, 1])
+
+
+# --- WebDataset
+
+
+def tar_labels(file: Path, *, by_name: bool = False) -> list[Any]:
+    """Return the labels of a tar."""
+    batches = open_images(file, "corpus", "label", by_name=by_name).batches()
+    return [label for batch in batches for label in batch["label"].to_pylist()]
+
+
+def test_class_names_of_a_tar_count_in_their_order_as_folders_do(tmp_path: Path) -> None:
+    members = [
+        (f"{n}.{kind}", content)
+        for n, name in enumerate((b"dog", b"ant\n", b"dog"))
+        for kind, content in (("png", PNG), ("cls", name))
+    ]
+    file = tar_of(tmp_path / "a.tar", members)
+    assert tar_labels(file) == [1, 0, 1]
+    assert tar_labels(file, by_name=True) == ["dog", "ant", "dog"]
+    mixed = tar_of(tmp_path / "b.tar", [*members, ("9.png", PNG), ("9.cls", b"1")])
+    assert "some labels are numbers and some are names" in raised_by(lambda: tar_labels(mixed))
+
+
+def test_labels_of_a_json_member_may_be_names_or_written_numbers(tmp_path: Path) -> None:
+    for label, expected in (("dog", 0), ("3", 3), (3.0, 3), (True, 1)):
+        note = json.dumps({"label": label}).encode()
+        assert tar_labels(tar_of(tmp_path / "a.TAR", [("a.png", PNG), ("a.json", note)])) == [
+            expected
+        ]
+
+
+def test_the_last_part_of_a_long_ending_says_what_a_member_is(tmp_path: Path) -> None:
+    note = [("a.cls", b"2"), ("a.mask.png", b"mask"), ("a.meta.json", b"{}")]
+    for name in ("a.image.jpg", "a.jpg", "a.image.JPG"):
+        file = tar_of(tmp_path / "a.tar", [(name, PNG), *note])
+        (batch,) = open_images(file, "corpus", "label").batches()
+        assert batch.to_pylist() == [{"image": PNG, "label": 2}]
+    alone = tar_of(tmp_path / "b.tar", [("a.left.jpg", PNG), ("a.label.cls", b"2")])
+    assert tar_labels(alone) == [2]
+    two = tar_of(tmp_path / "c.tar", [("a.left.jpg", PNG), ("a.right.jpg", PNG), note[0]])
+    assert "several images ('left.jpg', 'right.jpg')" in raised_by(lambda: tar_labels(two))
+
+
+# --- special files
+
+
+def special(place: Path, kind: str) -> Path:
+    """Put something that is no regular file at a path."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "zero":
+        place.symlink_to("/dev/zero")
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(place))
+    elif kind == "folder":
+        place.mkdir()
+        (place / "x").touch()
+    elif kind == "loop":
+        place.symlink_to(place.name)
+    else:
+        place.symlink_to("/etc/passwd")
+    return place
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "zero", "socket"])
+def test_a_special_file_given_as_data_neither_hangs_nor_fills_memory(
+    kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    assert "expected a regular file" in wrong(special(folder / "a.csv", kind))
+    for name in ("a.tar", "a.parquet"):
+        place = special(folder / name, kind)
+        said = raised_by(lambda place=place: open_images(place, "corpus", "label"))
+        assert "expected a regular file" in said
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "zero", "socket", "folder", "loop", "outside"])
+@pytest.mark.parametrize("name", ["b.csv", "b.jsonl", "b.parquet", "b.tar", "ant/b.png"])
+def test_a_special_file_within_a_data_folder_is_refused(
+    kind: str, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    special(folder / name, kind)
+
+    def read() -> None:
+        source = (
+            open_images(folder, "corpus", "label")
+            if name.endswith(("png", "tar"))
+            else open_path(folder, "corpus")
+        )
+        source.identity()
+
+    said = raised_by(read)
+    assert Path(name).name in said or kind == "folder"
+
+
+def test_a_named_file_may_be_a_link_and_a_folder_too(tmp_path: Path) -> None:
+    real = put(tmp_path / "real", "a.csv")
+    (tmp_path / "link.csv").symlink_to(real)
+    (tmp_path / "folder").symlink_to(real.parent)
+    assert rows(tmp_path / "link.csv") == rows(tmp_path / "folder") == ROWS
+    (real.parent / "b.csv").symlink_to("a.csv")  # within the folder
+    assert rows(tmp_path / "folder") == ROWS * 2
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    repo = tmp_path / "datasets--a--b"
+    blob = put(repo, "blobs/abc")
+    place = repo / "snapshots" / "0" / "a.csv"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(os.path.relpath(blob, place.parent))
+    assert rows(place.parent) == ROWS
+
+
+def test_own_parquet_and_tar_may_have_endings_in_capitals(tmp_path: Path) -> None:
+    samples = labelled_samples(4)
+    paths = (as_parquet(tmp_path / "a.PARQUET", samples), as_tar(tmp_path / "a.TAR", samples))
+    for source in paths:
+        assert tar_labels(source) == [sample.label for sample in samples]
