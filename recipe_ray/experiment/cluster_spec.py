@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.limits import NODES
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.experiment.demand import Capacity
 from recipe_ray.experiment.files import read_mapping
@@ -64,6 +65,7 @@ class ClusterSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        NODES.check(max(sum(one.count for one in self.nodes), self.max_nodes or 0), "nodes")
         for kind, given in self.stage_seconds.items():
             if kind not in KINDS:
                 raise SpecError(f"stage_seconds: {unknown('kind of stage', kind, KINDS)}")
