@@ -273,3 +273,23 @@ def test_plan_does_again_what_an_edited_plugin_made(tmp_path: Path) -> None:
     assert "1 cells, 1 done" in run("plan", str(file))
     write(inner, {"plug.py": halve(0.25)})
     assert "1 cells, 0 done" in run("plan", str(file))
+
+
+def test_a_worker_with_another_source_does_not_run_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.experiment.inline import run_inline
+    from recipe_ray.stages.store import Store
+
+    write(tmp_path, {"plug.py": halve()})
+    defense = imported(tmp_path)
+    corpus = {"name": "file", "path": str(corpus_file(tmp_path))}
+    model = {"name": "bert", "source": str(tiny_folder())}
+    stage = PurifyStage(model=model, defense=defense(), corpus=corpus, seed=0)
+    assert stage.key  # as planned
+    monkeypatch.setattr(defense, "_source", plugin_source.Source("another"))
+    store = Store.open(tmp_path / "store")
+    with pytest.raises(SpecError, match="not what was planned: the code of a plugin"):
+        run_inline([stage], store, Locations(None, tmp_path))
+    assert not store.has(stage.artifact)

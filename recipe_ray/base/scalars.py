@@ -32,7 +32,7 @@ def _check(where: str, kinds: frozenset[Any], value: Any) -> None:
     elif isinstance(value, dict):
         for key, item in value.items() if dict in kinds else ():
             _check(f"{where}.{key}", kinds, item)
-    elif isinstance(value, int) and abs(value) > LARGEST:
+    elif _is_beyond(value, kinds):
         raise SpecError(f"{where}: a whole number beyond 64 bits")
     elif isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{where}: {value} is no finite number")
@@ -40,6 +40,12 @@ def _check(where: str, kinds: frozenset[Any], value: Any) -> None:
         said = _misread(kinds, value)
         if said is not None:
             raise SpecError(f"{where}: {said}")
+
+
+def _is_beyond(value: Any, kinds: frozenset[Any]) -> bool:
+    if isinstance(value, str) and int in kinds and str not in kinds and value.strip().isdecimal():
+        value = int(value[:40])  # pydantic takes '7' for 7
+    return isinstance(value, int) and abs(value) > LARGEST
 
 
 def _misread(kinds: frozenset[Any], value: Any) -> str | None:

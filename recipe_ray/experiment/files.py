@@ -179,12 +179,14 @@ def _child(here: Any, part: str, change: str) -> Any:
     )
     if not isinstance(child, (dict, list)):
         raise SpecError(
-            f"--set {change}: {part!r} is {shortened(repr(child))}, which has no fields"
+            f"--set {change}: {shortened(part)!r} is {shortened(repr(child))}, which has no fields"
         )
     return child
 
 
 def _index(here: list[Any], part: str, change: str) -> int:
     if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
-        raise SpecError(f"--set {change}: {part!r} is not a place in a list of {len(here)}")
+        raise SpecError(
+            f"--set {change}: {shortened(part)!r} is not a place in a list of {len(here)}"
+        )
     return int(part)
