@@ -223,11 +223,13 @@ def test_a_huge_search_is_counted_and_not_built(
 
 
 def test_a_huge_cluster_is_counted_and_not_built(tmp_path: Path) -> None:
-    for fields in ({"count": 10**9}, {"count": 6_000}, {}):
+    for fields in ({"count": 10**9}, {"count": 600}, {}):
         nodes = [{"name": "a", "cpus": 4, **fields}] * 2
         more = {} if fields else {"max_nodes": 10**9}
-        with pytest.raises(SpecError, match=r"nodes; at most 10,000 .*RECIPE_RAY_MAX_NODES"):
+        with pytest.raises(SpecError, match=r"nodes; at most 1,000 .*RECIPE_RAY_MAX_NODES"):
             load_cluster(written(tmp_path, {"nodes": nodes, **more}))
+    whole = load_cluster(written(tmp_path, {"nodes": [{"name": "a", "cpus": 4, "count": 999}]}))
+    assert whole.with_nodes(whole.most_nodes).nodes[0].count == 1_000
 
 
 @pytest.mark.parametrize("limit", [CELLS, NODES, YAML_BYTES, YAML_VALUES])

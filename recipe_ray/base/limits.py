@@ -38,6 +38,6 @@ class Limit:
 
 
 CELLS = Limit("RECIPE_RAY_MAX_CELLS", 20_000, "cells")
-NODES = Limit("RECIPE_RAY_MAX_NODES", 10_000, "nodes")
+NODES = Limit("RECIPE_RAY_MAX_NODES", 1_000, "nodes")
 YAML_BYTES = Limit("RECIPE_RAY_MAX_YAML_BYTES", 1_000_000, "bytes")
 YAML_VALUES = Limit("RECIPE_RAY_MAX_YAML_VALUES", 20_000, "values")
