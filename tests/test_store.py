@@ -252,3 +252,12 @@ def test_a_plan_is_kept_as_last_launched(store: Store) -> None:
 def test_an_experiment_name_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="experiment name"):
         Store.open(tmp_path).write_plan(name, {})
+
+
+def test_a_listing_of_artifacts_does_not_walk_the_shards(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    for kind in ("corpora", "purify"):
+        folder = tmp_path / kind / f"a-{'0' * 16}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    assert {artifact.kind for artifact in store.committed().values()} == {"purify"}

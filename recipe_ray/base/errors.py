@@ -55,3 +55,16 @@ def unknown(what: str, value: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     listed = ", ".join(names) if names else "(none)"
     return f"unknown {what} {value!r}{suggest(value, names)}; allowed: {listed}"
+
+
+def a(noun: str) -> str:
+    """Return a noun with its article."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def shortened(text: str) -> str:
+    """Return text for a message, cut after 200 characters."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+_SHOWN = 200  # what somebody wrote may be a megabyte

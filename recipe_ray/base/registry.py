@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
-from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.errors import SpecError, shortened, unknown
 from recipe_ray.base.spec import Component
 
 ENTRY_POINT_GROUP = "recipe_ray.plugins"
@@ -61,7 +61,10 @@ class Registry(Generic[T]):
         if isinstance(value, dict) and isinstance(value.get("name"), str):
             fields = {key: item for key, item in value.items() if key != "name"}
             return self.get(value["name"]).model_validate(fields)
-        raise SpecError(f"a {self.kind} is a name or a mapping with 'name', got {value!r}")
+        given = shortened(repr(value))
+        hint = "; YAML reads words such as no, ~ and 1 as other than text unless in quotes"
+        note = hint if value is None or isinstance(value, (bool, int, float)) else ""
+        raise SpecError(f"a {self.kind} is a name or a mapping with 'name', got {given}{note}")
 
     def __iter__(self) -> Iterator[str]:
         self._load()

@@ -18,7 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.errors import SpecError, shortened, unknown
+from recipe_ray.base.plugin_source import Source, source_of
+from recipe_ray.base.scalars import check_scalars
 
 # a field with this mark says where or how something runs, not what comes out of it
 NOT_HASHED: dict[str, Any] = {"hashed": False}
@@ -29,16 +31,17 @@ HASHED_WHEN_SET: dict[str, Any] = {"hashed": "when set"}
 class Spec(BaseModel):
     """Frozen data with named fields; a nested spec given in part keeps its other defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _check_and_merge(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        for key in values:
+        for key, value in values.items():
             if key not in cls.model_fields:
-                raise SpecError(unknown("field", str(key), cls.model_fields))
+                raise SpecError(unknown("field", shortened(str(key)), cls.model_fields))
+            check_scalars(key, cls.model_fields[key].annotation, value)
         return {key: cls._merged(key, value) for key, value in values.items()}
 
     @classmethod
@@ -73,10 +76,15 @@ class Spec(BaseModel):
 
 
 class Component(Spec):
-    """A plugin: the registry gives it its name; `version` rises when its meaning changes."""
+    """A plugin: the registry gives it its name; `version` rises when its meaning changes.
+
+    A class from outside of this package that declares no `version` is known by its source.
+    """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    # taken when the class is made: what runs is what was imported, whatever is edited later
+    _source: ClassVar[Source | None] = None
 
     title: str | None = Field(
         None,
@@ -89,9 +97,32 @@ class Component(Spec):
     def _with_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"name": self.name, **handler(self)}
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Note the source of a class from outside of this package."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls._source = source_of(cls, Component)
+
+    @classmethod
+    def meaning(cls) -> dict[str, Any]:
+        """Return what says how the class computes: its name, and its version or source.
+
+        Raises SpecError for a class that declares no `version` and whose source cannot be read.
+        """
+        source = cls._source
+        if source is None:
+            return {"name": cls.name, "version": cls.version}
+        if source.hash is None:
+            raise SpecError(
+                f"{cls.name or cls.__name__}: {source.problem}, so results could not be told from "
+                f"those of other code. Declare `version = 1` in class {cls.__qualname__}, and "
+                "raise it whenever a result can change"
+            )
+        return {"name": cls.name, "version": f"{cls.version}+{source.hash}"}
+
     def identity(self) -> dict[str, Any]:
         """Return what decides this component's results: name, version and every hashed field."""
-        return {"name": self.name, "version": self.version, **super().identity()}
+        return {**self.meaning(), **super().identity()}
 
     def label(self) -> str:
         """Return the short name used in folder names and tables."""
@@ -135,9 +166,8 @@ def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
         if isinstance(cause, ValidationError):
             found += _flatten(cause, path)
         else:
-            given = (
-                "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
-            )
+            shown = shortened(repr(item["input"]))
+            given = "" if item["type"] in ("missing", "value_error") else f" (got {shown})"
             message = str(cause) if cause is not None else item["msg"]
             found.append((path.lstrip("."), message + given))
     return found

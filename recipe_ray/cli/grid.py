@@ -148,8 +148,7 @@ def debug_command(
 
 
 def _plan(file: Any, data: Any, changes: tuple[str, ...], limit: int | None) -> Plan:
-    plan = make_plan(load_experiment(file, changes), Locations.from_environment(data))
-    return plan if limit is None else plan.limited(limit)
+    return make_plan(load_experiment(file, changes), Locations.from_environment(data), limit)
 
 
 def _worker_changes(workers: int | None) -> list[str]:

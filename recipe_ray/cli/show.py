@@ -59,7 +59,14 @@ def _described(plugin: Any) -> dict[str, Any]:
         for name, info in plugin.model_fields.items()
     }
     summary = (plugin.__doc__ or "").strip().splitlines()[0]
-    return {"summary": summary, "version": plugin.version, "fields": fields}
+    return {"summary": summary, "version": _version(plugin), "fields": fields}
+
+
+def _version(plugin: Any) -> Any:
+    try:
+        return plugin.meaning()["version"]
+    except SpecError:
+        return None  # it declares none, and has no source to be known by
 
 
 def _default(info: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.limits import NODES
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.experiment.demand import Capacity
 from recipe_ray.experiment.files import read_mapping
@@ -64,6 +65,8 @@ class ClusterSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        first, *others = (one.count for one in self.nodes)
+        NODES.check(max(first, self.max_nodes or 0) + sum(others), "cluster")
         for kind, given in self.stage_seconds.items():
             if kind not in KINDS:
                 raise SpecError(f"stage_seconds: {unknown('kind of stage', kind, KINDS)}")
@@ -71,6 +74,12 @@ class ClusterSpec(Spec):
                 if seconds <= 0:
                     raise SpecError(f"stage_seconds.{kind}: {seconds:g} is no time; allowed: > 0")
         return self
+
+    @property
+    def most_nodes(self) -> int:
+        """How many nodes of the first kind are tried."""
+        first, *others = (one.count for one in self.nodes)
+        return self.max_nodes or min(max(8, 2 * first), NODES.value - sum(others))
 
     def given_seconds(self, kind: str, model: str) -> float | None:
         """Return what the file says of a kind of stage on a model, None where it says nothing."""

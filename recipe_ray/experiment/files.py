@@ -4,14 +4,16 @@ Files that ask related questions share a `base`: a file whose settings they take
 `define` section names components, so that a grid can say `defenses: [none, recipe-por]`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import SpecError, a, shortened
 from recipe_ray.base.spec import Spec, explain
+from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml, read_yaml_file
 from recipe_ray.experiment.search.spec import Search
 from recipe_ray.experiment.spec import Experiment
 
@@ -20,29 +22,6 @@ _OF_GRIDS = ("models", "attacks", "defenses", "auxiliaries", "tasks", "probes", 
 _OF_SEARCHES = ("model", "attack", "defense", "auxiliary")
 COMPONENT_FIELDS = frozenset((*_OF_GRIDS, *_OF_SEARCHES))
 S = TypeVar("S", bound=Spec)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error instead of the last one winning."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    own: set[Any] = set()
-    for key_node, _ in node.value:
-        key = key_node.value  # as written: `<<` is no key that could be constructed
-        if isinstance(key, str) and key in own:
-            line = key_node.start_mark.line + 1
-            raise SpecError(f"line {line}: the key {key!r} is given twice")
-        own |= {key} if isinstance(key, str) else set()
-    # what `<<` merges in comes first, so that the mapping's own keys win
-    loader.flatten_mapping(node)
-    return {
-        loader.construct_object(key_node, deep=True): loader.construct_object(value, deep=True)
-        for key_node, value in node.value
-    }
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
@@ -62,8 +41,9 @@ def _loaded(kind: type[S], path: Path, changes: tuple[str, ...]) -> S:
     values = _with_base(_read(path), path)
     for change in changes:
         apply_change(values, change)
-    definitions = _definitions(values.pop("define", None) or {}, path)
-    values = {key: _resolved(value, definitions, key) for key, value in values.items()}
+    definitions = _Definitions(values.pop("define", None) or {})
+    with _about(path):
+        values = definitions.put_into(values)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -76,12 +56,14 @@ def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
     Raises SpecError where the file is missing, not YAML, gives a key twice or is no mapping.
     """
     try:
-        values = _StrictLoader(path.read_text()).get_single_data()
+        values = read_yaml_file(path)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such {what}") from None
     except IsADirectoryError:
-        raise SpecError(f"{path}: a folder, not {_a(what)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, SpecError) as error:
+        raise SpecError(f"{path}: a folder, not {a(what)}") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except SpecError as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: expected a mapping with {needed}")
@@ -98,10 +80,6 @@ def _unshared(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value
-
-
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -121,24 +99,53 @@ def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
     return merged
 
 
-def _definitions(section: Any, path: Path) -> dict[str, dict[str, Any]]:
-    if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
-        raise SpecError(f"{path}: define: expected names with a mapping each")
-    return section
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
-def _resolved(value: Any, definitions: dict[str, dict[str, Any]], key: str = "") -> Any:
-    """Return a value with every defined name in it replaced, wherever a component may stand."""
-    if isinstance(value, dict):
-        return {name: _resolved(item, definitions, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_resolved(item, definitions, key) for item in value]
-    if key not in COMPONENT_FIELDS or not isinstance(value, str) or value not in definitions:
-        return value
-    others = {name: item for name, item in definitions.items() if name != value}
-    found = _resolved(definitions[value], others)
-    # its name here is its name in tables, unless it gives itself another
-    return {"title": value, **found} if "name" in found else found
+class _Definitions:
+    """The components that a file names, each put together once, whatever includes it."""
+
+    def __init__(self, section: Any) -> None:
+        self._section = section
+        self._whole: dict[str, dict[str, Any]] = {}
+
+    def put_into(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return values with every defined name replaced, wherever a component may stand.
+
+        Raises SpecError for definitions that include one another, and for more than the limits
+        of YAML allow.
+        """
+        section = self._section
+        if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
+            raise SpecError("define: expected names with a mapping each")
+        check_size([values, section])  # what `base` and `--set` made of them
+        replaced = {key: self._replaced(value, (), key) for key, value in values.items()}
+        check_size(replaced)
+        return replaced
+
+    def _replaced(self, value: Any, inside: tuple[str, ...], key: str = "", depth: int = 0) -> Any:
+        if depth > MAX_DEPTH:
+            raise SpecError(f"define: definitions include others more than {MAX_DEPTH} deep")
+        if isinstance(value, dict):
+            return {k: self._replaced(item, inside, k, depth + 1) for k, item in value.items()}
+        if isinstance(value, list):
+            return [self._replaced(item, inside, key, depth + 1) for item in value]
+        if key not in COMPONENT_FIELDS or not isinstance(value, str) or value not in self._section:
+            return value
+        if value in inside[-1:]:
+            return value  # within its own definition a name is the registered one
+        if value in inside:
+            raise SpecError(f"define: {' -> '.join((*inside, value))}: they include one another")
+        if value not in self._whole:
+            found = self._replaced(self._section[value], (*inside, value), "", depth)
+            # its name here is its name in tables, unless it gives itself another
+            self._whole[value] = {"title": value, **found} if "name" in found else found
+        return self._whole[value]
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:
@@ -147,13 +154,16 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     Raises SpecError naming the change and the part of it that is wrong.
     """
     path, equals, text = change.partition("=")
+    change = shortened(change)
     if not equals or not path:
         raise SpecError(f"--set {change}: expected a.b=value, as in launch.workers.purify=2")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {change}: {text!r} is not valid YAML: {error}") from None
+        value = read_yaml(text)
+    except SpecError as error:
+        raise SpecError(f"--set {change}: not valid YAML: {error}") from None
     *parents, last = path.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise SpecError(f"--set {change}: {len(parents) + 1} names deep; allowed: {MAX_DEPTH}")
     here: Any = values
     for part in parents:
         here = _child(here, part, change)
@@ -168,11 +178,15 @@ def _child(here: Any, part: str, change: str) -> Any:
         here[_index(here, part, change)] if isinstance(here, list) else here.setdefault(part, {})
     )
     if not isinstance(child, (dict, list)):
-        raise SpecError(f"--set {change}: {part!r} is {child!r}, which has no fields")
+        raise SpecError(
+            f"--set {change}: {shortened(part)!r} is {shortened(repr(child))}, which has no fields"
+        )
     return child
 
 
 def _index(here: list[Any], part: str, change: str) -> int:
-    if not part.isdecimal() or int(part) >= len(here):
-        raise SpecError(f"--set {change}: {part!r} is not a place in a list of {len(here)}")
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
+        raise SpecError(
+            f"--set {change}: {shortened(part)!r} is not a place in a list of {len(here)}"
+        )
     return int(part)

@@ -60,10 +60,9 @@ def compare_clusters(
     plan: Plan, cluster: ClusterSpec, seconds: Mapping[str, float], done: Collection[str]
 ) -> Comparison:
     """Forecast the cluster as described and for each number of nodes that can hold the stages."""
-    most = cluster.max_nodes or max(8, 2 * cluster.nodes[0].count)
     described = forecast(plan, cluster, seconds, done)
     found = []
-    for number in range(1, most + 1):
+    for number in range(1, cluster.most_nodes + 1):
         try:
             found.append(forecast(plan, cluster.with_nodes(number), seconds, done))
         except SpecError:  # a worker group needs more nodes than these

@@ -73,9 +73,10 @@ class Plan:
         return replace(self, cells=self.cells[:count], stages=_stages_of(self.cells[:count]))
 
 
-def make_plan(experiment: Experiment, locations: Locations) -> Plan:
+def make_plan(experiment: Experiment, locations: Locations, limit: int | None = None) -> Plan:
     """Expand the grid; every stage's data are resolved to their content, nothing is run.
 
+    `limit`: only the first so many cells are built.
     Raises DataError where data cannot be found.
     """
     builder = _Builder(experiment, locations)
@@ -83,6 +84,8 @@ def make_plan(experiment: Experiment, locations: Locations) -> Plan:
     with explained(f"experiment {experiment.name}"):
         for leaf in builder.leaves():
             leaves.setdefault(leaf.key, leaf)
+            if len(leaves) == limit:
+                break
     cells = tuple(Cell(key[:8], tuple(leaf.lineage())) for key, leaf in leaves.items())
     about = (experiment.name, experiment.description, experiment.launch)
     return Plan(*about, cells, _stages_of(cells), experiment.paper)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_
 from recipe_ray.attacks.attack import AnyAttack
 from recipe_ray.attacks.none import NoAttack
 from recipe_ray.base.errors import SpecError
+from recipe_ray.base.limits import CELLS
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus
@@ -65,6 +66,13 @@ class Block(Spec):
         None, description="what differs here from the experiment's; None: nothing"
     )
     finetuning: FitSpec | None = Field(None, description="likewise")
+
+    @property
+    def num_cells(self) -> int:
+        """How many cells the grid unfolds to, at most: those that agree are one."""
+        tasks = len(self.tasks) * max(1, len(self.snapshots))
+        axes = (self.models, self.attacks, self.defenses, self.auxiliaries, self.seeds)
+        return math.prod(map(len, axes)) * (tasks + len(self.probes))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -202,6 +210,11 @@ class Experiment(Spec):
             whole = common.fields() if isinstance(common, Spec) else common
             blocks = [_filled(block, name, whole) for block in blocks]
         return {**values, "grid": blocks}
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        CELLS.check(sum(block.num_cells for block in self.grid), "grid")
+        return self
 
     def pretraining_of(self, block: Block) -> Pretraining:
         """Return how PTMs of a block are completed."""

@@ -225,7 +225,7 @@ class ModelRef(Component):
 
     def identity(self) -> dict[str, Any]:
         """Return name, version and content; where a model lies does not decide what it is."""
-        return {"name": self.name, "version": self.version, **self.content()}
+        return {**self.meaning(), **self.content()}
 
 
 Model = Annotated[SerializeAsAny[ModelRef], BeforeValidator(MODELS.parse)]

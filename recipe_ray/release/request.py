@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from recipe_ray.base.errors import SpecError, suggest
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
+from recipe_ray.base.strict_yaml import read_yaml
 from recipe_ray.data.corpus import CORPORA, Corpus
 from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.family import MODELS, ModelRef
@@ -111,6 +111,6 @@ def _plain(text: str, where: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return read_yaml(text)
+    except SpecError as error:
         raise SpecError(f"{where}: not a valid YAML mapping: {error}") from None

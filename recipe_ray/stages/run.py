@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from recipe_ray.base.errors import SpecError
+from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.learn.precision import arithmetic
 from recipe_ray.stages.rows import Measurement, measurement_table
 from recipe_ray.stages.stage import Context, Stage
@@ -67,6 +69,7 @@ def run_stage(
     """
     if context.store.has(stage.artifact):
         return []
+    identity = _as_planned(stage) if context.runtime.rank == 0 else {}
     started = time.monotonic()
     with _logging_to(context.folder / LOG_FILE, active=context.runtime.rank == 0):
         logger.info("%s %s on %s", stage.name, stage.artifact.folder, platform.node())
@@ -83,7 +86,7 @@ def run_stage(
         "label": stage.label(),
         "parent": stage.parent.key if stage.parent is not None else None,
         "spec": stage.model_dump(mode="json"),
-        "identity": stage.identity(),
+        "identity": identity,
         "columns": stage.columns(),
         **{**facts, "time": facts["time"].isoformat()},
         "device": str(context.runtime.device),
@@ -94,6 +97,21 @@ def run_stage(
     context.store.commit(stage.artifact, context.folder, manifest, rows)
     context.store.drop_checkpoint(stage.key)
     return measured
+
+
+def _as_planned(stage: Stage) -> dict[str, Any]:
+    """Return a stage's identity; raise SpecError if it is not what its key was made of.
+
+    The key travels with the stage from where it was planned, the code does not.
+    """
+    identity = stage.identity()
+    if fingerprint(identity) != stage.key:
+        raise SpecError(
+            f"{stage.artifact.folder}: on {platform.node()} this is not what was planned: the code "
+            "of a plugin or the files of a model differ, or were edited since. Install the same "
+            "on every machine and start the command again"
+        )
+    return identity
 
 
 @contextmanager

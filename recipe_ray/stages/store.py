@@ -11,6 +11,7 @@ survive a crash. It knows nothing of what stages do.
     plans/                   JSON, one file an experiment
     drivers/                 JSON, one file a running sweep (`drivers.py`)
     tensorboard/             event files, one folder a stage (`tensorboard.py`)
+    corpora/                 shards that DDP workers read (`distributed/shards.py`)
     tmp/                     unfinished writes
 """
 
@@ -45,7 +46,7 @@ __all__ = ["ArtifactId", "Store"]
 
 _FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
 _RESULTS, _PLANS = "results", "plans"
-_BESIDE = {CLAIMS, "drivers", "tensorboard"}  # kept by the modules of these names
+_BESIDE = {CLAIMS, "corpora", "drivers", "tensorboard"}  # kept by the modules of these names
 _NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recipe_ray.attacks.attack import AnyAttack
 from recipe_ray.base.errors import SpecError
+from recipe_ray.base.limits import CELLS
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus
@@ -152,6 +153,10 @@ class Search(Spec):
             raise SpecError(
                 f"attack {self.attack.label()!r} leaves no backdoor whose MASR could be measured"
             )
+        # each look is a cell of its own
+        CELLS.check(self.trials * self.epochs, "trials x epochs, a look each")
+        if self.grid is not None:
+            CELLS.check(len(self.grid.weight_factors) * len(self.grid.seeds), "grid")
         if self.grace > self.epochs:
             raise SpecError(f"grace = {self.grace} is more than epochs = {self.epochs}")
         varied = ["weight_factor", "fit", *(["layers"] if self.space.layers else [])]
