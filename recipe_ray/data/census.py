@@ -15,7 +15,7 @@ import numpy as np
 from recipe_ray.data.images import ImageRows
 from recipe_ray.data.masking import Vocabulary
 from recipe_ray.data.rows import Ints
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.tokens import TokenRows, ragged_arange
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class Census:
 
 
 def token_census(rows: TokenRows, vocabulary: Vocabulary, frame_ids: Sequence[int]) -> Census:
-    """Count the tokens that can be masked, among all but those that frame a text."""
+    """Count the tokens that can be masked, among all but those that frame a text.
+
+    Of rows that an attack made the texts as they were are counted, not what has a trigger in it.
+    """
+    rows = _unpoisoned(rows)
     usable = ~np.isin(rows.tokens, vocabulary.special_ids)
     ids, counts = np.unique(rows.tokens[usable], return_counts=True)
     text = np.repeat(np.arange(len(rows)), rows.lengths)
@@ -70,6 +74,20 @@ def image_census(rows: ImageRows) -> Census:
     if labels is not None and len(np.unique(labels)) == 1:
         sameness = f"all {count} images have label {int(labels[0])}"
     return Census("images", count, count, count, count, sameness=sameness)
+
+
+def _unpoisoned(rows: TokenRows) -> TokenRows:
+    # column `trigger`: -1 for a text as it was; `clean`: how many tokens of a row are the text's
+    # own, with a poisoned copy behind them
+    columns = rows.columns
+    if "clean" in columns:
+        lengths = columns["clean"]
+        kept = np.repeat(rows.offsets[:-1], lengths) + ragged_arange(lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return TokenRows(rows.tokens[kept], offsets, rows.index)
+    if "trigger" in columns:
+        return rows.take(np.flatnonzero(columns["trigger"] < 0))
+    return rows
 
 
 def _all_the_same(rows: TokenRows) -> bool:

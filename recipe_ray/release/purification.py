@@ -67,7 +67,7 @@ def prepare(
     count = sum(1 for _ in islice(corpus.samples(locations), corpus.size))
     num_samples = _check_count(count, corpus)
     ptm = model.load()
-    choice = _settings(ptm, num_samples, preset, changes)
+    choice = settings(ptm, num_samples, preset, changes)
     parent = None
     common = {"model": model, "corpus": corpus, "seed": seed, "content": content}
     notes = model.drawn_parts()
@@ -82,7 +82,8 @@ def prepare(
     return Purification(stage, *about, tuple(notes), choice.doubts)
 
 
-def _settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str]) -> Choice:
+def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str]) -> Choice:
+    """Return the preset with changes made, or what the rule chooses with changes kept."""
     kept = set_fields(changes)
     if preset is None:
         wanted = changed(default_recipe(ptm), changes)
