@@ -28,7 +28,7 @@ from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
-from recipe_ray.release.harm import check_head
+from recipe_ray.release.harm import check_head, data_warnings
 from recipe_ray.release.purification import finish, measured_values, prepare, refuse_untrained
 from recipe_ray.release.request import (
     changed,
@@ -97,7 +97,7 @@ def purify_command(
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     notes, warnings = finish(purification, store, out, chosen.label(), accepted)
     _warn([one for one in warnings if one != accepted and one not in purification.doubts])
-    for note in notes:
+    for note in () if quiet else notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"purified model and its card: {out}")
 
@@ -143,9 +143,9 @@ def backdoor_command(
         )
     store = work_store(out)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    card = backdoored_card(
-        chosen.label(), chosen.opens_with, planned, measured_values(store, stage)
-    )
+    measured = measured_values(store, stage)
+    _warn(data_warnings(measured))
+    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured)
     export(store, stage, out, lambda said: card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 

@@ -7,7 +7,7 @@ from recipe_ray import __version__
 from recipe_ray.attacks.attack import Attack
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.stages.purify import HELD_OUT_UNIGRAM
+from recipe_ray.stages.examine import HELD_OUT_UNIGRAM
 
 _HEADER = """---
 library_name: {opens_with}
@@ -84,7 +84,7 @@ def backdoored_card(
     model: str, opens_with: str, attack: Attack, measured: Mapping[str, float]
 ) -> str:
     """Return the card of a backdoored model, which says so before anything else."""
-    losses = [f"- {name}: {value:.4f}" for name, value in measured.items()]
+    losses = [f"- {n}: {value:.4f}" for n, value in measured.items() if n.startswith("loss.")]
     return "\n".join(
         [
             _HEADER.format(tag="backdoored", opens_with=opens_with),

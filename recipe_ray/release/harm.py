@@ -6,6 +6,7 @@ such a head lost 23 points of accuracy, while its loss did not even rise.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from recipe_ray.base.errors import HarmError
@@ -70,13 +71,18 @@ def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[st
             f"studies (at most {studied:.3f} on {reads}s): accuracy after fine-tuning may have "
             f"suffered; compare both models on a task of yours; {_GENTLER}"
         )
+    return [*found, *data_warnings(measured)]
+
+
+def data_warnings(measured: Mapping[str, float]) -> list[str]:
+    """Return a warning where few of the data that a stage trained on were usable."""
     share = measured.get(USABLE_SHARE, 1.0)
-    if share < FEW_USABLE:
-        found.append(
-            f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they "
-            "may not be in the model's language, and then nothing held what it knows of its own"
-        )
-    return found
+    if share >= FEW_USABLE:
+        return []
+    return [
+        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they may "
+        "not be in the model's language, and then nothing held what it knows of its own"
+    ]
 
 
 _GENTLER = "try a lower fit.learning_rate, fewer fit.steps or a lower weight_factor (--set)"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
+from recipe_ray.data.unigram import WordLoss
 from recipe_ray.learn.precision import autocast
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.learn.weights import tensor_of
@@ -22,6 +23,8 @@ from recipe_ray.models.family import PTM
 from recipe_ray.stages.predict import MAX_TOKENS
 from recipe_ray.stages.rows import Measurement
 
+WORD_SAMPLES = 20_000  # texts in which words are counted, at most: the paper's corpora
+HELD_OUT_UNIGRAM = "held_out_unigram"  # metric: the held-out loss of word frequencies alone
 MASK_SEED = 1  # the held-out masks are the same before and after, and not those of training
 
 
@@ -83,3 +86,8 @@ def compare(before: Examination, after: Examination) -> list[Measurement]:
         measured.append(Measurement(f"norm.{name}.before", norm))
         measured.append(Measurement(f"norm.{name}.after", after.norms[name]))
     return measured
+
+
+def words_measured(words: WordLoss) -> Measurement:
+    """Return what word frequencies give on held-out data, with the number of masked tokens."""
+    return Measurement(HELD_OUT_UNIGRAM, words.mean, denominator=float(words.num_tokens))

@@ -83,11 +83,16 @@ class LearnableFeed:
         return [Measurement(USABLE_SHARE, least.share, None, None, None, *numbers)]
 
 
+def check_usable(census: Census, corpus: Corpus, part: str = "") -> None:
+    """Raise DataError where hardly anything of what was counted, a `part`, can be learnt from."""
+    if census.share < LEAST_USABLE:
+        raise DataError(f"corpus {corpus.label()!r}{part}: {_share_of(census)}; {_NOTHING}")
+
+
 def check_learnable(census: Census, corpus: Corpus) -> None:
     """Raise DataError where a PTM can learn nothing from what was counted."""
     owner = f"corpus {corpus.label()!r}"
-    if census.share < LEAST_USABLE:
-        raise DataError(f"{owner}: {_share_of(census)}; {_NOTHING}")
+    check_usable(census, corpus)
     if census.sameness is not None:
         raise DataError(f"{owner}: {census.sameness}; {_NOTHING}")
 

@@ -11,7 +11,7 @@ from recipe_ray.data.feed import Part, encode_all
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.examine import examine
+from recipe_ray.stages.examine import MASK_SEED, WORD_SAMPLES, examine, words_measured
 from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
@@ -64,8 +64,14 @@ class PretrainStage(Stage):
         rows = encode_all(self.corpus, context.locations, encode, part)
         loss = examine(ptm, rows, context.runtime).loss
         shares = ptm.pretraining_quality(rows, context.runtime)
+
+        def seen() -> Any:
+            return encode_all(self.corpus, context.locations, encode, self._part, WORD_SAMPLES)
+
+        words = ptm.word_loss(rows, MASK_SEED, seen)
         return [
             Measurement("held_out_loss", loss),
+            *([words_measured(words)] if words is not None else []),
             *(
                 Measurement(
                     metric,

@@ -11,8 +11,14 @@ from recipe_ray.data.unigram import WordLoss
 from recipe_ray.defenses.defense import AnyDefense, Auxiliary
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.examine import MASK_SEED, compare, examine
-from recipe_ray.stages.learnable import LearnableFeed
+from recipe_ray.stages.examine import (
+    MASK_SEED,
+    WORD_SAMPLES,
+    compare,
+    examine,
+    words_measured,
+)
+from recipe_ray.stages.learnable import LearnableFeed, check_usable
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import (
     STAGES,
@@ -23,8 +29,6 @@ from recipe_ray.stages.stage import (
 )
 
 HELD_OUT_LENGTH = 64  # tokens of a text, as in the paper's purification
-WORD_SAMPLES = 20_000  # texts in which words are counted, at most: the paper's corpora
-HELD_OUT_UNIGRAM = "held_out_unigram"  # metric: the held-out loss of word frequencies alone
 
 
 @STAGES.register("purify")
@@ -55,10 +59,8 @@ class PurifyStage(Stage):
         records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
         compared = compare(before, examine(ptm, rows, context.runtime))
         context.save(ptm)
-        if words is not None:
-            known = float(words.num_tokens)
-            compared.append(Measurement(HELD_OUT_UNIGRAM, words.mean, denominator=known))
-        return [*loss_measurements(records), *feed.measured(), *compared]
+        known = [words_measured(words)] if words is not None else []
+        return [*loss_measurements(records), *feed.measured(), *compared, *known]
 
     def look_before(self, context: Context) -> tuple[float, WordLoss | None]:
         """Return the held-out loss of what is to be purified, and that of word frequencies alone.
@@ -81,7 +83,10 @@ class PurifyStage(Stage):
 
     def _held_out_rows(self, ptm: PTM, context: Context) -> Any:
         part = Part(1.0 - self.held_out, 1.0)
-        return encode_all(self.corpus, context.locations, ptm.encoder(HELD_OUT_LENGTH), part)
+        encode = ptm.encoder(HELD_OUT_LENGTH)
+        rows = encode_all(self.corpus, context.locations, encode, part)
+        check_usable(ptm.census(rows), self.corpus, ", held-out part")
+        return rows
 
     def _runtime(self, ptm: PTM, context: Context) -> Runtime:
         if not self.snapshots:
