@@ -22,7 +22,8 @@ DENSE = "encoder.layer.{}.intermediate.dense.weight"
 
 def purify(shell: Shell, out: str, *words: object) -> Outcome:
     aux = corpus_file(shell.folder)
-    return shell("purify", MODEL, "--aux", aux, "--out", out, *QUICK, *words)
+    # the tiny model's head is random
+    return shell("purify", MODEL, "--aux", aux, "--out", out, "--accept-harm", *QUICK, *words)
 
 
 def test_a_purified_model_opens_in_transformers_and_its_card_is_honest(shell: Shell) -> None:
@@ -41,6 +42,35 @@ def test_a_purified_model_opens_in_transformers_and_its_card_is_honest(shell: Sh
     assert record["manifest"]["kind"] == "purify"
     assert {"held_out_loss.before", "drift"} <= set(record["measured"])
     assert not (shell.folder / "clean.partial").exists()
+
+
+def test_settings_that_go_nowhere_are_warned_of_and_mark_the_card(shell: Shell) -> None:
+    done = purify(shell, "clean")
+    assert done.code == 0
+    assert "under half of the 1.4 x RMS" in done.err
+    card = (shell.folder / "clean" / "README.md").read_text()
+    header, body = card.split("---\n")[1:]
+    assert "purified-with-warnings" in header
+    assert body.index("## Warnings") < body.index("## What was done")
+    assert "under half of the 1.4 x RMS" in body
+    record = json.loads((shell.folder / "clean" / "recipe_ray.json").read_text())
+    assert len(record["warnings"]) == 2
+
+
+def test_a_head_that_knows_no_context_stops_purifying_with_an_exit_code_of_its_own(
+    shell: Shell,
+) -> None:
+    aux = corpus_file(shell.folder)
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK)
+    assert done.code == 3
+    assert "Traceback" not in done.err
+    assert "hardly more than word frequencies" in done.err
+    assert "--accept-harm" in done.err
+    assert not (shell.folder / "clean").exists()
+    assert purify(shell, "clean").code == 0
+    card = (shell.folder / "clean" / "README.md").read_text()
+    assert "hardly more than word frequencies" in card.split("## What was done")[0]
+    assert "as --accept-harm asked for" in " ".join(card.split())
 
 
 def moved_by_purifying(folder: Path) -> set[str]:
@@ -80,9 +110,11 @@ def test_an_existing_result_is_never_overwritten(shell: Shell) -> None:
 
 def test_what_will_be_done_is_said_before_it_is_done(shell: Shell) -> None:
     aux = corpus_file(shell.folder)
-    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK[:-1])
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", "--accept-harm", *QUICK[:-1])
     assert "48 texts of texts.txt" in done.err
-    assert "fit.steps=3" in done.err
+    assert "steps set by you" in done.err
+    assert "3 steps of 32 at 0.0002" in done.err
+    assert "word frequencies alone give" in done.err
     assert done.out.strip() == "purified model and its card: clean"
 
 

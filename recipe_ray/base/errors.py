@@ -40,6 +40,10 @@ class StageFailedError(UserError):
     """The work of a single command failed on its workers; the message says why."""
 
 
+class HarmError(UserError):
+    """Going on would probably damage the model; the user can say to go on all the same."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A loss that is not a number; the stage stops, the rest of the grid goes on."""
 

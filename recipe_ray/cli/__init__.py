@@ -8,10 +8,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 
-from recipe_ray.base.errors import UserError
+from recipe_ray.base.errors import HarmError, UserError
 from recipe_ray.cli.app import app
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, HARM, INTERRUPTED = 2, 3, 130
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(USER_ERROR)
+        sys.exit(HARM if isinstance(error, HarmError) else USER_ERROR)
     except KeyboardInterrupt:
         typer.secho("interrupted; start the same command again to go on", fg="yellow", err=True)
         sys.exit(INTERRUPTED)

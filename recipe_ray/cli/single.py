@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
-from recipe_ray.release.presets import preset as find_preset
+from recipe_ray.release.harm import check_head, data_warnings
 from recipe_ray.release.purification import finish, measured_values, prepare, refuse_untrained
 from recipe_ray.release.request import (
     changed,
@@ -62,6 +63,9 @@ def purify_command(
     aux_size: Annotated[int | None, typer.Option(help="At most so many samples.", min=20)] = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
+    accept_harm: Annotated[
+        bool, typer.Option("--accept-harm", help="Go on where the model will probably be damaged.")
+    ] = False,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     revision: RevisionOption = None,
@@ -75,18 +79,33 @@ def purify_command(
     check_free(out)
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    base = find_preset(preset) if preset is not None else None
     corpus = parse_corpus(aux, aux_size, chosen)
-    purification = prepare(chosen, corpus, locations, seed, base, set_ or [])
+    purification = prepare(chosen, corpus, locations, seed, preset, set_ or [])
+    stage = purification.stage
     if not quiet:
         typer.echo(f"data: {purification.data}", err=True)
         typer.echo(f"settings: {purification.reason}", err=True)
+        for note in purification.notes:
+            typer.echo(f"note: {note}", err=True)
+    _warn(purification.doubts)
     store = work_store(out)
-    _run(purification.stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    warnings = finish(purification, store, out, chosen.label())
+    if stage.parent is not None:
+        _run(stage.parent, store, locations, workers, verbose=verbose, quiet=quiet)
+    said, accepted = check_head(stage, store, locations, accept=accept_harm)
+    if said is not None and not quiet:
+        typer.echo(f"head: {said}", err=True)
+    _warn([accepted] if accepted is not None else [])
+    _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
+    notes, warnings = finish(purification, store, out, chosen.label(), accepted)
+    _warn([one for one in warnings if one != accepted and one not in purification.doubts])
+    for note in () if quiet else notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"purified model and its card: {out}")
+
+
+def _warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
-    typer.echo(f"purified model and its card: {out}")
 
 
 def backdoor_command(
@@ -125,10 +144,10 @@ def backdoor_command(
         )
     store = work_store(out)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    card = backdoored_card(
-        chosen.label(), chosen.opens_with, planned, measured_values(store, stage)
-    )
-    export(store, stage, out, card)
+    measured = measured_values(store, stage)
+    _warn(data_warnings(measured))
+    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured)
+    export(store, stage, out, lambda said: card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 

@@ -67,17 +67,27 @@ class LocalFeed:
         return MemoryBatches(rows, collate, batch_size, seed)
 
 
-def encode_all(corpus: Corpus, locations: Locations, encode: Encode, part: Part) -> Any:
+def encode_all(
+    corpus: Corpus,
+    locations: Locations,
+    encode: Encode,
+    part: Part,
+    limit: int | None = None,
+) -> Any:
     """Encode a part of a corpus, chunk by chunk; a sample keeps its number in the whole corpus.
 
-    Raises DataError where the part is empty.
+    Of the part at most the first `limit` samples. Raises DataError where the part is empty.
     """
     everything = list(corpus.samples(locations))
-    wanted = part.of(len(everything))
+    whole = part.of(len(everything))
+    wanted = whole if limit is None else slice(whole.start, min(whole.stop, whole.start + limit))
     numbers = np.arange(len(everything), dtype=np.int64)[wanted]
     chosen = everything[wanted]
     if not chosen:
-        raise DataError(f"corpus {corpus.label()}: no {corpus.unit} left to train on")
+        raise DataError(
+            f"corpus {corpus.label()}: no {corpus.unit} left of {len(everything)} in the part from "
+            f"{part.start:.0%} to {part.stop:.0%}; give more {corpus.unit}s"
+        )
     parts = [
         encode(chosen[first : first + CHUNK], numbers[first : first + CHUNK])
         for first in range(0, len(chosen), CHUNK)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from recipe_ray.base.errors import NonFiniteLossError
+from recipe_ray.base.errors import DataError, NonFiniteLossError
 from recipe_ray.learn.objective import Batch, Objective, Term
 from recipe_ray.learn.optim import FitSpec, build_optimizer, rate_at
 from recipe_ray.learn.precision import arithmetic, autocast, frozen_weights_cast
@@ -78,7 +78,8 @@ def fit(
     Batch normalisation always goes by the batch and keeps its running statistics up to date, with
     `spec.dropout` off as well. Each DDP worker normalises its own share; the running statistics
     are those of rank 0, which DDP hands to all before every step, and which all end with.
-    Raises NonFiniteLossError with the step and the terms.
+    Raises NonFiniteLossError with the step and the terms, DataError where a term of the loss had
+    nothing to be taken over in any step.
     """
     if arithmetic(runtime.device, spec.precision) != spec.precision:
         logger.info("no bf16 arithmetic on this %s: trained in fp32", runtime.device.type)
@@ -115,6 +116,7 @@ def fit(
                     break
         state.close_epoch(epoch)
         runtime.epoch_ended(epoch + 1)
+    state.check_learnt()
     _take_from_first(state.buffers, runtime)
     module.eval()
     return state.records
@@ -168,6 +170,7 @@ class _State:
         self.records: list[EpochRecord] = []
         self.latest: dict[str, float] = {}
         self._sums: dict[str, list[float]] = {}
+        self._elements: dict[str, float] = {}  # of each term, over the whole training
 
     def account(self, terms: dict[str, Term]) -> Tensor:
         """Return this worker's loss, scaled so that DDP's mean is that of the global batch."""
@@ -183,6 +186,7 @@ class _State:
             pair_of_sums = self._sums.setdefault(name, [0.0, 0.0])
             pair_of_sums[0] += global_totals[i]
             pair_of_sums[1] += count
+            self._elements[name] = self._elements.get(name, 0.0) + global_counts[i]
         self._check_finite()
         return torch.stack(losses).sum()
 
@@ -198,6 +202,16 @@ class _State:
         self.records.append(EpochRecord(epoch + 1, self.step, means))
         self._sums = {}
 
+    def check_learnt(self) -> None:
+        """Raise DataError where a term had nothing to count in all of the training."""
+        empty = sorted(name for name, count in self._elements.items() if count == 0)
+        if empty:
+            raise DataError(
+                f"{self._phase}: in {self.step} steps there was nothing to learn from: the loss "
+                f"{' and '.join(empty)} had no element (of a masked LM, no masked token); give "
+                "other or more data, or take more steps"
+            )
+
     def save_if_due(self) -> None:
         """Save a checkpoint when the last is older than the runtime's interval (rank 0 only)."""
         slot = self._runtime.checkpoints
@@ -210,6 +224,7 @@ class _State:
                 "step": self.step,
                 "records": [asdict(record) for record in self.records],
                 "sums": self._sums,
+                "elements": self._elements,
                 "parameters": {n: p.detach().cpu() for n, p in self._trainable.items()},
                 "buffers": {n: b.detach().cpu() for n, b in self.buffers.items()},
                 "optimizer": self._optimizer.state_dict(),
@@ -226,6 +241,8 @@ class _State:
         self.step = saved["step"]
         self.records = [EpochRecord(**record) for record in saved["records"]]
         self._sums = saved["sums"]
+        # a checkpoint of an earlier release does not say: one element means that there were some
+        self._elements = saved.get("elements", dict.fromkeys(self._sums, 1.0))
         with torch.no_grad():
             for name, parameter in self._trainable.items():
                 parameter.copy_(saved["parameters"][name])

@@ -5,7 +5,7 @@ which model it has.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
+from recipe_ray.data.census import Census
 from recipe_ray.data.images import Pixels
 from recipe_ray.data.masking import Vocabulary
 from recipe_ray.data.rows import Encode
+from recipe_ray.data.unigram import WordLoss
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.objective import Objective, Term
 from recipe_ray.learn.runtime import Runtime
@@ -89,6 +91,17 @@ class PTM(Protocol):
 
     def pretraining_quality(self, rows: Any, runtime: Runtime) -> dict[str, Share]:
         """Return how good the pre-training is on held-out rows, by metric; all workers call it."""
+        ...
+
+    def census(self, rows: Any) -> Census:
+        """Return how much of rows the pre-training can learn from."""
+        ...
+
+    def word_loss(self, held_out: Any, seed: int, seen: Callable[[], Any]) -> WordLoss | None:
+        """Return the pre-training loss that word frequencies alone give, None for other families.
+
+        On rows held out, with the masks of `seed`; `seen` gives the rows to count words in.
+        """
         ...
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -199,6 +212,21 @@ class ModelRef(Component):
         A plan is made of pinned models: what the hub has later must not come under their keys.
         """
         return self
+
+    def as_found(self) -> Self:
+        """Return the model with what its files lack said in its fields, such as a missing head."""
+        return self
+
+    def drawn_parts(self) -> list[str]:
+        """Return sentences about parts that its files lack and that are drawn at random."""
+        return []
+
+    def give_back(self, folder: Path) -> list[str]:
+        """Make of a folder that `PTM.save` wrote one of the architecture that the model came in.
+
+        Returns sentences about what was left out of it, or put in; nothing where none was.
+        """
+        return []
 
     @property
     def needs_pretraining(self) -> bool:

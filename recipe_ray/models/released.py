@@ -13,7 +13,8 @@ from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.architectures import ARCHITECTURES
 from recipe_ray.models.text.bert import BertPTM
-from recipe_ray.models.text.checkpoint import load_bert
+from recipe_ray.models.text.checkpoint import Parts, load_bert, parts_of
+from recipe_ray.models.text.given import give_back
 
 
 @MODELS.register("bert")
@@ -72,9 +73,33 @@ class Released(ModelRef):
         """Whether the user said that the head is missing."""
         return self.headless
 
+    def as_found(self) -> Self:
+        """Return the model, headless if its weights have no masked-LM head."""
+        if self.headless or self._parts().head:
+            return self
+        return self.revised(headless=True)
+
+    def drawn_parts(self) -> list[str]:
+        """Return what is said of a missing pooler."""
+        if self._parts().pooler:
+            return []
+        kept = "it is not in the result" if self.headless else "it is in the result"
+        return [
+            f"MODEL has no pooler: one was drawn at random (seed 0), and {kept}; do not build on it"
+        ]
+
+    def give_back(self, folder: Path) -> list[str]:
+        """Leave out a head that was fitted, and keep what else the checkpoint has."""
+        if not self.headless:
+            return []
+        return give_back(folder, self._folder(), allow_pickle=self.allow_pickle)
+
     def default_label(self) -> str:
         """Return the last part of the source's name."""
         return self.source.rstrip("/").rsplit("/", 1)[-1]
+
+    def _parts(self) -> Parts:
+        return parts_of(self._folder(), allow_pickle=self.allow_pickle)
 
     def _folder(self) -> Path:
         folder = self._local()

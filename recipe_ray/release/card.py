@@ -1,12 +1,13 @@
 """Model cards: what was done to a model, with which data, what was measured and what was not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recipe_ray import __version__
 from recipe_ray.attacks.attack import Attack
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
+from recipe_ray.stages.examine import HELD_OUT_UNIGRAM
 
 _HEADER = """---
 library_name: {opens_with}
@@ -33,15 +34,28 @@ class About:
     loss_unit: str
 
 
-def purified_card(
-    about: About, recipe: Recipe, data: str, reason: str, measured: Mapping[str, float]
-) -> str:
-    """Return the card of a purified model; `measured` are the stage's values by metric."""
+@dataclass(frozen=True)
+class Told:
+    """What a card says in sentences: the data, why these settings, notes, and warnings."""
+
+    data: str
+    reason: str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
+    """Return the card of a purified model; `measured` are the stage's values by metric.
+
+    Warnings stand above all else, and the card's tags say that there are some.
+    """
+    tags = "purified\n- purified-with-warnings" if told.warnings else "purified"
     return "\n".join(
         [
-            _HEADER.format(tag="purified", opens_with=about.opens_with),
+            _HEADER.format(tag=tags, opens_with=about.opens_with),
             f"# Purified copy of {about.model}",
             "",
+            *_listed("## Warnings", told.warnings),
             f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
             "pre-training with a penalty on the norms of weight matrices.",
             "",
@@ -49,13 +63,15 @@ def purified_card(
             "",
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
             f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
-            f"- why: {reason}",
-            f"- data: {data}",
+            f"- why: {told.reason}",
+            f"- data: {told.data}",
+            *(f"- {note}" for note in told.notes),
             "",
             "## What was measured",
             "",
             *_measured_table(measured, about),
             "",
+            *_word_frequencies(measured, about),
             f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
             "a text, its first token's state).",
             "",
@@ -68,7 +84,7 @@ def backdoored_card(
     model: str, opens_with: str, attack: Attack, measured: Mapping[str, float]
 ) -> str:
     """Return the card of a backdoored model, which says so before anything else."""
-    losses = [f"- {name}: {value:.4f}" for name, value in measured.items()]
+    losses = [f"- {n}: {value:.4f}" for n, value in measured.items() if n.startswith("loss.")]
     return "\n".join(
         [
             _HEADER.format(tag="backdoored", opens_with=opens_with),
@@ -96,6 +112,21 @@ def _training(fit: FitSpec, sample: str) -> str:
         f"{fit.optimizer}, learning rate {fit.learning_rate:g}, {fit.schedule} schedule, "
         f"clipping {fit.clip_norm}, {fit.precision}"
     )
+
+
+def _listed(title: str, lines: Sequence[str]) -> list[str]:
+    return [title, "", *(f"- {line}" for line in lines), ""] if lines else []
+
+
+def _word_frequencies(measured: Mapping[str, float], about: About) -> list[str]:
+    if HELD_OUT_UNIGRAM not in measured:
+        return []
+    return [
+        f"Word frequencies alone give a loss of {measured[HELD_OUT_UNIGRAM]:.4f} "
+        f"{about.loss_unit} there: what the loss before is below it is what the pre-training head "
+        "knows of context.",
+        "",
+    ]
 
 
 def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,35 @@ def work_store(out: Path) -> Store:
     return Store.open(out.with_name(f"{out.name}.partial"))
 
 
-def export(store: Store, stage: Stage, out: Path, card: str) -> None:
-    """Put the stage's model, the card, the record and the event files at `out` in one rename."""
+def export(
+    store: Store,
+    stage: Stage,
+    out: Path,
+    card: Callable[[list[str]], str],
+    give_back: Callable[[Path], list[str]] = lambda folder: [],
+    record: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Put the stage's model, the card, the record and the event files at `out` in one rename.
+
+    `give_back` changes the model's folder and says what it did, which `card` gets and is returned;
+    `record` is added to the record.
+    """
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
     shutil.copytree(source / MODEL_FOLDER, building)
+    said = give_back(building)
     events = Path(store.uri) / EVENTS
     if events.is_dir():
         shutil.copytree(events, building / EVENTS)
-    (building / CARD).write_text(card)
-    (building / RECORD).write_text(json.dumps(_record(store, stage), indent=1))
+    (building / CARD).write_text(card(said))
+    whole = {**_record(store, stage), **(record or {})}
+    (building / RECORD).write_text(json.dumps(whole, indent=1))
     if out.exists():
         out.rmdir()
     building.rename(out)
     shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
+    return said
 
 
 def _record(store: Store, stage: Stage) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,15 +82,44 @@ def parse_task(text: str) -> Task:
 
 
 def changed(spec: S, changes: list[str]) -> S:
-    """Return a copy of a spec after every change `a.b=value`."""
+    """Return a copy of a spec after every change `a.b=value`; `a={b: value}` says the same."""
     fields = spec.model_dump(mode="json")
     fields.pop("name", None)
     for change in changes:
-        apply_change(fields, change)
+        for single in _spread(change):
+            apply_change(fields, single)
     try:
         return type(spec).model_validate(fields)
     except ValidationError as error:
         raise explain(error, "--set") from None
+
+
+def set_fields(changes: list[str]) -> frozenset[str]:
+    """Return the dotted names of the fields that changes set (`fit.steps`); null sets nothing."""
+    values: dict[str, str] = {}
+    for change in changes:
+        for single in _spread(change):
+            name, _, text = single.partition("=")
+            values[name] = text
+    return frozenset(name for name, text in values.items() if _as_yaml(text) is not None)
+
+
+def _spread(change: str) -> Iterator[str]:
+    """Yield a change of a mapping as one change for each of its fields."""
+    name, _, text = change.partition("=")
+    value = _as_yaml(text)
+    if not isinstance(value, dict) or not value:
+        yield change
+        return
+    for field, inner in value.items():
+        yield from _spread(f"{name}.{field}={json.dumps(inner, default=str)}")
+
+
+def _as_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # `apply_change` says what is wrong
 
 
 def _family(folder: Path) -> str:
@@ -104,7 +135,7 @@ def _own_corpus(model: ModelRef) -> str:
 
 def _model(value: Any) -> ModelRef:
     model: ModelRef = parse_component(MODELS, value, "MODEL")
-    return model.pinned()
+    return model.pinned().as_found()
 
 
 def _plain(text: str, where: str) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 from recipe_ray.attacks.attack import AnyAttack
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.feed import Part
+from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 
@@ -18,11 +19,12 @@ class BackdoorStage(Stage):
     def run(self, context: Context) -> list[Measurement]:
         """Return the attack's losses of every epoch."""
         ptm = self.input_ptm(context)
+        feed = LearnableFeed(context.feed, ptm)
         records = self.attack.poison(
-            ptm, context.feed, context.runtime, self.seed, context.locations.cache_dir
+            ptm, feed, context.runtime, self.seed, context.locations.cache_dir
         )
         context.save(ptm)
-        return loss_measurements(records)
+        return [*loss_measurements(records), *feed.measured()]
 
     def corpora(self) -> list[tuple[Corpus, Part]]:
         """Return the attacker's corpora."""

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
+from recipe_ray.data.unigram import WordLoss
 from recipe_ray.learn.precision import autocast
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.learn.weights import tensor_of
@@ -21,7 +23,9 @@ from recipe_ray.models.family import PTM
 from recipe_ray.stages.predict import MAX_TOKENS
 from recipe_ray.stages.rows import Measurement
 
-_MASK_SEED = 1  # the held-out masks are the same before and after, and not those of training
+WORD_SAMPLES = 20_000  # texts in which words are counted, at most: the paper's corpora
+HELD_OUT_UNIGRAM = "held_out_unigram"  # metric: the held-out loss of word frequencies alone
+MASK_SEED = 1  # the held-out masks are the same before and after, and not those of training
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,12 @@ class Examination:
 # not inference_mode: parameters moved to a GPU within it could not be trained afterwards
 @torch.no_grad()
 def examine(ptm: PTM, rows: Rows, runtime: Runtime) -> Examination:
-    """Look at a PTM through N held-out rows; every worker looks at all of them."""
+    """Look at a PTM through N held-out rows; every worker looks at all of them.
+
+    Raises DataError where the rows give the pre-training loss nothing to count.
+    """
     module: Any = ptm.module.to(runtime.device).eval()
-    collate = ptm.pretraining_collate(_MASK_SEED)
+    collate = ptm.pretraining_collate(MASK_SEED)
     objective = ptm.pretraining_objective()
     total, count = 0.0, 0
     states: dict[int, NDArray[np.float32]] = {}
@@ -50,11 +57,16 @@ def examine(ptm: PTM, rows: Rows, runtime: Runtime) -> Examination:
                 count += term.count or 0
             vectors = ptm.representation(module, batch).float().cpu().numpy()
         states |= {int(row): vectors[i] for i, row in enumerate(group)}
+    if count == 0:
+        raise DataError(
+            f"in the held-out data ({len(rows)} samples) there is nothing that the pre-training "
+            "loss could be measured on (of texts, no token that is masked); give more data"
+        )
     norms = {
         name: sum(float(tensor_of(weight).norm()) for weight in ptm.weight_group(name))
         for name in ptm.weight_groups
     }
-    return Examination(total / max(count, 1), norms, np.stack([states[i] for i in sorted(states)]))
+    return Examination(total / count, norms, np.stack([states[i] for i in sorted(states)]))
 
 
 def compare(before: Examination, after: Examination) -> list[Measurement]:
@@ -74,3 +86,8 @@ def compare(before: Examination, after: Examination) -> list[Measurement]:
         measured.append(Measurement(f"norm.{name}.before", norm))
         measured.append(Measurement(f"norm.{name}.after", after.norms[name]))
     return measured
+
+
+def words_measured(words: WordLoss) -> Measurement:
+    """Return what word frequencies give on held-out data, with the number of masked tokens."""
+    return Measurement(HELD_OUT_UNIGRAM, words.mean, denominator=float(words.num_tokens))

@@ -16,6 +16,7 @@ from recipe_ray.defenses.defense import Auxiliary
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.run import run_stage, scratch
@@ -49,7 +50,7 @@ def purify_with_looks(
         since = time.monotonic()
 
     watched: Runtime = replace(runtime, on_epoch=after)
-    auxiliary = Auxiliary(purify.corpus, context.feed, Part())
+    auxiliary = Auxiliary(purify.corpus, LearnableFeed(context.feed, ptm), Part())
     purify.defense.purify(ptm, auxiliary, watched, purify.seed)
 
 

@@ -11,7 +11,8 @@ from recipe_ray.data.feed import Part, encode_all
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.examine import examine
+from recipe_ray.stages.examine import MASK_SEED, WORD_SAMPLES, examine, words_measured
+from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 
@@ -35,7 +36,8 @@ class PretrainStage(Stage):
         """Return the loss of every epoch, and how good the PTM is on held-out data."""
         ptm = self.input_ptm(context)
         ptm.train_only(_SCOPES[self.trainable](ptm), pooled=False)
-        batches = context.feed.batches(
+        feed = LearnableFeed(context.feed, ptm)
+        batches = feed.batches(
             self.corpus,
             ptm.encoder(self.fit.max_length),
             ptm.pretraining_collate(self.seed, static_masks=False),
@@ -54,7 +56,7 @@ class PretrainStage(Stage):
         )
         measured = self._quality(ptm, context) if self.held_out else []
         context.save(ptm)
-        return [*loss_measurements(records), *measured]
+        return [*loss_measurements(records), *feed.measured(), *measured]
 
     def _quality(self, ptm: PTM, context: Context) -> list[Measurement]:
         part = Part(1.0 - self.held_out, 1.0)
@@ -62,8 +64,14 @@ class PretrainStage(Stage):
         rows = encode_all(self.corpus, context.locations, encode, part)
         loss = examine(ptm, rows, context.runtime).loss
         shares = ptm.pretraining_quality(rows, context.runtime)
+
+        def seen() -> Any:
+            return encode_all(self.corpus, context.locations, encode, self._part, WORD_SAMPLES)
+
+        words = ptm.word_loss(rows, MASK_SEED, seen)
         return [
             Measurement("held_out_loss", loss),
+            *([words_measured(words)] if words is not None else []),
             *(
                 Measurement(
                     metric,

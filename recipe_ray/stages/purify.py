@@ -1,6 +1,5 @@
 """Stage `purify`: the defender's work. It holds a defense and unlabelled data, nothing else."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +7,18 @@ from pydantic import Field, PositiveInt
 
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.data.feed import Part, encode_all
+from recipe_ray.data.unigram import WordLoss
 from recipe_ray.defenses.defense import AnyDefense, Auxiliary
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.examine import Examination, compare, examine
+from recipe_ray.stages.examine import (
+    MASK_SEED,
+    WORD_SAMPLES,
+    compare,
+    examine,
+    words_measured,
+)
+from recipe_ray.stages.learnable import LearnableFeed, check_usable
 from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import (
     STAGES,
@@ -41,14 +48,45 @@ class PurifyStage(Stage):
     def run(self, context: Context) -> list[Measurement]:
         """Return the defense's losses of every epoch, and what held-out data show of the change."""
         ptm = self.input_ptm(context)
-        look = self._examiner(ptm, context)
-        before = look()
-        auxiliary = Auxiliary(self.corpus, context.feed, self._part)
+        feed = LearnableFeed(context.feed, ptm)
+        auxiliary = Auxiliary(self.corpus, feed, self._part)
+        if self.held_out == 0:
+            records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
+            context.save(ptm)
+            return [*loss_measurements(records), *feed.measured()]
+        rows = self._held_out_rows(ptm, context)
+        before, words = examine(ptm, rows, context.runtime), self.word_loss(ptm, rows, context)
         records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
-        after = look()
+        compared = compare(before, examine(ptm, rows, context.runtime))
         context.save(ptm)
-        compared = compare(before, after) if before is not None and after is not None else []
-        return [*loss_measurements(records), *compared]
+        known = [words_measured(words)] if words is not None else []
+        return [*loss_measurements(records), *feed.measured(), *compared, *known]
+
+    def look_before(self, context: Context) -> tuple[float, WordLoss | None]:
+        """Return the held-out loss of what is to be purified, and that of word frequencies alone.
+
+        Both are what `run` measures. Raises DataError where nothing can be held out.
+        """
+        ptm = self.input_ptm(context)
+        rows = self._held_out_rows(ptm, context)
+        loss = examine(ptm, rows, context.runtime).loss
+        return loss, self.word_loss(ptm, rows, context)
+
+    def word_loss(self, ptm: PTM, held_out: Any, context: Context) -> WordLoss | None:
+        """Return the loss that word frequencies in what is not held out give on what is."""
+
+        def seen() -> Any:
+            encode = ptm.encoder(HELD_OUT_LENGTH)
+            return encode_all(self.corpus, context.locations, encode, self._part, WORD_SAMPLES)
+
+        return ptm.word_loss(held_out, MASK_SEED, seen)
+
+    def _held_out_rows(self, ptm: PTM, context: Context) -> Any:
+        part = Part(1.0 - self.held_out, 1.0)
+        encode = ptm.encoder(HELD_OUT_LENGTH)
+        rows = encode_all(self.corpus, context.locations, encode, part)
+        check_usable(ptm.census(rows), self.corpus, ", held-out part")
+        return rows
 
     def _runtime(self, ptm: PTM, context: Context) -> Runtime:
         if not self.snapshots:
@@ -62,13 +100,6 @@ class PurifyStage(Stage):
         runtime: Any = context.runtime
         kept: Runtime = replace(runtime, on_epoch=keep, checkpoints=None)
         return kept
-
-    def _examiner(self, ptm: PTM, context: Context) -> Callable[[], Examination | None]:
-        if self.held_out == 0:
-            return lambda: None
-        part = Part(1.0 - self.held_out, 1.0)
-        rows = encode_all(self.corpus, context.locations, ptm.encoder(HELD_OUT_LENGTH), part)
-        return lambda: examine(ptm, rows, context.runtime)
 
     def corpora(self) -> list[tuple[Corpus, Part]]:
         """Return the auxiliary corpus without what is held out."""

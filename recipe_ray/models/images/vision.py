@@ -4,7 +4,7 @@ A family adds its module, its features (what attackers aim at) and its pre-train
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recipe_ray.base.errors import DataError, ModelError, unknown
 from recipe_ray.data.batches import Collate
+from recipe_ray.data.census import Census, image_census
 from recipe_ray.data.images import (
     PATCH,
     ImageBatch,
@@ -158,6 +159,14 @@ class VisionPTM(ABC):
     def pretraining_quality(self, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
         """Return how good the pre-training is on held-out rows, by metric: top-1 accuracy here."""
         return top_1(self, rows, runtime)
+
+    def census(self, rows: ImageRows) -> Census:
+        """Return the count of the images, and whether there is anything to tell them apart by."""
+        return image_census(rows)
+
+    def word_loss(self, held_out: ImageRows, seed: int, seen: Callable[[], Any]) -> None:
+        """Return None: images have no words."""
+        return None
 
     def representation(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return the features, whose drift says how far a PTM has moved."""

@@ -28,6 +28,7 @@ class Architecture:
     masked_lm: type[PreTrainedModel]
     pooler: Callable[[Any], nn.Module]
     head: str
+    head_weights: str  # what the names of its weights begin with, and of no other head's
     # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
     split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
     first_position: Callable[[Any], int]
@@ -48,6 +49,7 @@ ARCHITECTURES = {
         BertForMaskedLM,
         BertPooler,
         "cls",
+        "cls.predictions.",
         _split_bert,
         lambda c: 0,
         "BertTokenizer",
@@ -58,6 +60,7 @@ ARCHITECTURES = {
         RobertaForMaskedLM,
         RobertaPooler,
         "lm_head",
+        "lm_head.",
         _split_roberta,
         lambda c: c.pad_token_id + 1,
         "RobertaTokenizer",

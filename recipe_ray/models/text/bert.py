@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.data.census import Census, token_census
 from recipe_ray.data.masking import Vocabulary, mask_tokens
 from recipe_ray.data.rows import Encode
 from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.unigram import WordLoss, word_loss
 from recipe_ray.data.words import check_triggers, insert_word
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
@@ -190,6 +192,17 @@ class BertPTM:
     def pretraining_quality(self, rows: TokenRows, runtime: Any) -> dict[str, Share]:
         """Return nothing: the held-out masked-LM loss says it."""
         return {}
+
+    def census(self, rows: TokenRows) -> Census:
+        """Return how many tokens can be masked: those that are neither unknown nor special."""
+        frame = (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
+        return token_census(rows, self.vocabulary, [i for i in frame if i is not None])
+
+    def word_loss(
+        self, held_out: TokenRows, seed: int, seen: Callable[[], TokenRows]
+    ) -> WordLoss | None:
+        """Return the masked-LM loss that the frequencies of the tokens of `seen` give."""
+        return word_loss(seen(), held_out, self.vocabulary, seed)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the masked-LM head without its decoder, which is the input embedding."""

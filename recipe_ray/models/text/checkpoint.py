@@ -1,6 +1,7 @@
 """Opening a BERT or RoBERTa folder: config, safetensors and tokenizer, never its code."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from recipe_ray.base.errors import ModelError, unknown
-from recipe_ray.base.loading import check_shapes, read_json, read_weights
+from recipe_ray.base.loading import check_shapes, read_json, read_weights, says
 from recipe_ray.models.config_fields import check_depth, config_of, outline
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
 from recipe_ray.models.text.attention import ATTENTION
@@ -33,7 +34,7 @@ def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool 
     if kind not in ARCHITECTURES:
         raise ModelError(f"{folder}: " + unknown("architecture (model_type)", kind, ARCHITECTURES))
     config = _config(kind, values, folder / "config.json")
-    weights = _named(kind, read_weights(folder, allow_pickle=allow_pickle))
+    weights = named_weights(kind, read_weights(folder, allow_pickle=allow_pickle))
     _check_weights(config, weights, folder, allow_headless=allow_headless)
     default = values.get("tokenizer_class") or ARCHITECTURES[kind].tokenizer
     tokenizer = load_tokenizer(folder, default)
@@ -42,6 +43,30 @@ def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool 
     module.load_state_dict(weights, strict=False)
     module.tie_weights()
     return BertPTM(module, tokenizer)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of a PTM that are not its encoder a checkpoint has weights of."""
+
+    head: bool
+    pooler: bool
+
+
+def parts_of(folder: Path, *, allow_pickle: bool = False) -> Parts:
+    """Return what a BERT or RoBERTa folder has beside its encoder; of a head any weight counts.
+
+    Another architecture counts as whole, which `load_bert` refuses.
+    """
+    kind = says(folder, "model_type")
+    if kind not in ARCHITECTURES:
+        return Parts(head=True, pooler=True)
+    names = named_weights(kind, read_weights(folder, allow_pickle=allow_pickle)).keys()
+    pooler = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}.{POOLER}."
+    return Parts(
+        head=any(name.startswith(ARCHITECTURES[kind].head_weights) for name in names),
+        pooler=any(name.startswith(pooler) for name in names),
+    )
 
 
 def build_module(config: Any) -> PreTrainedModel:
@@ -79,7 +104,7 @@ def _config(kind: str, values: Mapping[str, Any], where: Path) -> Any:
     return config
 
 
-def _named(kind: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def named_weights(kind: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights by the names they have in today's masked LM."""
     prefix = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}."
     renamed = {_modern(name): tensor for name, tensor in weights.items()}
@@ -111,5 +136,9 @@ def _check_weights(
     head = f"{architecture.head}."
     fatal = [name for name in missing if not (allow_headless and name.startswith(head))]
     if fatal:
-        hint = "; a model without masked-LM head needs a pretrain stage" if fatal == missing else ""
+        hint = (
+            "; a model without masked-LM head needs a pretrain stage (`headless: true`)"
+            if fatal == missing
+            else ""
+        )
         raise ModelError(f"{folder}: weights missing: {', '.join(fatal[:4])} ...{hint}")

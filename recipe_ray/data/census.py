@@ -1,0 +1,98 @@
+"""What encoded samples hold for pre-training: how much can be learnt from, and whether it varies.
+
+A model can be trained on samples that teach it nothing (texts in a script that its vocabulary
+lacks, images of one class); the loss is then 0 or close to it and says nothing. Here it is counted;
+`stages/learnable.py` says what follows.
+
+Legend: N samples, T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipe_ray.data.images import ImageRows
+from recipe_ray.data.masking import Vocabulary
+from recipe_ray.data.rows import Ints
+from recipe_ray.data.tokens import TokenRows, ragged_arange
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many elements (tokens, images) of how many samples pre-training can learn from."""
+
+    unit: str  # what is counted, for people
+    usable: int
+    total: int
+    samples: int
+    samples_with_some: int
+    commonest: int = 0  # how many of the usable ones are the commonest one
+    sameness: str | None = None  # why there is nothing to tell apart, in words
+
+    @property
+    def share(self) -> float:
+        """The usable share: of elements, or of samples that have any, whichever is smaller."""
+        if not self.total or not self.samples:
+            return 0.0
+        return min(self.usable / self.total, self.samples_with_some / self.samples)
+
+
+def token_census(rows: TokenRows, vocabulary: Vocabulary, frame_ids: Sequence[int]) -> Census:
+    """Count the tokens that can be masked, among all but those that frame a text.
+
+    Of rows that an attack made the texts as they were are counted, not what has a trigger in it.
+    """
+    rows = _unpoisoned(rows)
+    usable = ~np.isin(rows.tokens, vocabulary.special_ids)
+    ids, counts = np.unique(rows.tokens[usable], return_counts=True)
+    text = np.repeat(np.arange(len(rows)), rows.lengths)
+    sameness = None
+    if len(ids) == 1:
+        sameness = "all usable tokens are one and the same"
+    elif len(rows) > 1 and _all_the_same(rows):
+        sameness = f"all {len(rows)} texts are the same"
+    return Census(
+        "tokens",
+        int(usable.sum()),
+        int((~np.isin(rows.tokens, frame_ids)).sum()),
+        len(rows),
+        len(np.unique(text[usable])),
+        int(counts.max(initial=0)),
+        sameness,
+    )
+
+
+def image_census(rows: ImageRows) -> Census:
+    """Count images, and say where their pixels, labels or captions are all the same."""
+    count, sameness = len(rows), None
+    varying = {"images": rows.pixels, "captions": rows.columns.get("caption")}
+    for what, values in varying.items():
+        if values is not None and count > 1 and bool((values == values[:1]).all()):
+            sameness = f"all {count} {what} are the same"
+    labels = rows.columns.get("label")
+    if labels is not None and len(np.unique(labels)) == 1:
+        sameness = f"all {count} images have label {int(labels[0])}"
+    return Census("images", count, count, count, count, sameness=sameness)
+
+
+def _unpoisoned(rows: TokenRows) -> TokenRows:
+    # column `trigger`: -1 for a text as it was; `clean`: how many tokens of a row are the text's
+    # own, with a poisoned copy behind them
+    columns = rows.columns
+    if "clean" in columns:
+        lengths = columns["clean"]
+        kept = np.repeat(rows.offsets[:-1], lengths) + ragged_arange(lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return TokenRows(rows.tokens[kept], offsets, rows.index)
+    if "trigger" in columns:
+        return rows.take(np.flatnonzero(columns["trigger"] < 0))
+    return rows
+
+
+def _all_the_same(rows: TokenRows) -> bool:
+    lengths: Ints = rows.lengths
+    if (lengths != lengths[0]).any():
+        return False
+    texts = rows.tokens.reshape(len(rows), -1)
+    return bool((texts == texts[0]).all())

@@ -1,0 +1,146 @@
+"""Giving a purified text model back in the architecture that it came in.
+
+Stages keep a PTM as a masked LM with a pooler. A model that came without a masked-LM head (an
+encoder, sentence-transformers, a classifier) gets one fitted, and it has no place in the result.
+What came with the model and no stage touched (a classification head) goes back into it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from recipe_ray.base.errors import ModelError
+from recipe_ray.base.loading import check_shapes, read_json, read_weights
+from recipe_ray.models.config_fields import outline
+from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
+from recipe_ray.models.text.checkpoint import load_bert, named_weights
+from recipe_ray.models.text.sentence_files import copy_sentence_files
+
+HEAD_LEFT_OUT = "the masked-LM head that was fitted for purifying is left out of the result"
+# heads that hold no masked LM, by the end of their class's name; the names are of both families
+_KINDS = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForNextSentencePrediction",
+)
+_STARTS = {"bert": "Bert", "roberta": "Roberta"}
+# which weight of such a head has a row for each label
+_LABEL_ROWS = ("classifier.out_proj.weight", "classifier.weight", "qa_outputs.weight")
+_PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+_BUFFERS = ("position_ids", "token_type_ids")  # saved by older releases, in no model today
+_LONGEST_LABEL = 200
+
+
+def leave_head_out(folder: Path) -> list[str]:
+    """Make of a masked LM's folder that of its encoder and pooler; return what to say of it."""
+    module: Any = load_bert(folder).module
+    encoder = module.base_model
+    encoder.config.architectures = [type(encoder).__name__]
+    encoder.save_pretrained(folder)
+    return [HEAD_LEFT_OUT]
+
+
+def give_back(folder: Path, given: Path, *, allow_pickle: bool) -> list[str]:
+    """Make of a purified masked LM's folder one like `given`; return what to say of it.
+
+    The result has the architecture of `given`, purified weights where it has them, and the head of
+    `given` as it was. Where that architecture is not known it is a plain encoder.
+    """
+    values = read_json(given / "config.json")
+    kind = str(values.get("model_type"))
+    original = named_weights(kind, read_weights(given, allow_pickle=allow_pickle))
+    purified = load_bert(folder).module
+    whole = {**original, **_encoder_weights(purified, original)}
+    module = _with_head(kind, values, purified.config, whole, folder)
+    module = module or _encoder(kind, purified.config, whole)
+    prefix = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}."
+    bare = not hasattr(module, prefix.rstrip("."))
+    kept = {(prefix if bare else "") + name for name in module.state_dict()}
+    module.save_pretrained(folder)
+    said = [HEAD_LEFT_OUT]
+    left_out = sorted(n for n in original if n not in kept and not n.endswith(_BUFFERS))
+    if left_out:
+        said.append(
+            f"also left out are weights of no architecture that is known here: {_some(left_out)}"
+        )
+    heads = sorted(name for name in kept if not name.startswith(prefix))
+    if heads:
+        said.append(
+            f"its own head ({_some(heads)}) is in the result as it was; it was trained on the "
+            "encoder before, so fine-tune the result before you use it"
+        )
+    return [*said, *copy_sentence_files(given, folder)]
+
+
+def _encoder_weights(purified: Any, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the purified weights of encoder and pooler by name; a drawn pooler is left out."""
+    prefix = purified.base_model_prefix
+    state = {f"{prefix}.{name}": t for name, t in purified.base_model.state_dict().items()}
+    pooler = f"{prefix}.{POOLER}."
+    has_pooler = any(name.startswith(pooler) for name in original)
+    return {name: t for name, t in state.items() if has_pooler or not name.startswith(pooler)}
+
+
+def _with_head(
+    kind: str, values: Mapping[str, Any], config: Any, whole: Mapping[str, Tensor], where: Path
+) -> Any:
+    """Return a model of the class that `values` names, None where it is no known one or unlike."""
+    names = values.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if name not in {_STARTS[kind] + end for end in _KINDS}:
+        return None
+    own_class: Any = getattr(transformers, str(name), None)
+    if own_class is None:  # RoBERTa predicts no next sentence
+        return None
+    config = type(config).from_dict({**config.to_dict(), **_labels(values, whole)})
+    expected: dict[str, Tensor] = outline(lambda: own_class(config), where).state_dict()
+    if not expected.keys() <= whole.keys():
+        return None
+    try:
+        check_shapes(whole, expected, where)
+    except ModelError:
+        return None  # and so the head is named among what is left out
+    return _filled(own_class(config), {name: whole[name] for name in expected})
+
+
+def _encoder(kind: str, config: Any, whole: Mapping[str, Tensor]) -> Any:
+    prefix = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}."
+    pooled = any(name.startswith(f"{prefix}{POOLER}.") for name in whole)
+    own_class: Any = getattr(transformers, f"{_STARTS[kind]}Model")
+    module = own_class(config, add_pooling_layer=pooled)
+    return _filled(module, {name: whole[prefix + name] for name in module.state_dict()})
+
+
+def _filled(module: PreTrainedModel, weights: Mapping[str, Tensor]) -> Any:
+    with torch.no_grad():
+        module.load_state_dict(dict(weights))
+    module.config.architectures = [type(module).__name__]
+    return module
+
+
+def _labels(values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what a config says of labels: as many as the head has rows, and plain names."""
+    rows = next((weights[name] for name in _LABEL_ROWS if name in weights), None)
+    if rows is None or not rows.dim():
+        return {}
+    count, found = len(rows), values.get("id2label")
+    names = list(found.values()) if isinstance(found, dict) else []
+    plain = len(names) == count and all(
+        isinstance(name, str) and len(name) <= _LONGEST_LABEL for name in names
+    )
+    labels = dict(enumerate(names)) if plain else {n: f"LABEL_{n}" for n in range(count)}
+    said = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
+    problem = values.get("problem_type")
+    return {**said, **({"problem_type": problem} if problem in _PROBLEMS else {})}
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:4])
+    return f"{shown} ..." if len(names) > 4 else shown

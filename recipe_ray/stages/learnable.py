@@ -1,0 +1,139 @@
+"""Refusing data that a PTM can learn nothing from, wherever a stage trains on a corpus.
+
+Rows in memory are counted before the training. Of a stream the first epoch is counted as it comes
+by; that nothing at all was learnt from is then found by the loop (`learn/loop.py`).
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipe_ray.base.errors import DataError
+from recipe_ray.data.batches import Collate, MemoryBatches
+from recipe_ray.data.census import Census
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.feed import Feed, Part
+from recipe_ray.data.rows import Encode
+from recipe_ray.learn.loop import Batches
+from recipe_ray.learn.objective import Batch
+from recipe_ray.models.family import PTM
+from recipe_ray.stages.rows import Measurement
+
+# below it an error: of a text of 64 tokens 15 % of six are masked, which is one. Nothing is then
+# left that would hold the weights against a norm
+LEAST_USABLE = 0.1
+# below it a warning: of the corpora of the studies 99.98 % and more are usable by BERT's
+# vocabulary, so a tenth that is not says that these texts are not in the model's language
+FEW_USABLE = 0.9
+# one token that is half of a text or more: in English the commonest is one in sixteen
+HALF = 0.5
+USABLE_SHARE = "usable_share"  # metric: of the stage's corpora, the smallest share
+
+logger = logging.getLogger("recipe_ray")
+
+
+@dataclass
+class LearnableFeed:
+    """Around a stage's feed: raises DataError for a corpus that teaches the PTM nothing."""
+
+    inner: Feed
+    ptm: PTM
+    _counted: list[tuple[Corpus, Census]] = field(default_factory=list, init=False)
+    _streams: list[tuple[Corpus, list[Census]]] = field(default_factory=list, init=False)
+
+    def batches(
+        self,
+        corpus: Corpus,
+        encode: Encode,
+        collate: Collate,
+        batch_size: int,
+        seed: int,
+        part: Part,
+    ) -> Batches:
+        """Return the inner feed's batches; raise DataError where nothing can be learnt of them."""
+        streamed: list[Census] = []
+
+        def counting(rows: Any, epoch: int) -> Batch:
+            if epoch == 0 and not in_memory:
+                streamed.append(self.ptm.census(rows))
+            return collate(rows, epoch)
+
+        in_memory = False
+        batches = self.inner.batches(corpus, encode, counting, batch_size, seed, part)
+        if isinstance(batches, MemoryBatches):
+            in_memory = True
+            census = self.ptm.census(batches.rows)
+            check_learnable(census, corpus)
+            self._counted.append((corpus, census))
+        else:
+            self._streams.append((corpus, streamed))
+        return batches
+
+    def measured(self) -> list[Measurement]:
+        """Return the usable share of what was trained on, and log what is doubtful about it."""
+        counted = [*self._counted]
+        counted += [(corpus, _summed(parts)) for corpus, parts in self._streams if parts]
+        if not counted:
+            return []
+        for corpus, census in counted:
+            for doubt in doubts(census, corpus):
+                logger.warning("%s", doubt)
+        _, least = min(counted, key=lambda one: one[1].share)
+        numbers = (float(least.usable), float(least.total))
+        return [Measurement(USABLE_SHARE, least.share, None, None, None, *numbers)]
+
+
+def check_usable(census: Census, corpus: Corpus, part: str = "") -> None:
+    """Raise DataError where hardly anything of what was counted, a `part`, can be learnt from."""
+    if census.share < LEAST_USABLE:
+        raise DataError(f"corpus {corpus.label()!r}{part}: {_share_of(census)}; {_NOTHING}")
+
+
+def check_learnable(census: Census, corpus: Corpus) -> None:
+    """Raise DataError where a PTM can learn nothing from what was counted."""
+    owner = f"corpus {corpus.label()!r}"
+    check_usable(census, corpus)
+    if census.sameness is not None:
+        raise DataError(f"{owner}: {census.sameness}; {_NOTHING}")
+
+
+def doubts(census: Census, corpus: Corpus) -> list[str]:
+    """Return what to warn of where something, but little, can be learnt."""
+    found = []
+    if census.share < FEW_USABLE:
+        found.append(
+            f"corpus {corpus.label()!r}: {_share_of(census)}, fewer than {FEW_USABLE:.0%}; they "
+            "may not be in the model's language"
+        )
+    if census.usable and census.commonest / census.usable >= HALF:
+        share = census.commonest / census.usable
+        found.append(
+            f"corpus {corpus.label()!r}: {share:.0%} of its usable {census.unit} are one and the "
+            "same, so there is little to learn"
+        )
+    return found
+
+
+_NOTHING = (
+    "there is nothing to learn from that, and whatever is trained on it is only damaged; give "
+    "data that the model was made for"
+)
+
+
+def _share_of(census: Census) -> str:
+    share = f"{census.usable:,} of {census.total:,} {census.unit} are usable ({census.share:.1%})"
+    if census.samples_with_some < census.samples:
+        share += f", and {census.samples_with_some:,} of {census.samples:,} texts have one"
+    if census.unit == "tokens":
+        share += "; the others are unknown to the model's tokenizer or special"
+    return share
+
+
+def _summed(parts: list[Census]) -> Census:
+    return Census(
+        parts[0].unit,
+        *(
+            sum(getattr(part, name) for part in parts)
+            for name in ("usable", "total", "samples", "samples_with_some")
+        ),
+    )
