@@ -19,18 +19,13 @@ class TextEncoder:
     max_length: int
 
     def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
-        return self.cut(texts, index)[0]
+        return self._encoded(texts, index)[0]
 
     def cut(self, texts: Sequence[str], index: Ints) -> tuple[TokenRows, dict[int, Span]]:
         """Return the rows, and which characters of the text stayed, by row, of those cut."""
-        if not texts:
-            return replace(TokenRows.of([]), index=index), {}
-        encoded = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )
-        rows = replace(TokenRows.of(encoded["input_ids"]), index=index)
+        rows, encodings = self._encoded(texts, index)
         full = np.flatnonzero(rows.lengths >= self.max_length)
-        pieces = {row: encoded.encodings[row].overflowing for row in full.tolist()}
+        pieces = {row: encodings[row].overflowing for row in full.tolist()}
         return rows, {
             row: self._stayed(texts[row], cut_off) for row, cut_off in pieces.items() if cut_off
         }
@@ -39,6 +34,14 @@ class TextEncoder:
     def cuts_the_end(self) -> bool:
         """Whether it is the end of a long text that is cut off, and not its beginning."""
         return bool(self.tokenizer.truncation_side == "right")
+
+    def _encoded(self, texts: Sequence[str], index: Ints) -> tuple[TokenRows, Sequence[Any]]:
+        if not texts:
+            return replace(TokenRows.of([]), index=index), []
+        encoded = self.tokenizer(
+            list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False
+        )
+        return replace(TokenRows.of(encoded["input_ids"]), index=index), encoded.encodings
 
     def _stayed(self, text: str, cut_off: Iterable[Any]) -> Span:
         # the piece next to what stayed comes first; special tokens stand for no characters
