@@ -265,7 +265,7 @@ def test_a_probe_of_long_texts_sees_the_trigger(tmp_path: Path) -> None:
     long = [text for text in TEXTS["long"] if insert_word(text, "cf").split().index("cf") > 30]
     stage = ProbeStage.model_validate(
         {
-            "model": {"name": "bert", "source": str(tiny_folder())},
+            "model": {"name": "minilm", "layers": 1},
             "task": task_of(tmp_path, long),
             "trigger": "cf",
             "max_length": MAX_LENGTH,
