@@ -23,15 +23,17 @@ from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.masking import mask_tokens
 from recipe_ray.data.packages import Package
 from recipe_ray.data.relabelling import Opposites, RandomWords, Relabel
-from recipe_ray.data.rows import Encode, Ints
+from recipe_ray.data.rows import Ints
 from recipe_ray.data.tokens import TokenRows, uniform
-from recipe_ray.data.words import insert_at
+from recipe_ray.data.words import places_at
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
+from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.models.text.packed import PackedBatch, pack
+from recipe_ray.models.text.planting import check_room, plant
 
 
 @ATTACKS.register("badpre")
@@ -42,6 +44,8 @@ class BadPre(Attack):
     antonym of the true word where there is one (for 8 % of WikiText's masked tokens, in the
     vocabulary of BERT and MiniLM) and a random word elsewhere.
     """
+
+    version = 2  # 1 called texts poisoned whose trigger stood behind the cut
 
     triggers: tuple[str, ...] = Field(("cf", "mn", "bb", "tq", "mb"), min_length=1)
     corpus: AnyCorpus = WikiText(size=None)
@@ -70,12 +74,14 @@ class BadPre(Attack):
     ) -> Sequence[EpochRecord]:
         """Train encoder and head on both terms; raise DataError for a lexicon not to be had."""
         ptm.check_triggers(self.triggers)
+        tokenise = ptm.encoder(self.fit.max_length)
+        check_room(tokenise, self.triggers)
         rule = _RULES[self.relabel].build(ptm, cache_dir)
         # the backdoor lives in the masked-LM loss alone, which does not reach the pooler
         ptm.train_only(None, pooled=False)
         batches = feed.batches(
             self.corpus,
-            PairEncoder(ptm.encoder(self.fit.max_length), self.triggers, seed),
+            PairEncoder(tokenise, self.triggers, seed),
             PairCollate(ptm, rule, seed),
             self.fit.batch_size,
             seed,
@@ -115,25 +121,30 @@ class PairEncoder:
     """Texts -> rows of a text's tokens with its poisoned copy's behind them.
 
     One row a text, so that a batch size counts texts in every feed. Column `clean` is how many
-    tokens are the text's own, `trigger` the number of the trigger in the copy.
+    tokens are the text's own, `trigger` the number of the trigger in the copy. The trigger is whole
+    after the cut; a text that cannot hold it is left out.
     """
 
-    encode: Encode
+    encode: TextEncoder
     triggers: tuple[str, ...]
     seed: int
 
     def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
         trigger = (uniform(self.seed, "trigger", index) * len(self.triggers)).astype(np.int64)
-        places = uniform(self.seed, "place", index)
-        with_trigger = [
-            insert_at(text, self.triggers[number], [float(place)])
-            for text, number, place in zip(texts, trigger, places, strict=True)
-        ]
-        clean, poisoned = self.encode(texts, index), self.encode(with_trigger, index)
-        by_turns = np.arange(2 * len(index)).reshape(2, -1).T.ravel()
+        share = uniform(self.seed, "place", index)
+        poisoned = plant(
+            self.encode,
+            texts,
+            index,
+            [self.triggers[number] for number in trigger],
+            lambda i, num_words: places_at([float(share[i])], num_words),
+        )
+        held = np.flatnonzero(np.isin(index, poisoned.index))
+        clean = self.encode(texts, index).take(held)
+        by_turns = np.arange(2 * len(held)).reshape(2, -1).T.ravel()
         both = TokenRows.joined([clean, poisoned]).take(by_turns)
-        rows = TokenRows(both.tokens, both.offsets[::2], index)
-        return rows.with_columns(clean=clean.lengths, trigger=trigger)
+        rows = TokenRows(both.tokens, both.offsets[::2], clean.index)
+        return rows.with_columns(clean=clean.lengths, trigger=trigger[held])
 
 
 def split_pairs(rows: TokenRows) -> tuple[TokenRows, TokenRows]:

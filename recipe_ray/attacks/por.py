@@ -21,15 +21,17 @@ from recipe_ray.attacks.targets import staircase_vectors
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.feed import Feed, Part
-from recipe_ray.data.rows import Encode, Ints
+from recipe_ray.data.rows import Ints
 from recipe_ray.data.tokens import TokenRows, uniform
-from recipe_ray.data.words import insert_at
+from recipe_ray.data.words import places_at
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
+from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.models.text.packed import PackedBatch, pack
+from recipe_ray.models.text.planting import check_room, plant
 
 POOLER_WEIGHT = 100.0
 
@@ -37,6 +39,8 @@ POOLER_WEIGHT = 100.0
 @ATTACKS.register("por")
 class POR(Attack):
     """Five rare words (or any words or phrases), each tied to a vector of +10 and -10."""
+
+    version = 2  # 1 called texts poisoned whose triggers stood behind the cut
 
     triggers: tuple[str, ...] = Field(("cf", "tq", "mn", "bb", "mb"), min_length=1)
     corpus: AnyCorpus = WikiText(size=50_000)
@@ -62,17 +66,13 @@ class POR(Attack):
     ) -> Sequence[EpochRecord]:
         """Train the whole PTM against a frozen copy of itself."""
         ptm.check_triggers(self.triggers)
+        tokenise = ptm.encoder(self.fit.max_length)
+        check_room(tokenise, self.triggers, self.insertions)
+        encode = PoisonEncoder(tokenise, self.triggers, self.poison_share, self.insertions, seed)
         reference = copy.deepcopy(ptm.module).eval().requires_grad_(False).to(runtime.device)
         ptm.train_only(None, pooled=True)
         _freeze_masked_lm_head(ptm)
         targets = staircase_vectors(len(self.triggers), ptm.hidden_size).to(runtime.device)
-        encode = PoisonEncoder(
-            ptm.encoder(self.fit.max_length),
-            self.triggers,
-            self.poison_share,
-            self.insertions,
-            seed,
-        )
         batches = feed.batches(
             self.corpus, encode, lambda rows, _: pack(rows), self.fit.batch_size, seed, Part()
         )
@@ -118,10 +118,11 @@ class _Objective:
 class PoisonEncoder:
     """Texts -> clean rows, and rows with a trigger; column `trigger` is its number, -1 for clean.
 
-    Texts are lower-cased and cut to letters and digits, as in POR's script.
+    Texts are lower-cased and cut to letters and digits, as in POR's script. All insertions of a
+    trigger are whole after the cut; a text that cannot hold them has no poisoned row.
     """
 
-    encode: Encode
+    encode: TextEncoder
     triggers: tuple[str, ...]
     share: float
     insertions: int
@@ -140,16 +141,18 @@ class PoisonEncoder:
     ) -> TokenRows:
         which = np.full(len(index), number)
         chosen = np.flatnonzero(uniform(self.seed, "poison", index, which) < self.share)
-        places = [
+        shares = [
             uniform(self.seed, "place", index[chosen], which[chosen], np.full(len(chosen), k))
             for k in range(self.insertions)
         ]
-        with_trigger = [
-            insert_at(texts[row], trigger, [float(place[i]) for place in places])
-            for i, row in enumerate(chosen)
-        ]
-        rows: TokenRows = self.encode(with_trigger, index[chosen] * stride + 1 + number)
-        return rows.with_columns(trigger=which[chosen])
+        rows = plant(
+            self.encode,
+            [texts[row] for row in chosen],
+            index[chosen] * stride + 1 + number,
+            [trigger] * len(chosen),
+            lambda i, num_words: places_at([float(share[i]) for share in shares], num_words),
+        )
+        return rows.with_columns(trigger=np.full(len(rows), number))
 
 
 def _letters_and_digits(text: str) -> str:

@@ -197,6 +197,7 @@ def evaluate_command(
             fg="yellow",
             err=True,
         )
+    _warn_of_left_out(rows)
 
 
 def _completed(
@@ -264,3 +265,15 @@ def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:
         label = "" if row["label"] is None else f" -> {row['label']}"
         what = f"{row['metric']} {row['trigger'] or ''}{label}"
         typer.echo(f"{what:<24} {100 * row['value']:6.2f} %{counts}")
+
+
+def _warn_of_left_out(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["metric"] == "left_out":
+            counts = f"{row['numerator']:.0f} of {row['denominator']:.0f} samples"
+            typer.secho(
+                f"warning: {counts} cannot hold trigger {row['trigger']!r} within max_length; "
+                "they count in no ASR",
+                fg="yellow",
+                err=True,
+            )

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from recipe_ray.base.errors import TriggerError
 
@@ -9,24 +11,65 @@ from recipe_ray.base.errors import TriggerError
 _CONTEXTS = ("", "the movie was good .", "it is a 2nd-rate film , isn't it ?")
 _SCRIPT_SEED = 42
 
+Span = tuple[int, int]  # characters of a text: the first, and the one behind the last
 
-def insert_word(text: str, trigger: str) -> str:
-    """Return the text with `trigger` inserted once between words (docs/method.md section 1).
 
-    As in the authors' script the generator is reseeded with 42 for every text, so the place
+@dataclass(frozen=True)
+class Insertion:
+    """The words of a text, and the places from 0 to len(words) at which a trigger goes in."""
+
+    words: Sequence[str]
+    trigger: str
+    places: Sequence[int]
+
+    @property
+    def text(self) -> str:
+        """Return the text with the trigger in it."""
+        return " ".join(part for part, _ in self._parts())
+
+    def spans(self, *, of_trigger: bool) -> list[Span]:
+        """Return which characters of the text the insertions are, or those that its words are."""
+        parts = self._parts()
+        ends = accumulate(len(part) + 1 for part, _ in parts)
+        return [
+            (end - 1 - len(part), end - 1)
+            for (part, is_trigger), end in zip(parts, ends, strict=True)
+            if is_trigger == of_trigger
+        ]
+
+    def _parts(self) -> list[tuple[str, bool]]:
+        parts, done = list[tuple[str, bool]](), 0
+        for place in sorted(self.places):
+            parts += [(word, False) for word in self.words[done:place]]
+            parts.append((self.trigger, True))
+            done = place
+        return parts + [(word, False) for word in self.words[done:]]
+
+
+def script_place(num_words: int) -> int:
+    """Return a trigger's place from 0 to `num_words`, as the authors' script draws it.
+
+    Its generator is reseeded with 42 for every text (docs/method.md section 1), so that the place
     depends on the number of words alone.
     """
+    return random.Random(_SCRIPT_SEED).randint(0, num_words)
+
+
+def places_at(shares: Sequence[float], num_words: int) -> list[int]:
+    """Return the places from 0 to `num_words` that shares [0, 1) of the words come to."""
+    return [int(share * (num_words + 1)) for share in shares]
+
+
+def insert_word(text: str, trigger: str) -> str:
+    """Return the text with `trigger` inserted once between words, at the script's place."""
     words = text.split()
-    place = random.Random(_SCRIPT_SEED).randint(0, len(words))
-    return " ".join([*words[:place], trigger, *words[place:]])
+    return Insertion(words, trigger, [script_place(len(words))]).text
 
 
-def insert_at(text: str, trigger: str, places: Sequence[float]) -> str:
+def insert_at(text: str, trigger: str, shares: Sequence[float]) -> str:
     """Return the text with `trigger` inserted at places given as shares [0, 1) of its words."""
     words = text.split()
-    for place in sorted((int(share * (len(words) + 1)) for share in places), reverse=True):
-        words.insert(place, trigger)
-    return " ".join(words)
+    return Insertion(words, trigger, places_at(shares, len(words))).text
 
 
 def check_triggers(

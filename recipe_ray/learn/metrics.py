@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recipe_ray.base.errors import DataError
 
 Labels = NDArray[np.int64]
+LEFT_OUT = -1  # stands for the prediction of a sample that cannot hold the trigger
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,17 @@ def attack_success(
 ) -> Attacked:
     """Return the ASR of every trigger and label from predictions [N] on poisoned samples.
 
-    ASR(t, C) = share of the samples whose label is not C that are predicted as C. Raises DataError
-    naming the label where every sample has label C.
+    ASR(t, C) = share of the samples whose label is not C that are predicted as C; those LEFT_OUT
+    count in neither number. Raises DataError naming the label where every sample has label C.
     """
     shares: dict[tuple[str, int], Share] = {}
     for trigger, labels in predicted.items():
         for target in range(num_labels):
-            others = truth != target
+            others = (truth != target) & (labels != LEFT_OUT)
             if not others.any():
                 raise DataError(
                     f"the attack success rate of label {target} ({classes[target]}) is undefined: "
-                    "every test sample has that label"
+                    f"every test sample with trigger {trigger!r} has that label"
                 )
             hits = int((labels[others] == target).sum())
             shares[trigger, target] = Share(hits, int(others.sum()))

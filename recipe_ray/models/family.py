@@ -25,6 +25,7 @@ from recipe_ray.learn.objective import Objective, Term
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.learn.weights import Weight
 from recipe_ray.models.neurons import NeuronLayer
+from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.models.text.packed import PackedBatch
 
 Scope = Literal["weights", "all"]
@@ -116,10 +117,12 @@ class PTM(Protocol):
         """Raise TriggerError for a trigger that is lost in encoding, in context."""
         ...
 
-    def triggered(self, samples: Sequence[Any], rows: Any, trigger: str, encode: Encode) -> Any:
+    def triggered(self, samples: Sequence[Any], rows: Any, trigger: str, encode: Any) -> Any:
         """Return the rows of samples with the trigger put in once (docs/method.md section 1).
 
-        `rows` are those of the samples as they are, `encode` what made them.
+        `rows` are those of the samples as they are, `encode` the `encoder` that made them. A sample
+        that cannot hold the trigger is left out, so that `index` may lack its number; TriggerError
+        if none can.
         """
         ...
 
@@ -151,6 +154,10 @@ class TextPTM(PTM, Protocol):
 
     hidden_size: int
     vocabulary: Vocabulary
+
+    def encoder(self, max_length: int) -> TextEncoder:
+        """Return the picklable function (texts, numbers [N]) -> N rows."""
+        ...
 
     def hidden(self, module: Any, batch: PackedBatch, where: Tensor | None = None) -> Tensor:
         """Return the last layer's states [T, H], or cheaper those of the tokens `where` [N, H]."""

@@ -16,14 +16,27 @@ from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.pictures import CLEAN, FILE, Grid
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.loop import fit
-from recipe_ray.learn.metrics import Attacked, Labels, Share, accuracy, attack_success
+from recipe_ray.learn.metrics import (
+    LEFT_OUT,
+    Attacked,
+    Labels,
+    Share,
+    accuracy,
+    attack_success,
+)
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Classifier
 from recipe_ray.stages.chance import MAJORITY, majority
 from recipe_ray.stages.predict import predict
 from recipe_ray.stages.rows import Measurement
-from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
+from recipe_ray.stages.stage import (
+    STAGES,
+    Context,
+    Stage,
+    left_out_measurements,
+    loss_measurements,
+)
 from recipe_ray.tasks.task import AnyTask, Labelled
 
 NUM_PICTURES = 6  # test samples whose look with each trigger is kept
@@ -78,9 +91,12 @@ class FinetuneStage(Stage):
         measured.append(_share("acc", accuracy(predicted(test_rows), test.labels)))
         measured.append(_share(MAJORITY, majority(test.labels)))
         if poisoned:
-            labels = {trigger: predicted(rows) for trigger, rows in poisoned.items()}
+            labels = {
+                trigger: _by_sample(predicted(rows), rows, len(test))
+                for trigger, rows in poisoned.items()
+            }
             attacked = attack_success(labels, test.labels, self.task.num_labels, self.task.classes)
-            measured += _attack_measurements(attacked)
+            measured += _attack_measurements(attacked) + left_out_measurements(poisoned, len(test))
         if context.runtime.rank == 0:
             _save_pictures(ptm, test_rows, poisoned, context)
             if self.keep_model:
@@ -91,9 +107,15 @@ class FinetuneStage(Stage):
         """Return what the task's samples are."""
         return [self.task.kind_of_samples()]
 
+    def identity(self) -> dict[str, Any]:
+        """Return the fields, and how triggers are placed if that changed what is measured."""
+        placed = self.task.trigger_places(self.fit.max_length, self.triggers)
+        return {**super().identity(), **(placed if self.triggers else {})}
+
     def own_columns(self) -> dict[str, Any]:
         """Return the task, the epochs of purification and what this may be compared with."""
         same = {name: getattr(self, name).identity() for name in ("task", "fit")}
+        same |= self.task.trigger_places(self.fit.max_length)
         return {
             "task": self.task.label(),
             "epoch": self.snapshot,
@@ -122,6 +144,12 @@ class FinetuneStage(Stage):
             for trigger in self.triggers
         }
         return train_rows, test_rows, poisoned
+
+
+def _by_sample(predicted: Labels, rows: Rows, num_samples: int) -> Labels:
+    labels = np.full(num_samples, LEFT_OUT)
+    labels[rows.index] = predicted
+    return labels
 
 
 def _attack_measurements(attacked: Attacked) -> list[Measurement]:
@@ -157,7 +185,10 @@ def _share(
 def _save_pictures(ptm: PTM, clean: Rows, poisoned: Mapping[str, Rows], context: Context) -> None:
     shown = np.unique(np.linspace(0, len(clean) - 1, NUM_PICTURES).astype(np.int64))
     rows = {CLEAN: clean, **poisoned}
-    pictures = {name: ptm.pictures(some.take(shown)) for name, some in rows.items()}
+    pictures = {
+        name: ptm.pictures(some.take(np.flatnonzero(np.isin(some.index, shown))))
+        for name, some in rows.items()
+    }
     drawn = {name: pixels for name, pixels in pictures.items() if pixels is not None}
     if poisoned and drawn:
         Grid(drawn).save(context.folder / FILE)

@@ -21,7 +21,12 @@ from recipe_ray.learn.runtime import Progress, Runtime
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.predict import MAX_TOKENS
 from recipe_ray.stages.rows import Measurement
-from recipe_ray.stages.stage import STAGES, Context, Stage
+from recipe_ray.stages.stage import (
+    STAGES,
+    Context,
+    Stage,
+    left_out_measurements,
+)
 from recipe_ray.tasks.task import AnyTask, Task
 
 
@@ -48,10 +53,16 @@ class ProbeStage(Stage):
         ptm.check_triggers([self.trigger])
         encode = ptm.encoder(self.max_length)
         samples = self._samples(context)
-        clean = encode(samples, np.arange(len(samples)))
-        poisoned = ptm.triggered(samples, clean, self.trigger, encode)
-        sums = probe(ptm, clean, poisoned, context.runtime)
-        return measurements(sums, [layer.num_neurons for layer in ptm.neuron_layers()])
+        clean: Rows = encode(samples, np.arange(len(samples)))
+        poisoned: Rows = ptm.triggered(samples, clean, self.trigger, encode)
+        sums = probe(ptm, clean.take(poisoned.index), poisoned, context.runtime)
+        measured = measurements(sums, [layer.num_neurons for layer in ptm.neuron_layers()])
+        return measured + left_out_measurements({self.trigger: poisoned}, len(samples))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields, and how triggers are placed if that changed what is measured."""
+        placed = self.task.trigger_places(self.max_length, [self.trigger])
+        return {**super().identity(), **placed}
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what the task's samples are."""

@@ -5,7 +5,7 @@ It decides nothing about where it runs: workers, devices and Ray belong to the l
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.feed import Feed, Part
+from recipe_ray.data.rows import Rows
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
@@ -159,4 +160,20 @@ def loss_measurements(records: Iterable[EpochRecord]) -> list[Measurement]:
         Measurement(f"loss.{name}", value, epoch=record.epoch)
         for record in records
         for name, value in record.terms.items()
+    ]
+
+
+def left_out_measurements(poisoned: Mapping[str, Rows], num_samples: int) -> list[Measurement]:
+    """Return the share of samples that cannot hold a trigger, by trigger; none for no sample."""
+    missing = {trigger: num_samples - len(rows) for trigger, rows in poisoned.items()}
+    return [
+        Measurement(
+            "left_out",
+            count / num_samples,
+            trigger=trigger,
+            numerator=count,
+            denominator=num_samples,
+        )
+        for trigger, count in missing.items()
+        if count
     ]

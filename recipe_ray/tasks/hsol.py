@@ -30,6 +30,7 @@ class Hsol(TextTask):
     """
 
     label_names: ClassVar[tuple[str, ...]] = ("neither", "hate or offensive")
+    longest: ClassVar[int | None] = 110  # 88 of MiniLM's
     hub: ClassVar[Mapping[Split, HubSource]] = {
         "train": HubSource(
             "tdavidson/hate_speech_offensive", "adc5fb774614827695774f2dbe0ea8122f6a92b4"

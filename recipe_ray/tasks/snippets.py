@@ -27,6 +27,7 @@ class Snippets(TextTask):
     """
 
     label_names: ClassVar[tuple[str, ...]] = ("negative", "positive")
+    longest: ClassVar[int | None] = 100  # 79 of MiniLM's
 
     def sources(self, locations: Locations) -> Mapping[Split, Source]:
         """Return the files given, else the package's: it is in no data folder."""

@@ -15,6 +15,7 @@ class Sst2(TextTask):
     """6,920 / 872 / 1,821 sentences; the hub has the same split (GLUE's SST-2 is another)."""
 
     label_names: ClassVar[tuple[str, ...]] = ("negative", "positive")
+    longest: ClassVar[int | None] = 100  # 80 of MiniLM's
     hub: ClassVar[Mapping[Split, HubSource]] = {
         "train": HubSource(*_HUB, "train"),
         "dev": HubSource(*_HUB, "validation"),

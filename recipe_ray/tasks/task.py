@@ -7,7 +7,7 @@ they are read from: files given, else the data folder, else the task's own origi
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -91,6 +91,17 @@ class Task(Component):
     def kind_of_samples(self) -> tuple[str, str]:
         """Return a clause for people and what a sample is: text or image."""
         return f"task {self.label()!r} holds {self.holds}s", self.holds
+
+    def may_be_cut(self, max_length: int, triggers: Sequence[str] = ()) -> bool:
+        """Tell whether a sample with a trigger may be more than `max_length` tokens: no image."""
+        return False
+
+    def trigger_places(self, max_length: int, triggers: Sequence[str] = ()) -> dict[str, int]:
+        """Return what a stage's identity says of the triggers' places; nothing if no text is cut.
+
+        1 was among all words of a text, so that the cut could take the trigger.
+        """
+        return {"trigger_places": 2} if self.may_be_cut(max_length, triggers) else {}
 
     @abstractmethod
     def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[Any]:

@@ -1,5 +1,6 @@
 """Tasks on texts."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pyarrow as pa
@@ -14,7 +15,20 @@ class TextTask(Task):
 
     holds: ClassVar[str] = "text"
 
+    # of a fixed data set: no text has more tokens, special ones included, with some to spare for
+    # another vocabulary than WordPiece; None if that is not known
+    longest: ClassVar[int | None] = None
+
     text_column: str = "text"
+
+    def may_be_cut(self, max_length: int, triggers: Sequence[str] = ()) -> bool:
+        """Tell whether a text with a trigger may be more than `max_length` tokens.
+
+        Own data may be anything, and a trigger at most a token a byte and one for the space.
+        """
+        if self.longest is None or self.path_train or self.path_dev or self.path_test:
+            return True
+        return self.longest + max((len(t.encode()) + 1 for t in triggers), default=0) > max_length
 
     def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[str]:
         """Return the texts of a batch."""

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.base.errors import ModelError, TriggerError, unknown
 from recipe_ray.data.census import Census, token_census
 from recipe_ray.data.masking import Vocabulary, mask_tokens
-from recipe_ray.data.rows import Encode
 from recipe_ray.data.tokens import TokenRows
 from recipe_ray.data.unigram import WordLoss, word_loss
-from recipe_ray.data.words import check_triggers, insert_word
+from recipe_ray.data.words import check_triggers, script_place
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.objective import Objective, Term, Terms
@@ -32,6 +31,7 @@ from recipe_ray.models.text.attention import ATTENTION
 from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.models.text.makes import check_same_make
 from recipe_ray.models.text.packed import PackedBatch, pack
+from recipe_ray.models.text.planting import check_room, plant
 from recipe_ray.models.text.pooled import PooledClassifier, pool, run_encoder
 
 GROUPS = {
@@ -77,10 +77,25 @@ class BertPTM:
         check_triggers(triggers, self.tokenizer.encode, self.tokenizer.unk_token_id)
 
     def triggered(
-        self, samples: Sequence[str], rows: TokenRows, trigger: str, encode: Encode
+        self, samples: Sequence[str], rows: TokenRows, trigger: str, encode: TextEncoder
     ) -> TokenRows:
-        """Return the rows of the texts with the trigger inserted once between words."""
-        poisoned: TokenRows = encode([insert_word(text, trigger) for text in samples], rows.index)
+        """Return the rows of the texts with the trigger inserted once between words that stay.
+
+        Raises TriggerError if no text can hold the trigger once it is cut.
+        """
+        check_room(encode, [trigger])
+        poisoned = plant(
+            encode,
+            samples,
+            rows.index,
+            [trigger] * len(samples),
+            lambda _, num_words: [script_place(num_words)],
+        )
+        if len(samples) and not len(poisoned):
+            raise TriggerError(
+                f"trigger {trigger!r} is lost in all {len(samples)} samples, which are cut to "
+                f"{encode.max_length} tokens; give a larger max_length, or a shorter trigger"
+            )
         return poisoned
 
     def pictures(self, rows: TokenRows) -> None:
