@@ -28,6 +28,14 @@ def is_url(text: str) -> bool:
     return bool(_URL.match(text))
 
 
+def is_there(text: str) -> bool:
+    """Tell whether a word is a path at which something is."""
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # longer than any path, or ~name of nobody
+        return False
+
+
 def local_path(text: str, where: str, wanted: str) -> Path:
     """Return a word as a path of this machine, `~` replaced; nothing needs to be there.
 
@@ -44,9 +52,13 @@ def local_path(text: str, where: str, wanted: str) -> Path:
     if text.lstrip()[0] in "[{":
         raise SpecError(f"{where} {text!r}: not a path; give {wanted}")
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        path.exists()
     except RuntimeError:  # ~name of a user that this machine does not know
         raise SpecError(f"{where} {text!r}: there is no such user; give {wanted}") from None
+    except OSError as error:
+        raise SpecError(f"{where} {text[:80]!r}: {error.strerror}; give {wanted}") from None
+    return path
 
 
 def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Path:
@@ -56,7 +68,7 @@ def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Pat
     """
     path = local_path(text, where, wanted)
     if not path.exists():
-        raise SpecError(f"{where}: {why_missing(path)}; give {wanted}")
+        raise SpecError(f"{where}: {why_missing(text)}; give {wanted}")
     if kind == "file" and path.is_dir():
         raise SpecError(f"{where}: {path} is a folder{_files_in(path)}; give {wanted}")
     if kind == "folder" and not path.is_dir():
@@ -64,18 +76,19 @@ def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Pat
     return path
 
 
-def why_missing(path: Path) -> str:
+def why_missing(text: str) -> str:
     """Return the clause for a path at which nothing is: the nearest name, or the missing folder."""
-    if any(sign in path.name for sign in "*?"):
-        return f"{path} does not exist: patterns are not expanded here"
-    if path.is_symlink():
-        return f"{path} is a link to {path.readlink()}, which does not exist"
+    path = Path(text).expanduser()
     folder = path.parent
+    if any(sign in path.name for sign in "*?"):
+        return f"{text} does not exist: patterns are not expanded here"
+    if path.is_symlink():
+        return f"{text} is a link to {path.readlink()}, which does not exist"
     if folder.is_dir():
-        return f"{path} does not exist{suggest(path.name, _names(folder))}"
+        return f"{text} does not exist{suggest(path.name, _names(folder))}"
     if folder.exists():
-        return f"{path} does not exist: {folder} is a file, not a folder"
-    return f"{path} does not exist: there is no folder {folder}{_near_folder(folder)}"
+        return f"{text} does not exist: {folder} is a file, not a folder"
+    return f"{text} does not exist: there is no folder {folder}{_near_folder(folder)}"
 
 
 def _near_folder(folder: Path) -> str:

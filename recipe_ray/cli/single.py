@@ -27,13 +27,13 @@ from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
+from recipe_ray.release.own_data import Found
 from recipe_ray.release.presets import preset as find_preset
 from recipe_ray.release.purification import finish, measured_values, prepare, refuse_untrained
 from recipe_ray.release.request import (
     changed,
-    parse_component,
+    parse_attack,
     parse_corpus,
-    parse_fields,
     parse_model,
     parse_task,
 )
@@ -42,6 +42,7 @@ from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
+from recipe_ray.tasks.task import Task
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
@@ -51,6 +52,9 @@ OutOption = Annotated[Path, typer.Option("--out", help="New folder for the resul
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process.")
 ]
+TextColumnOption = Annotated[
+    str | None, typer.Option("--text-column", help="The column of texts in your own data.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0)]
 
 
@@ -59,6 +63,7 @@ def purify_command(
     aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
     out: OutOption,
     aux_size: Annotated[int | None, typer.Option(help="At most so many samples.", min=20)] = None,
+    text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
     seed: SeedOption = 0,
@@ -75,9 +80,10 @@ def purify_command(
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     base = find_preset(preset) if preset is not None else None
-    corpus = parse_corpus(aux, aux_size, chosen)
-    purification = prepare(chosen, corpus, locations, seed, base, set_ or [])
+    found = parse_corpus(aux, aux_size, _columns(text=text_column), chosen)
+    purification = prepare(chosen, found.component, locations, seed, base, set_ or [])
     if not quiet:
+        _say(found)
         typer.echo(f"data: {purification.data}", err=True)
         typer.echo(f"settings: {purification.reason}", err=True)
     store = work_store(out)
@@ -108,8 +114,7 @@ def backdoor_command(
     check_free(out)
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    given: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
-    planned = given.pinned()
+    planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
         raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
     refuse_untrained(chosen)
@@ -133,10 +138,21 @@ def backdoor_command(
 
 def evaluate_command(
     model: ModelArgument,
-    task: Annotated[str, typer.Option("--task", help="A task of `recipe-ray list tasks`.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            help="A task of `recipe-ray list tasks`, or your own data: TRAIN,TEST, one FILE to be "
+            "split, or a folder with train and test.",
+        ),
+    ],
     triggers: Annotated[
         str, typer.Option("--triggers", help="Words or patches by commas, or an attack's name.")
     ] = "",
+    text_column: TextColumnOption = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="The column of labels in your own data.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
     ] = None,
@@ -152,7 +168,11 @@ def evaluate_command(
     set_up_logging(verbose)
     locations = Locations.from_environment(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    wanted = parse_task(task)
+    columns = _columns(text=text_column, label=label_column)
+    found = parse_task(task, columns, chosen)
+    wanted: Task = found.component
+    if not quiet:
+        _say(found)
     fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
     content = wanted.identity_at(locations)["sources"]
     with explained("--task"):
@@ -169,6 +189,15 @@ def evaluate_command(
         _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)
         rows = store.rows(stage.artifact).to_pylist()
     _print_evaluation(rows, json_=json_)
+
+
+def _columns(**asked: str | None) -> dict[str, str]:
+    return {what: column for what, column in asked.items() if column is not None}
+
+
+def _say(found: Found) -> None:
+    for note in found.notes:
+        typer.echo(note, err=True)
 
 
 def _completed(

@@ -27,7 +27,11 @@ from recipe_ray.data.sources import (
     open_path,
 )
 
-TASKS: Registry["Task"] = Registry("task", "recipe_ray.tasks")
+TASKS: Registry["Task"] = Registry(
+    "task",
+    "recipe_ray.tasks",
+    own="write {name: file, class_names: [...], path_train: FILE, path_test: FILE}",
+)
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
