@@ -76,8 +76,13 @@ def take_columns(
         default = str(kind.model_fields[field].default)
         known = _well_known(first.schema.names, default, field)
         taken[field] = wanted.get(field) or (known[0] if len(known) == 1 else default)
+        _check(first, taken[field], known, field, next(iter(tables)))
         for owner, batch in tables.items():
-            _check(batch, taken[field], known, field, owner)
+            if taken[field] not in batch.schema.names:
+                raise DataError(
+                    f"{owner}: it has no column {taken[field]!r}, which the training data have; "
+                    "all files need the same columns"
+                )
     _check_apart(taken, where)
     said = ", ".join(f"{_KINDS[field][0]} from {column!r}" for field, column in taken.items())
     return taken, f"columns: {said}"

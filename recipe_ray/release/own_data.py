@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from recipe_ray.base.errors import DataError, SpecError, unknown
 from recipe_ray.base.paths import existing_path, is_there
 from recipe_ray.data.corpus import CORPORA, Corpus
-from recipe_ray.data.sources import Locations, Source, column_of
+from recipe_ray.data.sources import Source, column_of
 from recipe_ray.models.family import ModelRef
 from recipe_ray.release.own_columns import take_columns
 from recipe_ray.tasks.own_data import OwnData, whole_number
@@ -76,10 +76,10 @@ def own_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     counts = {split: _labels(source, draft, split) for split, source in sources.items()}
     _check_labels(counts, draft.label_column)
     task = draft.revised(**_classes(counts["train"]))
-    notes = [note, _said(task, counts["train"])]
+    read = [f"{split}: {path}" for split, path in paths.items()]
     if whole:
-        notes.append(f"test data: {task.describe(_NOWHERE).partition('; test: ')[2]}")
-    return Found(task, tuple(notes))
+        read.append(f"test: {task.held_out_of_train()}")
+    return Found(task, ("; ".join(read), note, _said(task, counts["train"])))
 
 
 def given_paths(text: str) -> dict[Split, str]:
@@ -96,14 +96,14 @@ def given_paths(text: str) -> dict[Split, str]:
         place = existing_path(text, "--task", wanted)
         paths = _paths_in(place) if place.is_dir() else {}
         return paths or {"train": text}
-    for path in paths.values():
-        existing_path(path, "--task", wanted)
     twice = [path for path, count in Counter(paths.values()).items() if count > 1]
     if twice:
         raise SpecError(
             f"--task: {twice[0]} is given twice; give one file once, and a part of it is held out "
             "as test data"
         )
+    for path in paths.values():
+        existing_path(path, "--task", wanted)
     return paths
 
 
@@ -122,16 +122,17 @@ def _named_paths(text: str) -> dict[Split, str]:
         paths[split] = value.strip()
     for split in ("train", "test"):
         if split not in paths and (split == "train" or "dev" in paths):
-            raise SpecError(f"--task {text!r}: {split}= is missing; give {FORMS}")
+            raise SpecError(
+                f"--task {text!r}: {split}= is missing; give {FORMS}. To measure on dev data, give "
+                "them as test="
+            )
     return {split: paths[split] for split in SPLITS if split in paths}
 
 
 def _listed_paths(text: str) -> dict[Split, str]:
     parts = [part.strip() for part in text.split(",")]
     if all(part in TASKS for part in parts):
-        raise SpecError(
-            f"--task {text!r}: one task at a time; a sweep has many (`tasks` of a grid)"
-        )
+        raise SpecError(f"--task {text!r}: one task at a time; `sweep` does a grid of them")
     if len(parts) > 3 or not all(parts):
         raise SpecError(
             f"--task {text!r}: {len(parts)} paths by commas; give {FORMS}. If a path has a comma "
@@ -139,7 +140,8 @@ def _listed_paths(text: str) -> dict[Split, str]:
         )
     order: tuple[Split, ...] = ("train", "test") if len(parts) == 2 else SPLITS
     said = [_split_of(Path(part)) for part in parts]
-    if (said[0] or "train") != "train" or "train" in said[1:]:
+    swapped = (said[0] or "train") != "train" or "train" in said[1:]
+    if swapped and len(set(parts)) == len(parts):
         raise SpecError(
             f"--task {text!r}: read as {', '.join(order)}, which the names contradict; give "
             "train=FILE,test=FILE"
@@ -248,6 +250,3 @@ def _said(task: OwnData, counts: Mapping[Any, int]) -> str:
 
 def _quoted(labels: Iterable[Any]) -> str:
     return ", ".join(sorted(repr(str(label)[:_SHOWN]) for label in labels)[:4])
-
-
-_NOWHERE = Locations(None, Path())

@@ -78,7 +78,7 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
         text, "--task", f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
     )
     own = isinstance(value, str) and value not in TASKS
-    if own and (Path(text).expanduser().exists() or looks_like_path(text) or set(text) & set(",=")):
+    if own and (is_there(text) or looks_like_path(text) or set(text) & set(",=")):
         return own_task(text, columns, model)
     return _found(TASKS, value, {}, columns, "--task")
 
