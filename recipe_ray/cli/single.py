@@ -1,14 +1,15 @@
 """Commands for one model: purify, backdoor, evaluate."""
 
 import json
+import re
 import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
@@ -18,6 +19,8 @@ from recipe_ray.cli.options import (
     QuietOption,
     SetOption,
     VerboseOption,
+    data_locations,
+    output_folder,
     set_up_logging,
 )
 from recipe_ray.data.sources import Locations
@@ -48,7 +51,9 @@ ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
 ]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit of a hub model.")]
-OutOption = Annotated[Path, typer.Option("--out", help="New folder for the result.")]
+OutOption = Annotated[
+    str, typer.Option("--out", metavar="FOLDER", help="New folder for the result.")
+]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process.")
 ]
@@ -76,8 +81,9 @@ def purify_command(
 ) -> None:
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
     set_up_logging(verbose)
-    check_free(out)
-    locations = Locations.from_environment(data)
+    target = output_folder(out, "--out")
+    check_free(target)
+    locations = data_locations(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     base = find_preset(preset) if preset is not None else None
     found = parse_corpus(aux, aux_size, _columns(text=text_column), chosen)
@@ -86,9 +92,9 @@ def purify_command(
         _say(found)
         typer.echo(f"data: {purification.data}", err=True)
         typer.echo(f"settings: {purification.reason}", err=True)
-    store = work_store(out)
+    store = work_store(target)
     _run(purification.stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    warnings = finish(purification, store, out, chosen.label())
+    warnings = finish(purification, store, target, chosen.label())
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
     typer.echo(f"purified model and its card: {out}")
@@ -111,8 +117,9 @@ def backdoor_command(
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
     set_up_logging(verbose)
-    check_free(out)
-    locations = Locations.from_environment(data)
+    target = output_folder(out, "--out")
+    check_free(target)
+    locations = data_locations(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
@@ -127,12 +134,12 @@ def backdoor_command(
             seed=seed,
             content=contents,
         )
-    store = work_store(out)
+    store = work_store(target)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     card = backdoored_card(
         chosen.label(), chosen.opens_with, planned, measured_values(store, stage)
     )
-    export(store, stage, out, card)
+    export(store, stage, target, card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 
@@ -166,7 +173,7 @@ def evaluate_command(
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     set_up_logging(verbose)
-    locations = Locations.from_environment(data)
+    locations = data_locations(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
     columns = _columns(text=text_column, label=label_column)
     found = parse_task(task, columns, chosen)
@@ -220,6 +227,10 @@ def _triggers(text: str) -> tuple[str, ...]:
     if text in ATTACKS:
         found: tuple[str, ...] = ATTACKS.parse(text).triggers
         return found
+    if re.fullmatch(r"\[[^\]]*,[^\]]*\]", text.strip()):  # not [unused1],[unused2]
+        raise SpecError(f"--triggers {text!r}: not a YAML list; separate words by commas: cf,mn")
+    if looks_like_path(text) and is_there(text):
+        raise SpecError(f"--triggers {text!r}: a file; give the words themselves by commas: cf,mn")
     words = tuple(word.strip() for word in text.split(",")) if text else ()
     if not all(words):
         raise SpecError(f"--triggers {text!r}: an empty trigger; separate words by single commas")
