@@ -45,10 +45,7 @@ def local_path(text: str, where: str, wanted: str) -> Path:
     if not text.strip():
         raise SpecError(f"{where}: it is empty; give {wanted}")
     if is_url(text):
-        raise SpecError(
-            f"{where} {text!r}: a URL; only what is on this machine is read and written: give "
-            f"{wanted}, downloaded first if it is elsewhere"
-        )
+        raise SpecError(f"{where} {text!r}: a URL, not a path of this machine; give {wanted}")
     if text.lstrip()[0] in "[{":
         raise SpecError(f"{where} {text!r}: not a path; give {wanted}")
     try:

@@ -195,6 +195,8 @@ def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
 
 
 def _cell(plan: Plan, wanted: str) -> Cell:
+    if not wanted:
+        raise SpecError("--cell: it is empty; give the id or title that `recipe-ray plan` shows")
     found = [cell for cell in plan.cells if cell.id.startswith(wanted) or cell.title == wanted]
     if len(found) != 1:
         problem = "more than one cell matches" if found else ""

@@ -61,7 +61,8 @@ def set_up_logging(verbose: bool) -> None:
 
 def experiment_file(text: str, what: str = "experiment file") -> Path:
     """Return the path of a YAML file; raise SpecError for one that is missing or no file."""
-    return existing_path(text, f"no such {what}", f"{what} (YAML)", "file")
+    article = "an" if what[0] in "aeiou" else "a"
+    return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
 
 
 def data_locations(data: str | None) -> Locations:

@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
-from recipe_ray.base.errors import SpecError, suggest
+from recipe_ray.base.errors import ModelError, SpecError, suggest
+from recipe_ray.base.loading import PICKLE_SUFFIXES
 from recipe_ray.base.paths import (
     existing_path,
     is_there,
@@ -21,6 +22,7 @@ from recipe_ray.base.paths import (
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.data.corpus import CORPORA
+from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.release.own_columns import asked_columns
@@ -47,9 +49,19 @@ def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> Model
     if isinstance(value, dict):
         return _model({**given, **value})
     if text in MODELS:
+        _refuse_bare(MODELS, text, "MODEL", "its folder or hub id in its place")
         return _model({"name": text, **given})
     folder = _model_folder(text)
-    return _model({"name": _family(folder), "source": text, **given})
+    if revision is not None and folder.is_dir():
+        raise SpecError(
+            f"--revision {revision}: MODEL {text} is a folder; only hub models have one"
+        )
+    try:
+        return _model({"name": _family(folder), "source": text, **given})
+    except ModelError as error:
+        if folder.is_dir():
+            raise
+        raise ModelError(f"{error}. Nor is there a folder {text} here") from error
 
 
 def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
@@ -62,8 +74,14 @@ def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model:
     value = _plain(text, "--aux", forms)
     own = isinstance(value, str) and value not in CORPORA
     if own and (is_there(text) or looks_like_path(text)):
+        _refuse_several(text)
         existing_path(text, "--aux", forms)
+        _refuse_model(text, "--aux", forms)
         return own_corpus(text, size, columns, model)
+    if own:
+        _refuse_other_kind(CORPORA, text, "--aux")
+    elif isinstance(value, str):
+        _refuse_bare(CORPORA, value, "--aux", "a file or folder in its place")
     sized = {} if size is None else {"size": size}
     return _found(CORPORA, value, sized, columns, "--aux")
 
@@ -74,12 +92,16 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     Such files hold what the model reads. `columns`: those asked for by --text-column and
     --label-column.
     """
-    value = _plain(
-        text, "--task", f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
-    )
+    forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
+    value = _plain(text, "--task", forms)
     own = isinstance(value, str) and value not in TASKS
     if own and (is_there(text) or looks_like_path(text) or set(text) & set(",=")):
+        _refuse_model(text, "--task", forms)
         return own_task(text, columns, model)
+    if own:
+        _refuse_other_kind(TASKS, text, "--task")
+    elif isinstance(value, str):
+        _refuse_bare(TASKS, value, "--task", f"your own data as {FORMS}")
     return _found(TASKS, value, {}, columns, "--task")
 
 
@@ -126,6 +148,39 @@ def _model(value: Any) -> ModelRef:
     return model.pinned()
 
 
+def _refuse_bare(registry: Registry[Any], name: str, where: str, instead: str) -> None:
+    fields = registry.get(name).model_fields
+    lacking = [field for field, info in fields.items() if info.is_required()]
+    if lacking:
+        mapping = ", ".join(f"{field}: ..." for field in lacking)
+        raise SpecError(
+            f"{where} {name}: alone it says too little; give {instead}, or '{{name: {name}, "
+            f"{mapping}}}'"
+        )
+
+
+def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
+    for other in (MODELS, CORPORA, TASKS, ATTACKS, DEFENSES):
+        if other is not registry and name in other:
+            raise SpecError(
+                f"{where}: {name!r} is a name of another kind ({other.kind}); a {registry.kind} is "
+                f"one of: {', '.join(registry)}"
+            )
+
+
+def _refuse_model(text: str, where: str, forms: str) -> None:
+    if (Path(text).expanduser() / "config.json").is_file():
+        raise SpecError(f"{where}: {text} is the folder of a model (config.json); give {forms}")
+
+
+def _refuse_several(text: str) -> None:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not is_there(text) and all(map(is_there, parts)):
+        raise SpecError(
+            f"--aux {text!r}: {len(parts)} files; give one, or a folder that holds them"
+        )
+
+
 def _found(
     registry: Registry[Any],
     value: Any,
@@ -148,11 +203,13 @@ def _model_folder(text: str) -> Path:
         near = f"; of that page the hub id is {hub[1]}" if hub else ""
         raise SpecError(f"MODEL {text!r}: a URL{near}; give {_MODEL_FORMS}")
     folder = local_path(text, "MODEL", _MODEL_FORMS)
-    if folder.is_file():
+    if folder.is_file() and folder.suffix.lower() in (".safetensors", *PICKLE_SUFFIXES):
         raise SpecError(
             f"MODEL {text!r}: a file; give the folder it lies in. A weights file alone needs its "
             f"family: '{{name: vgg, source: {text}}}'"
         )
+    if folder.is_file():
+        raise SpecError(f"MODEL {text!r}: a file that holds no model; give {_MODEL_FORMS}")
     if folder.is_dir():
         return folder
     # owner/name is a hub id, unless there is a folder of the owner's name here
