@@ -112,4 +112,6 @@ def test_an_unknown_cell_or_field_is_named_with_the_nearest(shell: Shell) -> Non
     assert "small.yaml" in said
     assert "did you mean 'workers'?" in said
     assert "has no fields" in shell.fails("plan", file, "--set", "grid.defenses.0.fit=1")
-    assert "no such experiment file" in shell.fails("plan", "smal.yaml")
+    said = shell.fails("plan", "smal.yaml")
+    assert "smal.yaml does not exist (did you mean 'small.yaml'?)" in said
+    assert "give an experiment file" in said

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
 }
 # modules of a plugin package that plugins share
-BASES = {"attack", "defense", "task", "text_task", "image_task", "corpus"}
+BASES = {"attack", "defense", "task", "text_task", "image_task", "own_data", "corpus"}
 SHARED = {"__init__", *BASES, "targets", "rule"}
 PLUGIN_FOLDERS = ("attacks", "defenses", "tasks", "data/corpora")
 

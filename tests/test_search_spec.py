@@ -149,4 +149,4 @@ def test_the_command_names_file_and_field(shell: Shell) -> None:
     file.write_text(yaml.safe_dump(search_fields(shell.folder)))
     said = shell.fails("search", file, "--set", "quick.task.evaluate_on=test")
     assert "s.yaml: quick: task 'file' has evaluate_on: test" in said
-    assert "no such experiment file" in shell.fails("search", shell.folder / "nowhere.yaml")
+    assert "give a search file" in shell.fails("search", shell.folder / "nowhere.yaml")

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from recipe_ray.base.errors import SpecError, shortened, unknown
+from recipe_ray.base.paths import looks_like_path
 from recipe_ray.base.spec import Component
 
 ENTRY_POINT_GROUP = "recipe_ray.plugins"
@@ -25,8 +26,10 @@ class Registry(Generic[T]):
     Raises `SpecError` for a name registered twice, an unknown name or bad fields.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, own: str = "") -> None:
+        """Make the registry of a package; `own` says how a file of the user's own is named."""
         self.kind = kind
+        self._own = own
         self._package = package
         self._classes: dict[str, type[T]] = {}
         self._loaded = False
@@ -49,7 +52,8 @@ class Registry(Generic[T]):
         """Return the class registered under `name`."""
         self._load()
         if name not in self._classes:
-            raise SpecError(unknown(self.kind, name, self._classes))
+            own = f". A path is no name: {self._own}" if self._own and looks_like_path(name) else ""
+            raise SpecError(f"{unknown(self.kind, name, self._classes)}{own}")
         return self._classes[name]
 
     def parse(self, value: Any) -> Any:

@@ -16,9 +16,11 @@ from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.store import Store
 
 ClusterOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--cluster", help="Cluster file (YAML): forecast time and money there, run nothing."
+        "--cluster",
+        metavar="FILE",
+        help="Cluster file (YAML): forecast time and money there, run nothing.",
     ),
 ]
 _HEADER = f"{'nodes':>7} {'time':>10} {'CPU h':>9} {'GPU h':>9} {'money':>9} {'in use':>7}"

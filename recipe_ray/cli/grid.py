@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.paths import existing_path, local_path
 from recipe_ray.cli.display import Display, duration
 from recipe_ray.cli.forecast import ClusterOption, show_forecast
 from recipe_ray.cli.options import (
@@ -21,10 +21,11 @@ from recipe_ray.cli.options import (
     SetOption,
     StoreOption,
     VerboseOption,
+    data_locations,
+    experiment_file,
     set_up_logging,
 )
 from recipe_ray.cli.tracking import Tracking
-from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.experiment.collect import collect, plan_record
 from recipe_ray.experiment.estimate import time_left
@@ -32,6 +33,7 @@ from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.plan import Cell, Plan, make_plan, plan_summary
 from recipe_ray.report.trackers import open_trackers
+from recipe_ray.stages.location import is_remote
 from recipe_ray.stages.store import Store
 
 LimitOption = Annotated[
@@ -81,7 +83,7 @@ def sweep_command(
         outcome = sweep(
             plan,
             opened,
-            Locations.from_environment(data),
+            data_locations(data),
             address=address,
             on_event=on_event,
         )
@@ -107,7 +109,8 @@ def plan_command(
     if cluster is not None:
         opened = _opened(store)
         done = opened.committed() if opened is not None else ()
-        show_forecast(plan, cluster, opened, done, as_json=json_)
+        described = existing_path(cluster, "--cluster", "a cluster file (YAML)", "file")
+        show_forecast(plan, described, opened, done, as_json=json_)
         return
     summary = _summary(plan, store)
     if json_:
@@ -135,7 +138,7 @@ def debug_command(
         run_inline(
             chosen.stages,
             opened,
-            Locations.from_environment(data),
+            data_locations(data),
             experiment=plan.name,
             checkpoint_every_s=plan.launch.checkpoint_every_s,
             on_progress=display.on_progress,
@@ -147,8 +150,8 @@ def debug_command(
             typer.echo(f"{row['metric']:<5} {100 * row['value']:.2f} %")
 
 
-def _plan(file: Any, data: Any, changes: tuple[str, ...], limit: int | None) -> Plan:
-    return make_plan(load_experiment(file, changes), Locations.from_environment(data), limit)
+def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | None) -> Plan:
+    return make_plan(load_experiment(experiment_file(file), changes), data_locations(data), limit)
 
 
 def _worker_changes(workers: int | None) -> list[str]:
@@ -165,7 +168,10 @@ def _summary(plan: Plan, store: str) -> dict[str, Any]:
 
 def _opened(store: str) -> Store | None:
     # to plan must not make a store
-    return Store.open(store) if "://" in store or Path(store).is_dir() else None
+    if is_remote(store):
+        return Store.open(store)
+    path = local_path(store, "--store", "a folder or URI")
+    return Store.open(path) if path.exists() else None
 
 
 def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
@@ -188,6 +194,8 @@ def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
 
 
 def _cell(plan: Plan, wanted: str) -> Cell:
+    if not wanted:
+        raise SpecError("--cell: it is empty; give the id or title that `recipe-ray plan` shows")
     found = [cell for cell in plan.cells if cell.id.startswith(wanted) or cell.title == wanted]
     if len(found) != 1:
         problem = "more than one cell matches" if found else ""

@@ -1,4 +1,8 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the paths among them as they were typed.
+
+A path stays text until it is checked here: made into a `Path`, an empty one is the folder that one
+stands in.
+"""
 
 import logging
 from pathlib import Path
@@ -6,13 +10,25 @@ from typing import Annotated
 
 import typer
 
-ExperimentFile = Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)]
+from recipe_ray.base.errors import SpecError
+from recipe_ray.base.paths import existing_path, local_path, why_missing
+from recipe_ray.data.sources import Locations
+from recipe_ray.stages.location import is_remote
+from recipe_ray.stages.store import Store
+
+ExperimentFile = Annotated[
+    str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
+]
 StoreOption = Annotated[
     str, typer.Option("--store", help="Folder or URI (s3://, gs://) where results are kept.")
 ]
 DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of Parquet files NAME.parquet; also RECIPE_RAY_DATA."),
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Folder of Parquet files NAME.parquet; also RECIPE_RAY_DATA.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a field: a.b=value; may be given often.")
@@ -41,3 +57,46 @@ def set_up_logging(verbose: bool) -> None:
     if verbose:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("recipe_ray").setLevel(logging.INFO)
+
+
+def experiment_file(text: str, what: str = "experiment file") -> Path:
+    """Return the path of a YAML file; raise SpecError for one that is missing or no file."""
+    article = "an" if what[0] in "aeiou" else "a"
+    return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
+
+
+def data_locations(data: str | None) -> Locations:
+    """Return where data lie; raise SpecError or DataError for a folder that is missing."""
+    if data is None:
+        return Locations.from_environment()
+    wanted = "the folder of data sets, or leave it out to read from the hub"
+    return Locations.from_environment(existing_path(data, "--data", wanted, "folder"))
+
+
+def output_folder(text: str, option: str) -> Path:
+    """Return the path of a folder to write to; raise SpecError for what cannot be one."""
+    path = local_path(text, option, "a folder on this machine")
+    for above in (path, *path.parents):
+        if above.exists() and not above.is_dir():
+            raise SpecError(f"{option} {text}: {above} is a file, not a folder; name another")
+    return path
+
+
+def present_store(place: str, option: str) -> Store:
+    """Return a store that is there already: to look at one must not make it.
+
+    Raises SpecError for a place that is missing, and for a folder of something else.
+    """
+    if is_remote(place):
+        return Store.open(place)
+    wanted = "the folder or URI that --store was given"
+    path = local_path(place, option, wanted)
+    if not path.is_dir():
+        why = f"{place} is a file" if path.exists() else why_missing(place)
+        raise SpecError(f"no store at {place}: {why}; give {wanted}")
+    store = Store.open(path)
+    kept = (store.experiments, store.committed, store.progress, store.failures)
+    if any(path.iterdir()) and not any(held() for held in kept):
+        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
+        raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
+    return store

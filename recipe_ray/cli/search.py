@@ -1,6 +1,5 @@
 """The command over a search file, and what a person sees while candidates run."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +16,8 @@ from recipe_ray.cli.options import (
     SetOption,
     StoreOption,
     VerboseOption,
+    data_locations,
+    experiment_file,
     set_up_logging,
 )
 from recipe_ray.data.sources import Locations
@@ -31,7 +32,9 @@ from recipe_ray.report.recorded import recorded
 from recipe_ray.report.terminal import Terminal
 from recipe_ray.stages.store import Store
 
-SearchFile = Annotated[Path, typer.Argument(help="Search file (YAML).", show_default=False)]
+SearchFile = Annotated[
+    str, typer.Argument(metavar="FILE", help="Search file (YAML).", show_default=False)
+]
 
 
 def search_command(
@@ -47,8 +50,9 @@ def search_command(
 ) -> None:
     """Search a weight factor by ASHA on dev data, confirm the best on test data."""
     set_up_logging(verbose)
-    locations = Locations.from_environment(data)
-    plan = make_search_plan(load_search(file, tuple(set_ or ())), locations)
+    locations = data_locations(data)
+    given = experiment_file(file, "search file")
+    plan = make_search_plan(load_search(given, tuple(set_ or ())), locations)
     if dry_run:
         _print_plan(plan, locations)
         return

@@ -29,7 +29,9 @@ def list_command(
 ) -> None:
     """List what an experiment file can name, with every field and its default."""
     if kind is not None and kind not in REGISTRIES:
-        raise SpecError(unknown("kind", kind, REGISTRIES))
+        of = [name for name, registry in REGISTRIES.items() if kind in registry]
+        hint = "".join(f"; `recipe-ray list {name}` shows {kind!r}" for name in of)
+        raise SpecError(unknown("kind", kind, REGISTRIES) + hint)
     found = {
         name: {plugin: _described(registry.get(plugin)) for plugin in registry}
         for name, registry in REGISTRIES.items()

@@ -1,15 +1,16 @@
 """Commands for one model: purify, backdoor, evaluate."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
@@ -19,6 +20,8 @@ from recipe_ray.cli.options import (
     QuietOption,
     SetOption,
     VerboseOption,
+    data_locations,
+    output_folder,
     set_up_logging,
 )
 from recipe_ray.data.sources import Locations
@@ -29,12 +32,12 @@ from recipe_ray.models.family import ModelRef
 from recipe_ray.release.card import backdoored_card
 from recipe_ray.release.export import check_free, export, work_store
 from recipe_ray.release.harm import check_head, data_warnings
+from recipe_ray.release.own_data import Found
 from recipe_ray.release.purification import finish, measured_values, prepare, refuse_untrained
 from recipe_ray.release.request import (
     changed,
-    parse_component,
+    parse_attack,
     parse_corpus,
-    parse_fields,
     parse_model,
     parse_task,
 )
@@ -44,14 +47,20 @@ from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
+from recipe_ray.tasks.task import Task
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
 ]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit of a hub model.")]
-OutOption = Annotated[Path, typer.Option("--out", help="New folder for the result.")]
+OutOption = Annotated[
+    str, typer.Option("--out", metavar="FOLDER", help="New folder for the result.")
+]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process.")
+]
+TextColumnOption = Annotated[
+    str | None, typer.Option("--text-column", help="The column of texts in your own data.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0)]
 
@@ -61,6 +70,7 @@ def purify_command(
     aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
     out: OutOption,
     aux_size: Annotated[int | None, typer.Option(help="At most so many samples.", min=20)] = None,
+    text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
@@ -76,19 +86,21 @@ def purify_command(
 ) -> None:
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
     set_up_logging(verbose)
-    check_free(out)
-    locations = Locations.from_environment(data)
+    target = output_folder(out, "--out")
+    check_free(target)
+    locations = data_locations(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    corpus = parse_corpus(aux, aux_size, chosen)
-    purification = prepare(chosen, corpus, locations, seed, preset, set_ or [])
+    found = parse_corpus(aux, aux_size, _columns(text=text_column), chosen)
+    purification = prepare(chosen, found.component, locations, seed, preset, set_ or [])
     stage = purification.stage
     if not quiet:
+        _say(found)
         typer.echo(f"data: {purification.data}", err=True)
         typer.echo(f"settings: {purification.reason}", err=True)
         for note in purification.notes:
             typer.echo(f"note: {note}", err=True)
     _warn(purification.doubts)
-    store = work_store(out)
+    store = work_store(target)
     if stage.parent is not None:
         _run(stage.parent, store, locations, workers, verbose=verbose, quiet=quiet)
     said, accepted = check_head(stage, store, locations, accept=accept_harm)
@@ -96,11 +108,11 @@ def purify_command(
         typer.echo(f"head: {said}", err=True)
     _warn([accepted] if accepted is not None else [])
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
-    notes, warnings = finish(purification, store, out, chosen.label(), accepted)
+    notes, warnings = finish(purification, store, target, chosen.label(), accepted)
     _warn([one for one in warnings if one != accepted and one not in purification.doubts])
     for note in () if quiet else notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"purified model and its card: {out}")
+    typer.echo(f"purified model and its card: {target}")
 
 
 def _warn(warnings: Iterable[str]) -> None:
@@ -125,11 +137,11 @@ def backdoor_command(
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
     set_up_logging(verbose)
-    check_free(out)
-    locations = Locations.from_environment(data)
+    target = output_folder(out, "--out")
+    check_free(target)
+    locations = data_locations(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    given: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
-    planned = given.pinned()
+    planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
         raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
     refuse_untrained(chosen)
@@ -142,21 +154,32 @@ def backdoor_command(
             seed=seed,
             content=contents,
         )
-    store = work_store(out)
+    store = work_store(target)
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     measured = measured_values(store, stage)
     _warn(data_warnings(measured))
     card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured)
-    export(store, stage, out, lambda said: card)
+    export(store, stage, target, lambda said: card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 
 def evaluate_command(
     model: ModelArgument,
-    task: Annotated[str, typer.Option("--task", help="A task of `recipe-ray list tasks`.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            help="A task of `recipe-ray list tasks`, or your own data: TRAIN,TEST, one FILE to be "
+            "split, or a folder with train and test.",
+        ),
+    ],
     triggers: Annotated[
         str, typer.Option("--triggers", help="Words or patches by commas, or an attack's name.")
     ] = "",
+    text_column: TextColumnOption = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="The column of labels in your own data.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
     ] = None,
@@ -170,9 +193,13 @@ def evaluate_command(
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     set_up_logging(verbose)
-    locations = Locations.from_environment(data)
+    locations = data_locations(data)
     chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
-    wanted = parse_task(task)
+    columns = _columns(text=text_column, label=label_column)
+    found = parse_task(task, columns, chosen)
+    wanted: Task = found.component
+    if not quiet:
+        _say(found)
     fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
     content = wanted.identity_at(locations)["sources"]
     with explained("--task"):
@@ -200,6 +227,15 @@ def evaluate_command(
     _warn_of_left_out(rows)
 
 
+def _columns(**asked: str | None) -> dict[str, str]:
+    return {what: column for what, column in asked.items() if column is not None}
+
+
+def _say(found: Found) -> None:
+    for note in found.notes:
+        typer.echo(note, err=True)
+
+
 def _completed(
     model: ModelRef, attack: Attack, locations: Locations, seed: int
 ) -> PretrainStage | None:
@@ -220,6 +256,10 @@ def _triggers(text: str) -> tuple[str, ...]:
     if text in ATTACKS:
         found: tuple[str, ...] = ATTACKS.parse(text).triggers
         return found
+    if re.fullmatch(r"\[[^\]]*,[^\]]*\]", text.strip()):  # not [unused1],[unused2]
+        raise SpecError(f"--triggers {text!r}: not a YAML list; separate words by commas: cf,mn")
+    if looks_like_path(text) and is_there(text):
+        raise SpecError(f"--triggers {text!r}: a file; give the words themselves by commas: cf,mn")
     words = tuple(word.strip() for word in text.split(",")) if text else ()
     if not all(words):
         raise SpecError(f"--triggers {text!r}: an empty trigger; separate words by single commas")

@@ -1,7 +1,6 @@
 """`recipe-ray status`: what is done, running and failed in a store. It starts no Ray."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.display import duration
 from recipe_ray.cli.live import is_alive, watch
-from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.experiment.stale_checkpoints import prune_checkpoints, stale_checkpoints
 from recipe_ray.stages.drivers import DriverNotes
 from recipe_ray.stages.store import Store
@@ -36,7 +35,7 @@ def status_command(
     """Show what is done, running and failed in a store, and why; --watch: while it runs."""
     if watch_ and json_:
         raise SpecError("--watch draws for people, --json prints once: give one of them")
-    opened = Store.open(_existing(store))
+    opened = present_store(store, "--store")
     if watch_ and not watch(opened, interval, Console(highlight=False)):
         typer.echo("nothing runs on this store now")
     status = _status(opened)
@@ -76,13 +75,6 @@ def _print(status: dict[str, Any]) -> None:
     for note in status["failed"]:
         typer.secho(f"  failed: {note['kind']} {note['label']}-{note['key']}", fg="red")
         typer.echo(f"    {note['error']}: {note['message']}")
-
-
-def _existing(store: str) -> str:
-    # to look at a store must not make one
-    if "://" not in store and not Path(store).is_dir():
-        raise SpecError(f"no store at {store}; give the folder or URI that --store was given")
-    return store
 
 
 def _status(store: Store) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from recipe_ray.base.spec import NOT_HASHED, Component
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import FileSource, Locations, Source, open_path
 
-CORPORA: Registry["Corpus"] = Registry("corpus", "recipe_ray.data.corpora")
+CORPORA: Registry["Corpus"] = Registry(
+    "corpus", "recipe_ray.data.corpora", own="write {name: file, path: FILE}"
+)
 
 log = logging.getLogger(__name__)
 

@@ -62,8 +62,9 @@ class Locations:
     def check(self) -> None:
         """Raise DataError unless the data folder, where one is named, is a folder."""
         if self.data_dir is not None and not self.data_dir.is_dir():
+            problem = "is a file" if self.data_dir.exists() else "does not exist"
             raise DataError(
-                f"the data folder {self.data_dir} does not exist; give an existing folder with "
+                f"the data folder {self.data_dir} {problem}; give an existing folder with "
                 "--data or RECIPE_RAY_DATA, or neither to read from the Hugging Face hub"
             )
 

@@ -44,10 +44,27 @@ def _loaded(kind: type[S], path: Path, changes: tuple[str, ...]) -> S:
     definitions = _Definitions(values.pop("define", None) or {})
     with _about(path):
         values = definitions.put_into(values)
+    _refuse_other_kind(kind, values, path)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise explain(error, str(path)) from None
+
+
+def _refuse_other_kind(kind: type[Spec], values: dict[str, Any], path: Path) -> None:
+    """Raise SpecError for a whole file of the other kind, given to the wrong command."""
+    commands: dict[type[Spec], str] = {
+        Experiment: "plan, sweep and debug take",
+        Search: "search takes",
+    }
+    for other, take in commands.items():
+        if other is not kind and _is_whole(other, values) and not _is_whole(kind, values):
+            raise SpecError(f"{path}: a file that `recipe-ray` {take}, not this command")
+
+
+def _is_whole(kind: type[Spec], values: dict[str, Any]) -> bool:
+    required = {name for name, info in kind.model_fields.items() if info.is_required()}
+    return required <= values.keys() <= kind.model_fields.keys()
 
 
 def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:

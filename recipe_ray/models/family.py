@@ -29,7 +29,9 @@ from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.models.text.packed import PackedBatch
 
 Scope = Literal["weights", "all"]
-MODELS: "Registry[ModelRef]" = Registry("model", "recipe_ray.models")
+MODELS: "Registry[ModelRef]" = Registry(
+    "model", "recipe_ray.models", own="write {name: bert, source: FOLDER or hub id}"
+)
 
 
 class Classifier(Protocol):

@@ -1,60 +1,119 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from recipe_ray.base.errors import SpecError, suggest
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.base.errors import ModelError, SpecError, suggest
+from recipe_ray.base.loading import PICKLE_SUFFIXES
+from recipe_ray.base.paths import (
+    existing_path,
+    is_there,
+    is_url,
+    local_path,
+    looks_like_path,
+    why_missing,
+)
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import read_yaml
-from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.data.corpus import CORPORA
+from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.tasks.task import TASKS, Task
+from recipe_ray.release.own_columns import asked_columns
+from recipe_ray.release.own_data import FORMS, Found, own_corpus, own_task
+from recipe_ray.tasks.task import TASKS
 
 # the model whose `source` may be a hub id
 RELEASED = "bert"
+_MODEL_FORMS = "a model folder, a hub id (owner/name), or a name of `recipe-ray list models`"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 
 S = TypeVar("S", bound=Spec)
 
 
 def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
-    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned."""
+    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned.
+
+    Raises SpecError for a word that is none of these, ModelError for a folder that does not open.
+    """
     flags = {"allow_pickle": allow_pickle or None, "revision": revision}
     given = {name: value for name, value in flags.items() if value is not None}
-    value = _plain(text, "MODEL")
+    value = _plain(text, "MODEL", _MODEL_FORMS)
     if isinstance(value, dict):
         return _model({**given, **value})
     if text in MODELS:
+        _refuse_bare(MODELS, text, "MODEL", "its folder or hub id in its place")
         return _model({"name": text, **given})
-    folder = Path(text).expanduser()
-    if not folder.is_dir() and "/" not in text:
-        near = suggest(text, MODELS)
+    folder = _model_folder(text)
+    if revision is not None and folder.is_dir():
         raise SpecError(
-            f"MODEL {text!r}{near}: neither a folder here, nor a hub id (owner/name), nor one of: "
-            + ", ".join(MODELS)
+            f"--revision {revision}: MODEL {text} is a folder; only hub models have one"
         )
-    return _model({"name": _family(folder), "source": text, **given})
+    try:
+        return _model({"name": _family(folder), "source": text, **given})
+    except ModelError as error:
+        if folder.is_dir():
+            raise
+        raise ModelError(f"{error}. Nor is there a folder {text} here") from error
 
 
-def parse_corpus(text: str, size: int | None, model: ModelRef) -> Corpus:
+def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
     """Return the corpus of a registered name, a YAML mapping, or the user's own file or folder.
 
     What such a file holds is what the model learns from: texts, images with labels, or pairs.
+    `columns`: those asked for by --text-column.
     """
-    value = _plain(text, "--aux")
-    if not isinstance(value, dict) and text not in CORPORA and Path(text).expanduser().exists():
-        value = {"name": _own_corpus(model), "path": text}
-    if isinstance(value, str):
-        value = {"name": value}
-    if size is not None:
-        value["size"] = size
-    corpus: Corpus = parse_component(CORPORA, value, "--aux")
-    return corpus
+    forms = "a corpus of `recipe-ray list corpora`, or your own file or folder"
+    value = _plain(text, "--aux", forms)
+    own = isinstance(value, str) and value not in CORPORA
+    if own and (is_there(text) or looks_like_path(text)):
+        _refuse_several(text)
+        existing_path(text, "--aux", forms)
+        _refuse_model(text, "--aux", forms)
+        return own_corpus(text, size, columns, model)
+    if own:
+        _refuse_other_kind(CORPORA, text, "--aux")
+    elif isinstance(value, str):
+        _refuse_bare(CORPORA, value, "--aux", "a file or folder in its place")
+    sized = {} if size is None else {"size": size}
+    return _found(CORPORA, value, sized, columns, "--aux")
+
+
+def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
+    """Return the task of a registered name, a YAML mapping, or of the user's own files.
+
+    Such files hold what the model reads. `columns`: those asked for by --text-column and
+    --label-column.
+    """
+    forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
+    value = _plain(text, "--task", forms)
+    own = isinstance(value, str) and value not in TASKS
+    if own and (is_there(text) or looks_like_path(text) or set(text) & set(",=")):
+        _refuse_model(text, "--task", forms)
+        return own_task(text, columns, model)
+    if own:
+        _refuse_other_kind(TASKS, text, "--task")
+    elif isinstance(value, str):
+        _refuse_bare(TASKS, value, "--task", f"your own data as {FORMS}")
+    return _found(TASKS, value, {}, columns, "--task")
+
+
+def parse_attack(text: str, changes: list[str]) -> Attack:
+    """Return the attack of a registered name or a YAML mapping, after every change `a.b=value`."""
+    value = _plain(text, "--attack", "an attack of `recipe-ray list attacks`")
+    fields = dict(value) if isinstance(value, dict) else {"name": value}
+    for change in changes:
+        apply_change(fields, change)
+    attack: Attack = parse_component(ATTACKS, fields, "--attack")
+    return attack
 
 
 def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
@@ -65,20 +124,6 @@ def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
         raise explain(error, where) from None
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
-
-
-def parse_fields(name: str, changes: list[str]) -> dict[str, Any]:
-    """Return a mapping with the name and every change `a.b=value` in it."""
-    fields: dict[str, Any] = {"name": name}
-    for change in changes:
-        apply_change(fields, change)
-    return fields
-
-
-def parse_task(text: str) -> Task:
-    """Return the task of a registered name or a YAML mapping."""
-    task: Task = parse_component(TASKS, _plain(text, "--task"), "--task")
-    return task
 
 
 def changed(spec: S, changes: list[str]) -> S:
@@ -117,8 +162,8 @@ def _spread(change: str) -> Iterator[str]:
 
 def _as_yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return read_yaml(text)
+    except SpecError:
         return None  # `apply_change` says what is wrong
 
 
@@ -128,20 +173,105 @@ def _family(folder: Path) -> str:
     return next(known, RELEASED)
 
 
-def _own_corpus(model: ModelRef) -> str:
-    own = (name for name in CORPORA if CORPORA.get(name).model_fields["path"].is_required())
-    return next(name for name in own if CORPORA.get(name).holds >= model.learns_from)
-
-
 def _model(value: Any) -> ModelRef:
     model: ModelRef = parse_component(MODELS, value, "MODEL")
     return model.pinned().as_found()
 
 
-def _plain(text: str, where: str) -> Any:
-    if not text.lstrip().startswith("{"):
+def _refuse_bare(registry: Registry[Any], name: str, where: str, instead: str) -> None:
+    fields = registry.get(name).model_fields
+    lacking = [field for field, info in fields.items() if info.is_required()]
+    if lacking:
+        mapping = ", ".join(f"{field}: ..." for field in lacking)
+        raise SpecError(
+            f"{where} {name}: alone it says too little; give {instead}, or '{{name: {name}, "
+            f"{mapping}}}'"
+        )
+
+
+def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
+    for other in (MODELS, CORPORA, TASKS, ATTACKS, DEFENSES):
+        if other is not registry and name in other:
+            raise SpecError(
+                f"{where}: {name!r} is a name of another kind ({other.kind}); a {registry.kind} is "
+                f"one of: {', '.join(registry)}"
+            )
+
+
+def _refuse_model(text: str, where: str, forms: str) -> None:
+    if (Path(text).expanduser() / "config.json").is_file():
+        raise SpecError(f"{where}: {text} is the folder of a model (config.json); give {forms}")
+
+
+def _refuse_several(text: str) -> None:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not is_there(text) and all(map(is_there, parts)):
+        raise SpecError(
+            f"--aux {text!r}: {len(parts)} files; give one, or a folder that holds them"
+        )
+
+
+def _found(
+    registry: Registry[Any],
+    value: Any,
+    fields: Mapping[str, Any],
+    columns: Mapping[str, str],
+    where: str,
+) -> Found:
+    known: Any = parse_component(registry, value, where)
+    asked = {**fields, **asked_columns(type(known), columns)}
+    if not asked:
+        return Found(known, ())
+    named = dict(value) if isinstance(value, dict) else {"name": value}
+    return Found(parse_component(registry, {**named, **asked}, where), ())
+
+
+def _model_folder(text: str) -> Path:
+    """Return a path at which there is a folder, or a hub id as if it were one."""
+    if is_url(text):
+        hub = _HUB_PAGE.match(text)
+        near = f"; of that page the hub id is {hub[1]}" if hub else ""
+        raise SpecError(f"MODEL {text!r}: a URL{near}; give {_MODEL_FORMS}")
+    folder = local_path(text, "MODEL", _MODEL_FORMS)
+    if folder.is_file() and folder.suffix.lower() in (".safetensors", *PICKLE_SUFFIXES):
+        raise SpecError(
+            f"MODEL {text!r}: a file; give the folder it lies in. A weights file alone needs its "
+            f"family: '{{name: vgg, source: {text}}}'"
+        )
+    if folder.is_file():
+        raise SpecError(f"MODEL {text!r}: a file that holds no model; give {_MODEL_FORMS}")
+    if folder.is_dir():
+        return folder
+    # owner/name is a hub id, unless there is a folder of the owner's name here
+    if _HUB_ID.fullmatch(text) and not folder.parent.exists():
+        return folder
+    if "/" not in text and not looks_like_path(text):
+        known = (*MODELS, *(entry.name for entry in Path().iterdir() if entry.is_dir()))
+        raise SpecError(
+            f"MODEL {text!r}{suggest(text, known)}: neither a folder here, nor a hub id "
+            f"(owner/name), nor one of: {', '.join(MODELS)}"
+        )
+    elsewhere = (
+        f"; from the hub: '{{name: bert, source: {text}}}'" if _HUB_ID.fullmatch(text) else ""
+    )
+    raise SpecError(f"MODEL: {why_missing(text)}; give {_MODEL_FORMS}{elsewhere}")
+
+
+def _plain(text: str, where: str, forms: str) -> Any:
+    """Return the mapping that a word is, or the word; refuse what is neither, naming `forms`."""
+    start = text.lstrip()[:1]
+    if not start or start == "[":
+        problem = "one is wanted, not a list" if start else "it is empty"
+        raise SpecError(f"{where}{f' {text!r}' if start else ''}: {problem}; give {forms}")
+    if start != "{":
         return text
     try:
-        return read_yaml(text)
+        value = read_yaml(text)
     except SpecError as error:
-        raise SpecError(f"{where}: not a valid YAML mapping: {error}") from None
+        said = " ".join(str(error).split())
+        raise SpecError(
+            f"{where} {text!r}: not a valid YAML mapping, such as '{{name: ...}}': {said}"
+        ) from None
+    if not isinstance(value.get("name"), str):
+        raise SpecError(f"{where} {text!r}: the mapping has no `name`, the first of its fields")
+    return value

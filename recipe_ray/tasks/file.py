@@ -1,21 +1,10 @@
 """The user's own labelled text."""
 
-from pydantic import Field
-
-from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.tasks.own_data import OwnData
 from recipe_ray.tasks.task import TASKS
 from recipe_ray.tasks.text_task import TextTask
 
 
 @TASKS.register("file")
-class OwnTask(TextTask):
+class OwnTask(OwnData, TextTask):
     """Own .parquet, .csv or .jsonl files; labels are numbers from 0 or the names of the classes."""
-
-    class_names: tuple[str, ...] = Field(min_length=2, description="in the order of the labels")
-    path_train: str = Field(description="training data", json_schema_extra=NOT_HASHED)
-    path_test: str = Field(description="test data", json_schema_extra=NOT_HASHED)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the class names given."""
-        return self.class_names

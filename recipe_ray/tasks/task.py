@@ -30,7 +30,11 @@ from recipe_ray.data.sources import (
 )
 
 logger = logging.getLogger("recipe_ray")
-TASKS: Registry["Task"] = Registry("task", "recipe_ray.tasks")
+TASKS: Registry["Task"] = Registry(
+    "task",
+    "recipe_ray.tasks",
+    own="write {name: file, class_names: [...], path_train: FILE, path_test: FILE}",
+)
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -175,12 +179,15 @@ class Task(Component):
     def describe(self, locations: Locations) -> str:
         """Return where train and the evaluated split come from, for people."""
         sources = self.sources(locations)
-        held_out = f"{HELD_OUT:.0%} of train, seed {self.sample_seed}"
         evaluated = sources.get(self.evaluate_on)
         return (
             f"train: {sources['train'].describe()}; {self.evaluate_on}: "
-            f"{evaluated.describe() if evaluated else held_out}"
+            f"{evaluated.describe() if evaluated else self.held_out_of_train()}"
         )
+
+    def held_out_of_train(self) -> str:
+        """Return, for people, what is held out of the training data."""
+        return f"{HELD_OUT:.0%} of train, seed {self.sample_seed}"
 
     def load(self, split: Split, locations: Locations) -> Labelled:
         """Return one split in the order of its source, capped by a seeded sample.
@@ -196,11 +203,15 @@ class Task(Component):
         self._check(rows, split)
         return rows
 
+    def whole(self, split: Split, sources: Mapping[Split, Source]) -> Labelled:
+        """Return a split as its file has it, nothing held out of it for dev."""
+        return self._read(sources[split], split)
+
     def _rows(self, split: Split, sources: Mapping[Split, Source]) -> Labelled:
         holds_out = "dev" not in sources
         if split == "test" or not holds_out or (split == "train" and self.evaluate_on == "test"):
-            return self._read(sources[split], split)
-        whole = self._read(sources["train"], "train")
+            return self.whole(split, sources)
+        whole = self.whole("train", sources)
         order = np.random.default_rng(self.sample_seed).permutation(len(whole))
         kept = len(whole) - round(len(whole) * HELD_OUT)
         return whole.take(np.sort(order[:kept] if split == "train" else order[kept:]))

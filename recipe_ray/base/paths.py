@@ -1,0 +1,106 @@
+"""Paths that a user typed: what is no path at all, what is missing, and what stands there instead.
+
+Not paths out of files or models; those are checked where they are read.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from recipe_ray.base.errors import SpecError, suggest
+
+Kind = Literal["file", "folder", "any"]
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")  # one slash: what becomes of a URL in a Path
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")
+
+
+def looks_like_path(text: str) -> bool:
+    """Tell whether a word was meant as a path rather than as a name: it has a separator or suffix.
+
+    A leading `.` or `~` counts, too.
+    """
+    return "/" in text or "\\" in text or text[:1] in (".", "~") or bool(_SUFFIX.search(text))
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a word begins with a scheme, as https: or s3: do."""
+    return bool(_URL.match(text))
+
+
+def is_there(text: str) -> bool:
+    """Tell whether a word is a path at which something is."""
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # longer than any path, or ~name of nobody
+        return False
+
+
+def local_path(text: str, where: str, wanted: str) -> Path:
+    """Return a word as a path of this machine, `~` replaced; nothing needs to be there.
+
+    Raises SpecError, naming `where` and what is `wanted`, for a word that is no such path: an empty
+    one, a URL, a YAML list or mapping.
+    """
+    if not text.strip():
+        raise SpecError(f"{where}: it is empty; give {wanted}")
+    if is_url(text):
+        raise SpecError(f"{where} {text!r}: a URL, not a path of this machine; give {wanted}")
+    if text.lstrip()[0] in "[{":
+        raise SpecError(f"{where} {text!r}: not a path; give {wanted}")
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except RuntimeError:  # ~name of a user that this machine does not know
+        raise SpecError(f"{where} {text!r}: there is no such user; give {wanted}") from None
+    except OSError as error:
+        raise SpecError(f"{where} {text[:80]!r}: {error.strerror}; give {wanted}") from None
+    return path
+
+
+def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Path:
+    """Return a path at which a file or folder is, as `kind` asks.
+
+    Raises SpecError as `local_path` does, and for a path at which nothing or the other kind is.
+    """
+    path = local_path(text, where, wanted)
+    if not path.exists():
+        raise SpecError(f"{where}: {why_missing(text)}; give {wanted}")
+    if kind == "file" and path.is_dir():
+        raise SpecError(f"{where}: {path} is a folder{_files_in(path)}; give {wanted}")
+    if kind == "folder" and not path.is_dir():
+        raise SpecError(f"{where}: {path} is a file, not a folder; give {wanted}")
+    return path
+
+
+def why_missing(text: str) -> str:
+    """Return the clause for a path at which nothing is: the nearest name, or the missing folder."""
+    path = Path(text).expanduser()
+    folder = path.parent
+    if any(sign in path.name for sign in "*?"):
+        return f"{text} does not exist: patterns are not expanded here"
+    if path.is_symlink():
+        return f"{text} is a link to {path.readlink()}, which does not exist"
+    if folder.is_dir():
+        return f"{text} does not exist{suggest(path.name, _names(folder))}"
+    if folder.exists():
+        return f"{text} does not exist: {folder} is a file, not a folder"
+    return f"{text} does not exist: there is no folder {folder}{_near_folder(folder)}"
+
+
+def _near_folder(folder: Path) -> str:
+    known = folder.parent
+    return suggest(folder.name, _names(known)) if known.is_dir() else ""
+
+
+def _files_in(folder: Path) -> str:
+    names = [name for name in _names(folder) if not name.startswith(".")]
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f" (with {listed})" if names else " (empty)"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []

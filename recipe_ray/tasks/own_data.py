@@ -1,0 +1,149 @@
+"""The user's own labelled data: the names of the classes, and what stands for each in the file.
+
+It may be one table, of which a share of every class is held out as test data.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from recipe_ray.base.errors import DataError, SpecError
+from recipe_ray.base.spec import HASHED_WHEN_SET, NOT_HASHED
+from recipe_ray.data.sources import Source
+from recipe_ray.tasks.task import Labelled, Split, Task
+
+
+class OwnData(Task):
+    """Fields and rules that own texts and own images share."""
+
+    class_names: tuple[str, ...] = Field(description="in the order of the labels, two or more")
+    path_train: str = Field(description="training data", json_schema_extra=NOT_HASHED)
+    path_test: str | None = Field(
+        default=None,
+        description="test data; None only with test_share",
+        json_schema_extra=NOT_HASHED,
+    )
+    test_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="of each class of path_train, held out as test data (seed: sample_seed)",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
+    label_values: tuple[int | str, ...] | None = Field(
+        default=None,
+        description="what stands for each class in the label column; None: 0, 1, ... or its name",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
+
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        """Say which class name is none, in place of what pydantic says of tuples and strings."""
+        example = "as in [negative, positive]"
+        if isinstance(names, str) or not isinstance(names, (list, tuple)):
+            raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
+        for name in names:
+            if not isinstance(name, str):
+                raise SpecError(f"{_read_as(name)}, not a name; write names in quotes")
+            if not name.strip():
+                raise SpecError(f"an empty name among {list(names)}; every class needs one")
+        twice = sorted({name for name in names if list(names).count(name) > 1})
+        if twice:
+            raise SpecError(f"{twice[0]!r} is given twice; every class needs a name of its own")
+        if len(names) < 2:
+            given = f"only {names[0]!r}" if names else "none"
+            raise SpecError(f"{given} given; a task needs two classes or more, {example}")
+        return names
+
+    @model_validator(mode="after")
+    def _fits(self) -> "OwnData":
+        if self.label_values is not None:
+            written = [_written(value) for value in self.label_values]
+            if len(written) != self.num_labels or len(set(written)) != len(written):
+                raise SpecError(
+                    f"label_values: {list(self.label_values)} for {self.num_labels} class_names; "
+                    "give one for each class, all different"
+                )
+        if self.test_share is None and self.path_test is None:
+            raise SpecError(
+                "path_test is missing; give test data, or test_share to hold some of path_train out"
+            )
+        if self.test_share is not None and self.path_test is not None:
+            raise SpecError("path_test and test_share are both given; keep one of them")
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names given."""
+        return self.class_names
+
+    def given(self) -> Mapping[Split, Source]:
+        """Return the sources of the files; there is none of test data if a share is held out."""
+        if self.test_share is None:
+            return super().given()
+        paths: dict[Split, str | None] = {"train": self.path_train, "dev": self.path_dev}
+        return {split: self.opened(path) for split, path in paths.items() if path}
+
+    def held_out_of_train(self) -> str:
+        """Return, for people, what is held out of the training data."""
+        if self.test_share is None or self.evaluate_on == "dev":
+            return super().held_out_of_train()
+        return f"{self.test_share:.0%} of each class of train, seed {self.sample_seed}"
+
+    def whole(self, split: Split, sources: Mapping[Split, Source]) -> Labelled:
+        """Return a split as its file has it, or its part of the one table."""
+        if self.test_share is None or split == "dev":
+            return super().whole(split, sources)
+        rows = super().whole("train", sources)
+        test = share_of_each(rows.labels, self.test_share, self.sample_seed)
+        others = np.setdiff1d(np.arange(len(rows)), test)
+        return rows.take(test if split == "test" else others)
+
+    def _label(self, value: Any, where: str) -> int:
+        if self.label_values is None:
+            return super()._label(value, where)
+        values = [_written(known) for known in self.label_values]
+        if _written(value) not in values:
+            allowed = ", ".join(map(str, self.label_values))
+            raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
+        return values.index(_written(value))
+
+
+def share_of_each(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Return the sorted rows of a seeded sample with the same share of every class.
+
+    At least one row of a class that has two or more, and never all of them.
+    """
+    generator = np.random.default_rng(seed)
+    taken = []
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        taken.append(rows[: min(max(1, round(len(rows) * share)), len(rows) - 1)])
+    return np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a label that is a whole number, in any type or writing a file may have; else None."""
+    if isinstance(value, (bool, int)):
+        return int(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _read_as(name: Any) -> str:
+    if isinstance(name, bool):
+        word = "yes, on or true" if name else "no, off or false"
+        return f"YAML reads an unquoted {word} as a truth value"
+    return f"{name!r} is {'a number' if isinstance(name, (int, float)) else type(name).__name__}"
+
+
+def _written(value: Any) -> str:
+    number = whole_number(value)
+    return str(value).strip() if number is None else str(number)
