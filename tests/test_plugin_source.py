@@ -259,20 +259,25 @@ def test_plan_does_again_what_an_edited_plugin_made(tmp_path: Path) -> None:
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump({"name": "small", "grid": grid, "finetuning": fit}))
 
-    def run(*words: str) -> str:
-        command = [sys.executable, "-m", "recipe_ray", *words, "--store", str(tmp_path / "store")]
+    def run(*commands: list[str]) -> str:
+        # one process for several commands: to start one takes most of the time
+        script = (
+            "import sys\nfrom recipe_ray.cli import app\n"
+            f"for words in {commands!r}:\n"
+            f"    app([*words, '--store', {str(tmp_path / 'store')!r}], standalone_mode=False)\n"
+        )
         around = {**os.environ, "PYTHONPATH": str(inner), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", script]
         outcome = subprocess.run(
             command, env=around, capture_output=True, text=True, cwd=tmp_path, check=False
         )
         assert outcome.returncode == 0, outcome.stderr
         return outcome.stdout
 
-    cell = run("plan", str(file)).splitlines()[2].split()[0]
-    run("debug", str(file), "--cell", cell, "-q")
-    assert "1 cells, 1 done" in run("plan", str(file))
+    plan, debug = ["plan", str(file)], ["debug", str(file), "--cell", "", "-q"]
+    assert "1 cells, 1 done" in run(debug, plan)
     write(inner, {"plug.py": halve(0.25)})
-    assert "1 cells, 0 done" in run("plan", str(file))
+    assert "1 cells, 0 done" in run(plan)
 
 
 def test_a_worker_with_another_source_does_not_run_the_stage(
