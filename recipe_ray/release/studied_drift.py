@@ -1,4 +1,4 @@
-"""How far purifying may move clean representations (`studied_drift.json` says how that is known)."""
+"""How far purifying may move clean representations; `studied_drift.json` says why."""
 
 import json
 from functools import cache
