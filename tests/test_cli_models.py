@@ -112,7 +112,7 @@ def test_what_will_be_done_is_said_before_it_is_done(shell: Shell) -> None:
     aux = corpus_file(shell.folder)
     done = shell("purify", MODEL, "--aux", aux, "--out", "clean", "--accept-harm", *QUICK[:-1])
     assert "48 texts of texts.txt" in done.err
-    assert "steps set by you" in done.err
+    assert "with steps as set by you" in done.err
     assert "3 steps of 32 at 0.0002" in done.err
     assert "word frequencies alone give" in done.err
     assert done.out.strip() == "purified model and its card: clean"

@@ -168,6 +168,19 @@ def test_a_held_out_loss_is_warned_of_only_above_the_allowed_rise() -> None:
     assert "probably damaged" in warning
 
 
+def test_a_drift_beyond_what_is_known_to_be_harmless_is_warned_of() -> None:
+    def after(drift: float, reads: str) -> list[str]:
+        measured = {"held_out_loss.before": 7.03, "held_out_loss.after": 6.98, "drift": drift}
+        return after_warnings(measured, "nats", reads)
+
+    assert after(0.0055, "text") == after(0.22, "image") == []
+    (warning,) = after(0.22, "text")  # MiniLM's six layers, 23 points of accuracy lost
+    assert "drifted by 0.220" in warning
+    measured = {"held_out_loss.before": 2.0, "held_out_loss.after": 2.0, "drift": 0.0}
+    (few,) = after_warnings({**measured, "usable_share": 0.6}, "nats", "text")
+    assert "only 60.0% of the auxiliary data are usable" in few
+
+
 def test_the_presets_are_the_papers_settings() -> None:
     # docs/method.md section 2; learning rate and the rest are the script's
     epochs = {"paper-por": 4, "paper-badpre": 8, "paper-neuba": 10, "paper-roberta": 10}

@@ -67,9 +67,9 @@ def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[st
     studied, drift = studied_drift(reads), measured["drift"]
     if studied is not None and drift > studied:
         found.append(
-            f"clean representations drifted by {drift:.3f}, more than in any purification of the "
-            f"studies (at most {studied:.3f} on {reads}s): accuracy after fine-tuning may have "
-            f"suffered; compare both models on a task of yours; {_GENTLER}"
+            f"clean representations drifted by {drift:.3f}, more than the {studied:g} up to which "
+            f"no harm is known on {reads}s: accuracy after fine-tuning may have suffered; compare "
+            f"both models on a task of yours; {_GENTLER}"
         )
     return [*found, *data_warnings(measured)]
 

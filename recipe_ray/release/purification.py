@@ -104,9 +104,8 @@ def _check_count(count: int, corpus: Corpus) -> int:
     if trained in (0, count):
         least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)
         raise DataError(
-            f"--aux: {count} {corpus.unit}{'s' if count != 1 else ''} are too few: "
-            f"{HELD_OUT:.0%} are held out to be measured on, which takes {least} or more; a few "
-            "thousand are usual"
+            f"--aux: too few {corpus.unit}s, {count}: {HELD_OUT:.0%} are held out to be measured "
+            f"on, which takes {least} or more; a few thousand are usual"
         )
     return int(trained)
 

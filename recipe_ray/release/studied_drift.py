@@ -1,4 +1,4 @@
-"""How far purifying moved clean representations in the studies (`studied_drift.json`)."""
+"""How far purifying may move clean representations; `studied_drift.json` says why."""
 
 import json
 from functools import cache
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 @cache
 def studied_drift(reads: str) -> float | None:
-    """Return the largest drift in the studies of models that read `text` or `image`, else None."""
-    rows = json.loads((files("recipe_ray.release") / "studied_drift.json").read_text())["rows"]
-    found = [float(row["drift"]) for row in rows if row["reads"] == reads]
-    return max(found, default=None)
+    """Return the drift to warn above for models that read `text` or `image`; None: not known."""
+    data = json.loads((files("recipe_ray.release") / "studied_drift.json").read_text())
+    bound: float | None = data["bounds"].get(reads)
+    return bound
