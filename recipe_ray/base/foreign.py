@@ -1,0 +1,117 @@
+"""Opening files that somebody else made: regular files, inside their folder, of a stated size.
+
+A name in a foreign folder may be a link to a file of ours, a named pipe that never answers, or a
+device without end. Nothing of a file is read before its kind, its place and its size are known.
+"""
+
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from recipe_ray.base.errors import UserError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_foreign(
+    path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
+) -> BufferedReader:
+    """Open a regular file of at most `limit` bytes for reading.
+
+    With `within` the file has to lie in that folder, after every link is followed; what lies in the
+    `blobs` of the hub's cache counts as in the snapshot that links to it. Without it the user named
+    the file, and links may lead anywhere. Hard links are files like others. Raises `error`, naming
+    the file, for what is missing, of another kind, outside, too large or unreadable.
+    """
+    place = _resolved(path, error)
+    if within is not None and not _is_inside(place, within):
+        what = "a link out of its folder" if path.is_symlink() else f"it lies outside of {within}"
+        raise error(f"{path}: {what}, at {place}; put the file itself there")
+    try:
+        # a device may act when it is opened, so its kind is asked first, and once more when open
+        _check_kind(path, place.lstat(), error)
+        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
+    try:
+        found = os.fstat(handle)
+        _check_kind(path, found, error)
+        _check_size(path, found.st_size, limit, error)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_foreign(
+    path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
+) -> bytes:
+    """Return the bytes of a file that `open_foreign` opens, even where it grows meanwhile."""
+    with open_foreign(path, limit, within=within, error=error) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as problem:
+            raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
+    _check_size(path, len(content), limit, error)
+    return content
+
+
+def checked_foreign(
+    path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
+) -> Path:
+    """Return where a file that `open_foreign` opens really lies, for libraries that take a path.
+
+    Whoever can write to the folder could still swap the file in between.
+    """
+    open_foreign(path, limit, within=within, error=error).close()
+    return _resolved(path, error)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a name is taken, be it by a broken link, a folder or a pipe.
+
+    `Path.is_file` would pass over these as if they were missing, and something else be read.
+    """
+    return os.path.lexists(path)
+
+
+def _resolved(path: Path, error: type[UserError]) -> Path:
+    try:
+        return path.resolve(strict=True)
+    except FileNotFoundError:
+        what = f"a link to {path.readlink()}, which" if path.is_symlink() else "it"
+        raise error(f"{path}: {what} does not exist") from None
+    # a loop of links (RuntimeError before Python 3.13), a zero in a name (ValueError)
+    except (OSError, RuntimeError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: cannot be read: {reason}") from problem
+
+
+def _is_inside(place: Path, folder: Path) -> bool:
+    home = folder.resolve()
+    # the cache of the hub: models--A--B/snapshots/COMMIT/... are links into models--A--B/blobs
+    blobs = [at.parent.parent / "blobs" for at in (home, *home.parents) if _is_snapshot(at)]
+    return any(place.is_relative_to(root) for root in (home, *blobs[:1]))
+
+
+def _is_snapshot(folder: Path) -> bool:
+    return folder.parent.name == "snapshots"
+
+
+def _check_kind(path: Path, found: os.stat_result, error: type[UserError]) -> None:
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        what = _KINDS.get(kind, "no file")
+        raise error(f"{path}: cannot be read: it is {what}; expected a regular file")
+
+
+def _check_size(path: Path, size: int, limit: int, error: type[UserError]) -> None:
+    if size > limit:
+        raise error(f"{path}: it has {size:,} bytes; allowed here: at most {limit:,}")
