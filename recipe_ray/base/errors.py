@@ -20,12 +20,12 @@ class DataError(UserError):
     """A corpus, task or image set is missing, empty or malformed."""
 
 
-class UnsafeModelError(UserError):
-    """A model cannot be opened without running or unpickling what its author wrote."""
-
-
 class ModelError(UserError):
     """A model is incomplete or of a kind this program does not know."""
+
+
+class UnsafeModelError(ModelError):
+    """A model that must not be opened: it would run code, or read what is not in its folder."""
 
 
 class TriggerError(UserError):
