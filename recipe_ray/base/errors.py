@@ -55,3 +55,9 @@ def unknown(what: str, value: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     listed = ", ".join(names) if names else "(none)"
     return f"unknown {what} {value!r}{suggest(value, names)}; allowed: {listed}"
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what a library's error says, without the pages that some of them append."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__

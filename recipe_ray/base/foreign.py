@@ -78,7 +78,9 @@ def checked_foreign(
     return _resolved(path, error)
 
 
-def foreign_checksum(path: Path, limit: int, *, within: Path, error: type[UserError]) -> str:
+def foreign_checksum(
+    path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
+) -> str:
     """Return the SHA-256 of a file that `open_foreign` opens."""
     with open_foreign(path, limit, within=within, error=error) as file:
         return stream_checksum(file)

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.foreign import is_there
+from recipe_ray.base.loading import weights_checksum
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
 from recipe_ray.data.rows import Encode
@@ -51,7 +52,7 @@ class Clip(ModelRef):
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Tell whether a folder is one that open_clip loads."""
-        return (folder / CONFIG_FILE).is_file()
+        return is_there(folder / CONFIG_FILE)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -92,7 +93,7 @@ class Clip(ModelRef):
         if self.pretrained is not None and is_commit(commit):
             return {"arch": self.arch, "pretrained": self.pretrained, "commit": commit}
         return {
-            "weights": file_checksum(checkpoint.weights),
+            "weights": weights_checksum(checkpoint.weights, checkpoint.within),
             "config": checkpoint.config.identity(),
             "statistics": checkpoint.statistics,
         }

@@ -6,8 +6,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.fingerprint import file_checksum
-from recipe_ray.base.loading import says
+from recipe_ray.base.loading import checksums_in, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.family import MODELS, ModelRef
@@ -55,9 +54,8 @@ class Released(ModelRef):
         """Return the files' checksums for a folder, the commit for a hub id."""
         folder = self._local()
         if folder is not None:
-            files = sorted(path for path in folder.iterdir() if path.is_file())
-            sums = {path.name: file_checksum(path) for path in files}
-            return {"files": sums, "headless": self.headless}
+            files = [path for path in folder.iterdir() if not path.is_dir()]
+            return {"files": checksums_in(folder, files), "headless": self.headless}
         commit = model_commit(self.source, self.revision, self.allow_pickle)
         return {"hub": self.source, "commit": commit, "headless": self.headless}
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from recipe_ray.base.errors import ModelError
+from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import check_floats, read_json, read_weights
 from recipe_ray.models.config_fields import check_depth, config_of, explained_by, outline
 from recipe_ray.models.images.origins import CONFIG
@@ -140,7 +141,7 @@ def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
 def statistics_of(folder: Path) -> Statistics:
     """Return the normalisation in preprocessor_config.json, or ImageNet's where there is none."""
     path = folder / PREPROCESSOR
-    if not path.is_file():
+    if not is_there(path):
         return IMAGENET
     values = read_json(path)
     if not values.get("do_normalize", True):
