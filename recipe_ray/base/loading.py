@@ -6,6 +6,7 @@ the user allows it, and then with torch's `weights_only=True` unpickler.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -30,16 +31,25 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # what lies beside weights and is none: optimiser states, arguments, what is added to a base model
 _NO_WEIGHTS = ("optimizer", "training_args", "scheduler", "rng_state", "scaler", "adapter_model")
 
+ADAPTER = "adapter_config.json"
+_ADAPTERS = (ADAPTER, "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
+
+log = logging.getLogger(__name__)
+
 Read = Callable[[Path, Path | None], dict[str, Tensor]]
 
 
-def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read_weights(
+    folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False
+) -> dict[str, Tensor]:
     """Return the tensors of a model folder by name (one file, or the shards its index lists).
 
     Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError where there are only
     pickle files and `allow_pickle` is off, or for files that are no regular ones of the folder;
-    ModelError where there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read.
+    ModelError where there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
+    and for an adapter beside them (see `check_adapter`).
     """
+    check_adapter(folder, ignore=ignore_adapter)
     files = _weight_files(folder, "model.safetensors", ".safetensors")
     if files:
         return _merged(files, folder, _read_safetensors)
@@ -67,6 +77,29 @@ def read_weight_file(
     if not allow_pickle:
         raise UnsafeModelError(_refusal(path.parent, path))
     return unwrapped(_read_pickle(path, within), path)
+
+
+def adapter_in(folder: Path) -> str | None:
+    """Return the name of a file by which a folder has an adapter (LoRA and others), or None."""
+    return next((name for name in _ADAPTERS if is_there(folder / name)), None)
+
+
+def check_adapter(folder: Path, *, ignore: bool) -> None:
+    """Raise ModelError for an adapter beside a model's weights, unless it is to be ignored.
+
+    transformers applies it where peft is installed, so that the weights alone are another model.
+    """
+    name = adapter_in(folder)
+    if name is None:
+        return
+    if not ignore:
+        raise ModelError(
+            f"{folder}: an adapter ({name}) lies beside the weights. It is not read, so the result "
+            "would be another model than the one that transformers opens with peft. Merge it "
+            "(peft: merge_and_unload, then save_pretrained), or leave it out of the result by "
+            "--ignore-adapter (in a mapping: ignore_adapter: true)"
+        )
+    log.warning("%s: the adapter beside the weights (%s) is left out of the result", folder, name)
 
 
 def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:

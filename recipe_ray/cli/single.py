@@ -12,6 +12,7 @@ from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.spec import explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
+    AdapterOption,
     DataOption,
     JsonOption,
     PickleOption,
@@ -66,6 +67,7 @@ def purify_command(
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -73,7 +75,9 @@ def purify_command(
     set_up_logging(verbose)
     check_free(out)
     locations = Locations.from_environment(data)
-    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    chosen = parse_model(
+        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
+    )
     base = find_preset(preset) if preset is not None else None
     corpus = parse_corpus(aux, aux_size, chosen)
     purification = prepare(chosen, corpus, locations, seed, base, set_ or [])
@@ -100,6 +104,7 @@ def backdoor_command(
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -107,7 +112,9 @@ def backdoor_command(
     set_up_logging(verbose)
     check_free(out)
     locations = Locations.from_environment(data)
-    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    chosen = parse_model(
+        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
+    )
     given: Attack = parse_component(ATTACKS, parse_fields(attack, set_ or []), "--attack")
     planned = given.pinned()
     if not planned.poisons:
@@ -144,6 +151,7 @@ def evaluate_command(
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
     json_: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -151,7 +159,9 @@ def evaluate_command(
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     set_up_logging(verbose)
     locations = Locations.from_environment(data)
-    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    chosen = parse_model(
+        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
+    )
     wanted = parse_task(task)
     fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
     content = wanted.identity_at(locations)["sources"]

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import weights_checksum
+from recipe_ray.base.loading import check_adapter, weights_checksum
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
 from recipe_ray.data.rows import Encode
@@ -46,6 +46,11 @@ class Clip(ModelRef):
     allow_pickle: bool = Field(
         False,
         description="read pickle weights with the weights_only unpickler",
+        json_schema_extra=NOT_HASHED,
+    )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
         json_schema_extra=NOT_HASHED,
     )
 
@@ -127,7 +132,10 @@ class Clip(ModelRef):
 
     def _checkpoint(self) -> Checkpoint | None:
         if self.source is not None:
-            return from_source(self.source, self.arch)
+            checkpoint = from_source(self.source, self.arch)
+            if checkpoint.within is not None:
+                check_adapter(checkpoint.within, ignore=self.ignore_adapter)
+            return checkpoint
         if self.arch is not None and self.pretrained is not None:
             return from_hub(
                 self.arch, self.pretrained, self.revision, allow_pickle=self.allow_pickle

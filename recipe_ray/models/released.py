@@ -6,9 +6,10 @@ from typing import Any, Self
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.loading import checksums_in, says
+from recipe_ray.base.loading import check_adapter, checksums_in, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.architectures import ARCHITECTURES
 from recipe_ray.models.text.bert import BertPTM
@@ -34,6 +35,11 @@ class Released(ModelRef):
         description="read pickle weights with the weights_only unpickler",
         json_schema_extra=NOT_HASHED,
     )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
+        json_schema_extra=NOT_HASHED,
+    )
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
@@ -43,7 +49,10 @@ class Released(ModelRef):
     def load(self) -> BertPTM:
         """Return the checkpoint, from the folder or downloaded."""
         return load_bert(
-            self._folder(), allow_pickle=self.allow_pickle, allow_headless=self.headless
+            self._folder(),
+            allow_pickle=self.allow_pickle,
+            allow_headless=self.headless,
+            ignore_adapter=self.ignore_adapter,
         )
 
     def reload(self, folder: Path) -> BertPTM:
@@ -54,6 +63,8 @@ class Released(ModelRef):
         """Return the files' checksums for a folder, the commit for a hub id."""
         folder = self._local()
         if folder is not None:
+            check_readable(folder, self.name)
+            check_adapter(folder, ignore=self.ignore_adapter)
             files = [path for path in folder.iterdir() if not path.is_dir()]
             return {"files": checksums_in(folder, files), "headless": self.headless}
         commit = model_commit(self.source, self.revision, self.allow_pickle)

@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from recipe_ray.base.errors import SpecError, suggest
+from recipe_ray.base.errors import ModelError, SpecError, suggest
+from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.data.corpus import CORPORA, Corpus
+from recipe_ray.data.hub import fetch_model
 from recipe_ray.experiment.files import apply_change
+from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.tasks.task import TASKS, Task
 
@@ -20,9 +23,19 @@ RELEASED = "bert"
 S = TypeVar("S", bound=Spec)
 
 
-def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
-    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned."""
-    flags = {"allow_pickle": allow_pickle or None, "revision": revision}
+def parse_model(
+    text: str, *, allow_pickle: bool, revision: str | None, ignore_adapter: bool = False
+) -> ModelRef:
+    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned.
+
+    Raises SpecError for what is none of these, ModelError for a folder of a kind that is not read:
+    before any data is looked at, which would be blamed for it.
+    """
+    flags = {
+        "allow_pickle": allow_pickle or None,
+        "ignore_adapter": ignore_adapter or None,
+        "revision": revision,
+    }
     given = {name: value for name, value in flags.items() if value is not None}
     value = _plain(text, "MODEL")
     if isinstance(value, dict):
@@ -30,12 +43,19 @@ def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> Model
     if text in MODELS:
         return _model({"name": text, **given})
     folder = Path(text).expanduser()
+    check_folder_given(folder)
     if not folder.is_dir() and "/" not in text:
         near = suggest(text, MODELS)
         raise SpecError(
             f"MODEL {text!r}{near}: neither a folder here, nor a hub id (owner/name), nor one of: "
             + ", ".join(MODELS)
         )
+    if not folder.is_dir() and text.startswith(("/", ".", "~")):
+        raise ModelError(f"MODEL: folder {text} does not exist")
+    if not folder.is_dir():
+        folder = fetch_model(text, revision, allow_pickle=allow_pickle).path
+    check_readable(folder, shown=text)
+    check_adapter(folder, ignore=ignore_adapter)
     return _model({"name": _family(folder), "source": text, **given})
 
 
@@ -92,9 +112,8 @@ def changed(spec: S, changes: list[str]) -> S:
 
 
 def _family(folder: Path) -> str:
-    # a hub id, and a folder of no family, go to the one that reads hub ids and says what it lacks
-    known = (name for name in MODELS if MODELS.get(name).recognises(folder))
-    return next(known, RELEASED)
+    # a folder of no family goes to the one that says what it lacks
+    return next(iter(families_of(folder)), RELEASED)
 
 
 def _own_corpus(model: ModelRef) -> str:

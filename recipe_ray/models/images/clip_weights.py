@@ -16,6 +16,7 @@ from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import PICKLE_SUFFIXES, check_shapes, read_json
 from recipe_ray.models.config_fields import outline
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.images.clip_config import (
     ClipConfig,
     architecture,
@@ -84,6 +85,8 @@ def from_source(source: str, arch: str | None) -> Checkpoint:
         raise ModelError(f"source: {source} does not exist; expected a folder or a weights file")
     folder = place if place.is_dir() else place.parent
     within = folder if place.is_dir() else None
+    if within is not None and is_there(folder / "config.json"):
+        check_readable(folder, "clip" if arch is None else None)  # another library's
     weights = place if within is None else _weights_in(folder)
     if arch is not None:
         return Checkpoint(weights, architecture(arch), openai_statistics(), within)

@@ -18,6 +18,7 @@ from recipe_ray.base.errors import ModelError
 from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import (
     PICKLE_SUFFIXES,
+    check_adapter,
     check_shapes,
     checksums_in,
     read_json,
@@ -26,6 +27,7 @@ from recipe_ray.base.loading import (
     weights_checksum,
 )
 from recipe_ray.base.spec import Spec, explain
+from recipe_ray.models.contents import check_readable
 
 CONFIG = "config.json"
 S = TypeVar("S", bound=Spec)
@@ -75,9 +77,11 @@ class LocalFolder:
     path: Path
     family: str
     allow_pickle: bool
+    ignore_adapter: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return what config.json says; raise ModelError where it is of another family."""
+        check_readable(self.path)
         values = read_json(self.path / CONFIG)
         family = values.pop("family", None)
         if family != self.family:
@@ -86,13 +90,16 @@ class LocalFolder:
 
     def content(self, *more: str) -> dict[str, Any]:
         """Return the checksums of the files that hold weights, and of those that end in `more`."""
+        check_adapter(self.path, ignore=self.ignore_adapter)
         ends = (*_WEIGHTS, *more)
         files = [path for path in self.path.iterdir() if path.name.endswith(ends)]
         return {"files": checksums_in(self.path, files)}
 
     def weights(self) -> dict[str, Tensor]:
         """Return the tensors."""
-        return read_weights(self.path, allow_pickle=self.allow_pickle)
+        return read_weights(
+            self.path, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        )
 
 
 def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str, Any]) -> None:
@@ -103,11 +110,13 @@ def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str
     (folder / CONFIG).write_text(json.dumps({"family": family, **settings}, indent=2) + "\n")
 
 
-def local_origin(source: str, family: str, *, allow_pickle: bool) -> Origin | None:
+def local_origin(
+    source: str, family: str, *, allow_pickle: bool, ignore_adapter: bool
+) -> Origin | None:
     """Return the origin at a path, or None where nothing is there."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return LocalFolder(path, family, allow_pickle)
+        return LocalFolder(path, family, allow_pickle, ignore_adapter)
     return LocalFile(path, allow_pickle) if is_there(path) else None
 
 

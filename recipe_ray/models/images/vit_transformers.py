@@ -107,7 +107,9 @@ def read_config(folder: Path) -> Any:
     return _config(read_json(folder / CONFIG), folder)
 
 
-def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
+def load_classifier(
+    folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False
+) -> Any:
     """Return the ViTForImageClassification in a folder.
 
     Raises ModelError for another architecture, or weights that are missing or misshapen;
@@ -115,7 +117,7 @@ def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
     """
     values = read_json(folder / CONFIG)
     config = _config(values, folder)
-    weights = read_weights(folder, allow_pickle=allow_pickle)
+    weights = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
     _set_labels(config, values, weights, folder / CONFIG)
     _check_sizes(config, weights, folder)
     built: Any = ViTForImageClassification

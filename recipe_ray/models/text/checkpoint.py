@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import check_shapes, read_json, read_weights
 from recipe_ray.models.config_fields import check_depth, config_of, outline
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
 from recipe_ray.models.text.attention import ATTENTION
 from recipe_ray.models.text.bert import BertPTM
@@ -20,20 +21,29 @@ from recipe_ray.models.text.tokenizer_files import check_tokens, load_tokenizer
 _SHORTEST = 3  # tokens of a text: a word between two special ones
 
 
-def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool = False) -> BertPTM:
+def load_bert(
+    folder: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_headless: bool = False,
+    ignore_adapter: bool = False,
+) -> BertPTM:
     """Load a BERT or RoBERTa folder, never its code.
 
     `allow_headless` accepts a checkpoint without a masked-LM head (it is then drawn from a fixed
     seed, for a pretrain stage to fit). Raises ModelError for another architecture, a missing
-    tokenizer, or weights that are missing or not what the config says; UnsafeModelError for pickles
-    without `allow_pickle`, or settings that name files to be read.
+    tokenizer, weights that are missing or not what the config says, or an adapter beside them
+    without `ignore_adapter`; UnsafeModelError for pickles without `allow_pickle`, or settings that
+    name files to be read.
     """
+    check_readable(folder, "bert")
     values = read_json(folder / "config.json")
     kind = str(values.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ModelError(f"{folder}: " + unknown("architecture (model_type)", kind, ARCHITECTURES))
     config = _config(kind, values, folder / "config.json")
-    weights = _named(kind, read_weights(folder, allow_pickle=allow_pickle))
+    read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    weights = _named(kind, read)
     _check_weights(config, weights, folder, allow_headless=allow_headless)
     default = values.get("tokenizer_class") or ARCHITECTURES[kind].tokenizer
     tokenizer = load_tokenizer(folder, default)
