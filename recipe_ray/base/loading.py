@@ -130,6 +130,12 @@ def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     return {name: weights[full] for name, full in names.items()}
 
 
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors have one type, shape and content; torch compares no odd types."""
+    known = one.dtype == other.dtype and one.dtype in (*_FLOATS, torch.int64)
+    return known and torch.equal(one, other)
+
+
 def check_shapes(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor], where: Path | str, hint: str = ""
 ) -> None:
@@ -259,7 +265,7 @@ def _merged(files: list[Path], folder: Path, read: Read) -> dict[str, Tensor]:
     for file in files:
         part = read(file, folder)
         twice = next((name for name in part if name in weights), None)
-        if twice is not None and not torch.equal(part[twice], weights[twice]):
+        if twice is not None and not agree(part[twice], weights[twice]):
             raise ModelError(f"{folder}: {twice} is in two of its files, which disagree")
         weights.update(part)
     return unwrapped(weights, folder)

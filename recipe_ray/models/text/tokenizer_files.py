@@ -25,6 +25,7 @@ from recipe_ray.base.errors import ModelError, UnsafeModelError, unknown
 from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.loading import read_json
 from recipe_ray.models.config_fields import explained_by
+from recipe_ray.models.text.tokenizer_limits import check_added, check_rules, check_vocabulary
 
 WHOLE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -69,6 +70,7 @@ _SETTINGS = frozenset(
 )
 # of these tokens, a dict's names become settings of their own where it is saved
 _NAMING = frozenset({"additional_special_tokens", "extra_special_tokens"})
+_ADDING = (*_NAMING, "added_tokens_decoder", "never_split")
 # transformers wrote where these two lay on the author's machine; it is never looked up
 _LEFT_BEHIND = frozenset({"name_or_path", "special_tokens_map_file"})
 # what a class reads its vocabulary from, beside all that ends in `_file` or `_files`
@@ -87,7 +89,7 @@ def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
     if not files or not all(is_there(folder / name) for name in files):
         raise ModelError(f"{folder}: no tokenizer; expected {' or '.join((WHOLE, *parts[:1]))}")
     with TemporaryDirectory(prefix="recipe-ray-") as place:
-        _lay_out(Path(place), folder, (*files, _ADDED), settings)
+        _lay_out(Path(place), folder, (*files, _ADDED), settings, kind)
         with explained_by(folder / files[0], f"no {kind.__name__} can be made of it"):
             tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(place)
     tokenizer.name_or_path = str(folder)
@@ -133,14 +135,25 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _lay_out(
-    place: Path, folder: Path, files: tuple[str, ...], settings: Mapping[str, dict[str, Any]]
+    place: Path,
+    folder: Path,
+    files: tuple[str, ...],
+    settings: Mapping[str, dict[str, Any]],
+    kind: type[PreTrainedTokenizerBase],
 ) -> None:
     for name in files:
         if is_there(folder / name):
             # what a link leads to is written into what `save` publishes
             content = read_foreign(folder / name, MAX_FILE, within=folder, error=UnsafeModelError)
+            if name == WHOLE:
+                with explained_by(folder / name, f"no {kind.__name__} can be made of it"):
+                    check_rules(content.decode(), folder / name)
+            else:
+                check_vocabulary(content, folder / name)
             (place / name).write_bytes(content)
     for name, values in settings.items():
         known = {field: value for field, value in values.items() if field in _SETTINGS}
+        for field in _ADDING:
+            check_added(values.get(field), folder / name)
         if values:
             (place / name).write_text(json.dumps(known))

@@ -6,6 +6,7 @@ for ever. They are counted before any tokenizer is made of them: `check_rules` s
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -22,7 +23,8 @@ MAX_FRAME = 16  # special tokens put around a text
 MAX_PATTERN = 2000  # characters
 _MAX_COUNT = 1000  # in {n,m} of a pattern
 _MAX_OPEN = 2  # repetitions without end in one branch of a pattern
-_MAX_OPTIONAL = 8
+_MAX_OPTIONAL = 11  # parts; an open repetition counts as _OPEN of them
+_OPEN = 4
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
 # bytes in UTF-8 for one byte, of the worst character: U+FDFA under the compatibility forms
@@ -107,8 +109,10 @@ def _growth(step: Mapping[str, Any]) -> float:
     if kind == "Prepend":
         return 1.0 + len(str(step.get("prepend", "")).encode())
     if kind == "Precompiled":
-        # base64 of a trie and of replacements that end in a zero byte
-        return max(1.0, len(str(step.get("precompiled_charsmap", ""))) ** 0.25)
+        # a trie, its size before it, and then replacements that end in a zero byte each
+        charsmap = b64decode(str(step.get("precompiled_charsmap", "")))
+        replacements = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
+        return max(1.0, *map(len, replacements.split(b"\0")))
     return _KNOWN_GROWTH.get(str(kind), 1.0)
 
 
@@ -170,26 +174,24 @@ def check_pattern(pattern: str, where: str) -> None:
         raise ModelError(f"{shown}: refers to a group; allowed: patterns without references")
     levels: list[list[int]] = [[0, 0, 0]]  # a group's repetitions, choices; open ones of the branch
     closed: list[int] | None = None
-    for token in _tokens(pattern):
-        if token == "(":
+    for sign in _tokens(pattern):
+        if sign == "(":
             levels.append([0, 0, 0])
-        elif token == ")" and len(levels) > 1:
+        elif sign == ")" and len(levels) > 1:
             closed = levels.pop()
             for place in range(2):
                 levels[-1][place] += closed[place]
             levels[-1][2] += closed[2]
             continue
-        elif token == "|":
+        elif sign == "|":
             levels[-1][1] += 1
             levels[-1][2] = 0
-        elif token[0] in "*+{" or token[0] == "?":
-            _check_repetition(token, closed, levels[-1], shown)
+        elif sign[0] in "*+{" or sign[0] == "?":
+            _check_repetition(sign, closed, levels[-1], shown)
         closed = None
 
 
-def _check_repetition(
-    token: str, closed: list[int] | None, level: list[int], shown: str
-) -> None:
+def _check_repetition(token: str, closed: list[int] | None, level: list[int], shown: str) -> None:
     if token[0] != "?" and closed is not None and (closed[0] or closed[1]):
         raise ModelError(f"{shown}: repeats a group that has a repetition or a choice in it")
     bounds = [int(number) for number in re.findall(r"\d+", token)]
@@ -197,7 +199,7 @@ def _check_repetition(
         raise ModelError(f"{shown}: repeats {max(bounds)} times; allowed: {_MAX_COUNT}")
     level[0] += 1
     short = token[0] == "?" or (token[0] == "{" and not token.endswith(",}") and max(bounds) <= 8)
-    level[2] += 1 if short else _MAX_OPTIONAL // _MAX_OPEN
+    level[2] += 1 if short else _OPEN
     if level[2] > _MAX_OPTIONAL:
         raise ModelError(
             f"{shown}: too many repetitions in one branch; allowed: {_MAX_OPEN} without end, or "
@@ -227,8 +229,11 @@ def _tokens(pattern: str) -> Iterator[str]:
         else:
             place += 1
             # a second sign, as in `+?`, says how the first one tries
-            if letter in "?+" and place > 1 and pattern[place - 2] in "*+?}" and _is_sign(
-                pattern, place - 2
+            if (
+                letter in "?+"
+                and place > 1
+                and pattern[place - 2] in "*+?}"
+                and _is_sign(pattern, place - 2)
             ):
                 continue
             yield letter if letter in "()|*+?" else "."

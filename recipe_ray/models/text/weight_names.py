@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError
+from recipe_ray.base.loading import agree
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
 
 _BASE_PARTS = ("embeddings", "encoder", POOLER)
@@ -29,7 +29,7 @@ def named_weights(kind: str, weights: Mapping[str, Tensor], where: Path) -> dict
     for name in weights:
         today = _today(name, prefix, f"{architecture.head}.")
         other = found.setdefault(today, name)
-        if not torch.equal(weights[other], weights[name]):
+        if other != name and not agree(weights[other], weights[name]):
             raise ModelError(
                 f"{where}: {other!r} and {name!r} are both {today!r}, and they differ; keep the "
                 "one that is meant"
@@ -52,7 +52,7 @@ def with_tied(weights: Mapping[str, Tensor], tied: Mapping[str, str]) -> dict[st
     for target, source in tied.items():
         if target in whole and source not in whole:
             whole[source] = whole.pop(target)
-        elif target in whole and torch.equal(whole[target], whole[source]):
+        elif target in whole and agree(whole[target], whole[source]):
             del whole[target]
     return whole
 
