@@ -272,3 +272,14 @@ def test_no_file_stays_open(folder: Path) -> None:
         except UserError:
             continue
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# --- what is not the file itself
+
+
+def test_a_pointer_of_git_lfs_is_called_that(folder: Path) -> None:
+    oid = "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
+    text = f"version https://git-lfs.github.com/spec/v1\n{oid}\nsize 12345\n"
+    (folder / "x").write_text(text)
+    with pytest.raises(DataError, match=r"x: a pointer of Git LFS.*`git lfs pull`"):
+        read_foreign(folder / "x", LIMIT, within=folder, error=DataError)

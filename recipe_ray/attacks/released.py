@@ -39,6 +39,11 @@ class ReleasedBackdoor(Attack):
         description="read pickle weights with the weights_only unpickler",
         json_schema_extra=NOT_HASHED,
     )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
+        json_schema_extra=NOT_HASHED,
+    )
 
     def identity(self) -> dict[str, Any]:
         """Return the triggers and the checkpoint's content; where it lies does not matter."""
@@ -69,4 +74,5 @@ class ReleasedBackdoor(Attack):
             revision=self.revision,
             headless=self.headless,
             allow_pickle=self.allow_pickle,
+            ignore_adapter=self.ignore_adapter,
         )

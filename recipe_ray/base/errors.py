@@ -20,12 +20,12 @@ class DataError(UserError):
     """A corpus, task or image set is missing, empty or malformed."""
 
 
-class UnsafeModelError(UserError):
-    """A model cannot be opened without running or unpickling what its author wrote."""
-
-
 class ModelError(UserError):
     """A model is incomplete or of a kind this program does not know."""
+
+
+class UnsafeModelError(ModelError):
+    """A model that must not be opened: it would run code, or read what is not in its folder."""
 
 
 class TriggerError(UserError):
@@ -72,3 +72,9 @@ def shortened(text: str) -> str:
 
 
 _SHOWN = 200  # what somebody wrote may be a megabyte
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what a library's error says, without the pages that some of them append."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__

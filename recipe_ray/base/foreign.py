@@ -10,6 +10,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from recipe_ray.base.errors import UserError
+from recipe_ray.base.fingerprint import stream_checksum
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -18,6 +19,8 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def open_foreign(
@@ -44,10 +47,11 @@ def open_foreign(
         found = os.fstat(handle)
         _check_kind(path, found, error)
         _check_size(path, found.st_size, limit, error)
-        return os.fdopen(handle, "rb")
+        _check_fetched(path, os.pread(handle, len(_GIT_LFS), 0), error)
     except BaseException:
         os.close(handle)
         raise
+    return os.fdopen(handle, "rb")
 
 
 def read_foreign(
@@ -72,6 +76,14 @@ def checked_foreign(
     """
     open_foreign(path, limit, within=within, error=error).close()
     return _resolved(path, error)
+
+
+def foreign_checksum(
+    path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
+) -> str:
+    """Return the SHA-256 of a file that `open_foreign` opens."""
+    with open_foreign(path, limit, within=within, error=error) as file:
+        return stream_checksum(file)
 
 
 def is_there(path: Path) -> bool:
@@ -110,6 +122,14 @@ def _check_kind(path: Path, found: os.stat_result, error: type[UserError]) -> No
     if kind != stat.S_IFREG:
         what = _KINDS.get(kind, "no file")
         raise error(f"{path}: cannot be read: it is {what}; expected a regular file")
+
+
+def _check_fetched(path: Path, start: bytes, error: type[UserError]) -> None:
+    if start == _GIT_LFS:
+        raise error(
+            f"{path}: a pointer of Git LFS, not the file itself; run `git lfs pull` in the "
+            "repository, or download the file again"
+        )
 
 
 def _check_size(path: Path, size: int, limit: int, error: type[UserError]) -> None:

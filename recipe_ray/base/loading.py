@@ -1,11 +1,13 @@
 """Reading weights that somebody uploaded: safetensors, or pickle behind a flag, never code.
 
-Models are hostile by assumption. safetensors is data; a pickle is a program, so pickle formats are
-opened only where the user allows it, and then with torch's `weights_only=True` unpickler.
+Models are hostile by assumption. Every file is a regular one of its folder and of a stated size
+(`foreign.py`). safetensors is data; a pickle is a program, so pickle formats are opened only where
+the user allows it, and then with torch's `weights_only=True` unpickler.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,43 +17,123 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from recipe_ray.base.errors import ModelError, UnsafeModelError
+from recipe_ray.base.errors import ModelError, UnsafeModelError, in_a_line
+from recipe_ray.base.foreign import checked_foreign, foreign_checksum, is_there, read_foreign
+from recipe_ray.base.pickles import read_pickle
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# bytes; the largest models of the families that are read have 10 GB, the largest JSON file 3 MB
+MAX_WEIGHTS = 64 * 2**30
+MAX_JSON = 16 * 2**20
+# what DistributedDataParallel and torch.compile put before every name
+_WRAPPERS = ("module.", "_orig_mod.")
+# what lies beside weights and is none: optimiser states, arguments, what is added to a base model
+_NO_WEIGHTS = ("optimizer", "training_args", "scheduler", "rng_state", "scaler", "adapter_model")
+
+ADAPTER = "adapter_config.json"
+_ADAPTERS = (ADAPTER, "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[Path, Path | None], dict[str, Tensor]]
 
 
-def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read_weights(
+    folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False
+) -> dict[str, Tensor]:
     """Return the tensors of a model folder by name (one file, or the shards its index lists).
 
-    Raises UnsafeModelError where there are only pickle files and `allow_pickle` is off, ModelError
-    where there are no weights or they cannot be read.
+    Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError where there are only
+    pickle files and `allow_pickle` is off, or for files that are no regular ones of the folder;
+    ModelError where there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
+    and for an adapter beside them (see `check_adapter`).
     """
+    check_adapter(folder, ignore=ignore_adapter)
     files = _weight_files(folder, "model.safetensors", ".safetensors")
     if files:
-        return _merged(files, _read_safetensors)
+        return _merged(files, folder, _read_safetensors)
     pickles = _weight_files(folder, "pytorch_model.bin", *PICKLE_SUFFIXES)
     if not pickles:
         raise ModelError(f"{folder}: no weights found; expected model.safetensors")
     if not allow_pickle:
         raise UnsafeModelError(_refusal(folder, pickles[0]))
-    return _merged(pickles, _read_pickle)
+    return _merged(pickles, folder, _read_pickle)
 
 
-def read_weight_file(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """Return the tensors of one file by name.
+def read_weight_file(
+    path: Path, *, allow_pickle: bool = False, within: Path | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors of one file by name; with `within`, one that lies in that folder.
 
     Raises UnsafeModelError for a pickle where `allow_pickle` is off, ModelError for another kind of
     file, or one that cannot be read.
     """
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return unwrapped(_read_safetensors(path, within), path)
     if path.suffix not in PICKLE_SUFFIXES:
         known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
         raise ModelError(f"{path}: not a known kind of weights file; allowed: {known}")
     if not allow_pickle:
         raise UnsafeModelError(_refusal(path.parent, path))
-    return _read_pickle(path)
+    return unwrapped(_read_pickle(path, within), path)
+
+
+def adapter_in(folder: Path) -> str | None:
+    """Return the name of a file by which a folder has an adapter (LoRA and others), or None."""
+    return next((name for name in _ADAPTERS if is_there(folder / name)), None)
+
+
+def check_adapter(folder: Path, *, ignore: bool) -> None:
+    """Raise ModelError for an adapter beside a model's weights, unless it is to be ignored.
+
+    transformers applies it where peft is installed, so that the weights alone are another model.
+    """
+    name = adapter_in(folder)
+    if name is None:
+        return
+    if not ignore:
+        raise ModelError(
+            f"{folder}: an adapter ({name}) lies beside the weights. It is not read, so the result "
+            "would be another model than the one that transformers opens with peft. Merge it "
+            "(peft: merge_and_unload, then save_pretrained), or leave it out of the result by "
+            "--ignore-adapter (in a mapping: ignore_adapter: true)"
+        )
+    log.warning("%s: the adapter beside the weights (%s) is left out of the result", folder, name)
+
+
+def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Return weights by their names without what DDP and torch.compile put before all of them.
+
+    Raises ModelError, naming some, where only a part of the names has such a prefix.
+    """
+    names = {name: name for name in weights}
+    while names:
+        wrapper = next((w for w in _WRAPPERS if any(n.startswith(w) for n in names)), None)
+        if wrapper is None:
+            break
+        without = [name for name in names if not name.startswith(wrapper)]
+        if without:
+            having = next(name for name in names if name.startswith(wrapper))
+            raise ModelError(
+                f"{where}: a part of its weights has the prefix {wrapper!r} ({having!r} has, "
+                f"{without[0]!r} has not); expected all or none: save the state dict of the "
+                "model inside of DistributedDataParallel or torch.compile"
+            )
+        names = {name.removeprefix(wrapper): full for name, full in names.items()}
+    inner = next((name for name in names if f".{_WRAPPERS[1]}" in f".{name}"), None)
+    if inner is not None:
+        raise ModelError(
+            f"{where}: {inner!r} is named by torch.compile; save the state dict of the model "
+            "before it is compiled"
+        )
+    return {name: weights[full] for name, full in names.items()}
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors have one type, shape and content; torch compares no odd types."""
+    known = one.dtype == other.dtype and one.dtype in (*_FLOATS, torch.int64)
+    return known and torch.equal(one, other)
 
 
 def check_shapes(
@@ -83,22 +165,22 @@ def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, all of its numbers finite.
+    """Return the object in a JSON file of a model's folder, all of its numbers finite.
 
-    Raises ModelError where it is missing, unreadable or not an object.
+    Raises ModelError where it is missing, larger than `MAX_JSON`, unreadable or not an object;
+    UnsafeModelError where it is no regular file of its folder.
     """
+    if not is_there(path):
+        raise ModelError(f"{path.parent}: no {path.name} found")
+    content = read_foreign(path, MAX_JSON, within=path.parent, error=UnsafeModelError)
     try:
         # NaN and Infinity are Python's own addition to JSON, and 1e999 becomes infinite, too
-        value = json.loads(path.read_text(), parse_float=_finite, parse_constant=_finite)
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent}: no {path.name} found") from None
+        value = json.loads(content.decode(), parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ModelError(f"{path}: not valid JSON: it is nested too deeply") from error
     # that it is no text, no JSON, or has a whole number of thousands of digits
     except ValueError as error:
         raise ModelError(f"{path}: not valid JSON: {error}") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value
@@ -107,14 +189,21 @@ def read_json(path: Path) -> dict[str, Any]:
 def says(folder: Path, name: str, file: str = "config.json") -> str | None:
     """Return what a JSON file of a folder has under a name, None where it has no such text."""
     path = folder / file
-    value = read_json(path).get(name) if path.is_file() else None
+    value = read_json(path).get(name) if is_there(path) else None
     return value if isinstance(value, str) else None
 
 
-def in_a_line(error: BaseException) -> str:
-    """Return what a library's error says, without the pages that some of them append."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+def weights_checksum(path: Path, within: Path | None = None) -> str:
+    """Return the SHA-256 of a file of at most `MAX_WEIGHTS` bytes, as `read_weight_file` opens it.
+
+    Raises UnsafeModelError for a file that it would not open.
+    """
+    return foreign_checksum(path, MAX_WEIGHTS, within=within, error=UnsafeModelError)
+
+
+def checksums_in(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of files that lie in a model's folder, by name."""
+    return {path.name: weights_checksum(path, folder) for path in sorted(files)}
 
 
 def _refusal(folder: Path, pickled: Path) -> str:
@@ -133,14 +222,20 @@ def _finite(text: str) -> float:
 
 
 def _weight_files(folder: Path, single: str, *suffixes: str) -> list[Path]:
-    if (folder / single).is_file():
+    if is_there(folder / single):
         return [folder / single]
     index = folder / f"{single}.index.json"
-    if index.is_file():
+    if is_there(index):
         return [_inside(folder, name) for name in _indexed_files(index)]
-    found = sorted(p for p in folder.glob("*") if p.suffix in suffixes and p.is_file())
-    # optimiser states and training arguments are not weights
-    return [path for path in found if not path.stem.startswith(("optimizer", "training_args"))][:1]
+    found = sorted(p for p in folder.glob("*") if p.suffix in suffixes and not p.is_dir())
+    weights = [path for path in found if not path.stem.startswith(_NO_WEIGHTS)]
+    if len(weights) > 1:
+        names = ", ".join(path.name for path in weights[:4])
+        raise ModelError(
+            f"{folder}: several files could be its weights ({names}) and no {index.name} says "
+            f"which; rename the one that is meant to {single}"
+        )
+    return weights
 
 
 def _indexed_files(index: Path) -> list[str]:
@@ -152,8 +247,7 @@ def _indexed_files(index: Path) -> list[str]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    # An index is attacker-controlled text: it may not point out of its folder. The text is judged,
-    # not where the file leads: in the hub's cache every file is a link to ../../blobs
+    # an index is attacker-controlled text: it may name files of its folder and nothing else
     if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
         raise UnsafeModelError(
             f"{folder}: its index names {name!r}, which could lie outside of the folder; "
@@ -162,42 +256,37 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _merged(files: list[Path], read: Any) -> dict[str, Tensor]:
+def _merged(files: list[Path], folder: Path, read: Read) -> dict[str, Tensor]:
+    places = [checked_foreign(f, MAX_WEIGHTS, within=folder, error=UnsafeModelError) for f in files]
+    size = sum(place.stat().st_size for place in places)
+    if size > MAX_WEIGHTS:
+        raise ModelError(f"{folder}: {size:,} bytes of weights; allowed: at most {MAX_WEIGHTS:,}")
     weights: dict[str, Tensor] = {}
     for file in files:
-        weights.update(read(file))
-    return weights
+        part = read(file, folder)
+        twice = next((name for name in part if name in weights), None)
+        if twice is not None and not agree(part[twice], weights[twice]):
+            raise ModelError(f"{folder}: {twice} is in two of its files, which disagree")
+        weights.update(part)
+    return unwrapped(weights, folder)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, within: Path | None) -> dict[str, Tensor]:
+    place = checked_foreign(path, MAX_WEIGHTS, within=within, error=UnsafeModelError)
+    _check_filled(path, place)
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+        return load_file(place)
+    # RuntimeError: more than fits into memory
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {in_a_line(error)}") from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # crafted bytes make the unpickler raise whatever they like
-        raise UnsafeModelError(
-            f"{path}: refused by the weights_only unpickler: {in_a_line(error)}"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and _is_held(value) for name, value in state.items()
-    ):
-        raise ModelError(f"{path}: expected a state dict of tensors by their names")
-    return state
+def _read_pickle(path: Path, within: Path | None) -> dict[str, Tensor]:
+    place = checked_foreign(path, MAX_WEIGHTS, within=within, error=UnsafeModelError)
+    _check_filled(path, place)
+    return read_pickle(path, place)
 
 
-def _is_held(value: Any) -> bool:
-    # a pickle can describe a huge tensor of no storage, or of one number repeated: as a copy of
-    # either is made, it would have to fit into memory
-    return (
-        isinstance(value, Tensor)
-        and value.device.type == "cpu"
-        and value.layout == torch.strided
-        and not (value.is_quantized or value.is_nested)
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
+def _check_filled(path: Path, place: Path) -> None:
+    if place.stat().st_size == 0:
+        raise ModelError(f"{path}: it is empty (0 bytes); download it again")

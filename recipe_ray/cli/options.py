@@ -48,6 +48,12 @@ PickleOption = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read pickle weights with the weights_only unpickler."),
 ]
+AdapterOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-adapter", help="Leave an adapter (LoRA) beside the weights out of the result."
+    ),
+]
 DEFAULT_STORE = "runs/store"
 FAILED = 1  # exit code where a stage failed
 

@@ -14,6 +14,7 @@ from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
+    AdapterOption,
     DataOption,
     JsonOption,
     PickleOption,
@@ -81,6 +82,7 @@ def purify_command(
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -89,7 +91,9 @@ def purify_command(
     target = output_folder(out, "--out")
     check_free(target)
     locations = data_locations(data)
-    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    chosen = parse_model(
+        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
+    )
     found = parse_corpus(aux, aux_size, _columns(text=text_column), chosen)
     purification = prepare(chosen, found.component, locations, seed, preset, set_ or [])
     stage = purification.stage
@@ -132,6 +136,7 @@ def backdoor_command(
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -140,7 +145,9 @@ def backdoor_command(
     target = output_folder(out, "--out")
     check_free(target)
     locations = data_locations(data)
-    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    chosen = parse_model(
+        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
+    )
     planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
         raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
@@ -187,6 +194,7 @@ def evaluate_command(
     revision: RevisionOption = None,
     data: DataOption = None,
     allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
     json_: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -194,7 +202,9 @@ def evaluate_command(
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     set_up_logging(verbose)
     locations = data_locations(data)
-    chosen = parse_model(model, allow_pickle=allow_pickle, revision=revision)
+    chosen = parse_model(
+        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
+    )
     columns = _columns(text=text_column, label=label_column)
     found = parse_task(task, columns, chosen)
     wanted: Task = found.component

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.foreign import is_there
+from recipe_ray.base.loading import check_adapter, weights_checksum
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
 from recipe_ray.data.rows import Encode
@@ -47,11 +48,16 @@ class Clip(ModelRef):
         description="read pickle weights with the weights_only unpickler",
         json_schema_extra=NOT_HASHED,
     )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
+        json_schema_extra=NOT_HASHED,
+    )
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Tell whether a folder is one that open_clip loads."""
-        return (folder / CONFIG_FILE).is_file()
+        return is_there(folder / CONFIG_FILE)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -92,7 +98,7 @@ class Clip(ModelRef):
         if self.pretrained is not None and is_commit(commit):
             return {"arch": self.arch, "pretrained": self.pretrained, "commit": commit}
         return {
-            "weights": file_checksum(checkpoint.weights),
+            "weights": weights_checksum(checkpoint.weights, checkpoint.within),
             "config": checkpoint.config.identity(),
             "statistics": checkpoint.statistics,
         }
@@ -126,7 +132,10 @@ class Clip(ModelRef):
 
     def _checkpoint(self) -> Checkpoint | None:
         if self.source is not None:
-            return from_source(self.source, self.arch)
+            checkpoint = from_source(self.source, self.arch)
+            if checkpoint.within is not None:
+                check_adapter(checkpoint.within, ignore=self.ignore_adapter)
+            return checkpoint
         if self.arch is not None and self.pretrained is not None:
             return from_hub(
                 self.arch, self.pretrained, self.revision, allow_pickle=self.allow_pickle

@@ -15,8 +15,7 @@ import torch
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
-from recipe_ray.base.errors import ModelError, UserError, unknown
-from recipe_ray.base.loading import in_a_line
+from recipe_ray.base.errors import ModelError, UserError, in_a_line, unknown
 
 M = TypeVar("M")
 

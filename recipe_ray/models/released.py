@@ -6,10 +6,10 @@ from typing import Any, Self
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.fingerprint import file_checksum
-from recipe_ray.base.loading import says
+from recipe_ray.base.loading import check_adapter, checksums_in, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.architectures import ARCHITECTURES
 from recipe_ray.models.text.bert import BertPTM
@@ -36,6 +36,11 @@ class Released(ModelRef):
         description="read pickle weights with the weights_only unpickler",
         json_schema_extra=NOT_HASHED,
     )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
+        json_schema_extra=NOT_HASHED,
+    )
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
@@ -45,7 +50,10 @@ class Released(ModelRef):
     def load(self) -> BertPTM:
         """Return the checkpoint, from the folder or downloaded."""
         return load_bert(
-            self._folder(), allow_pickle=self.allow_pickle, allow_headless=self.headless
+            self._folder(),
+            allow_pickle=self.allow_pickle,
+            allow_headless=self.headless,
+            ignore_adapter=self.ignore_adapter,
         )
 
     def reload(self, folder: Path) -> BertPTM:
@@ -56,9 +64,10 @@ class Released(ModelRef):
         """Return the files' checksums for a folder, the commit for a hub id."""
         folder = self._local()
         if folder is not None:
-            files = sorted(path for path in folder.iterdir() if path.is_file())
-            sums = {path.name: file_checksum(path) for path in files}
-            return {"files": sums, "headless": self.headless}
+            check_readable(folder, self.name)
+            check_adapter(folder, ignore=self.ignore_adapter)
+            files = [path for path in folder.iterdir() if not path.is_dir()]
+            return {"files": checksums_in(folder, files), "headless": self.headless}
         commit = model_commit(self.source, self.revision, self.allow_pickle)
         return {"hub": self.source, "commit": commit, "headless": self.headless}
 
@@ -92,14 +101,19 @@ class Released(ModelRef):
         """Leave out a head that was fitted, and keep what else the checkpoint has."""
         if not self.headless:
             return []
-        return give_back(folder, self._folder(), allow_pickle=self.allow_pickle)
+        given = self._folder()
+        return give_back(
+            folder, given, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        )
 
     def default_label(self) -> str:
         """Return the last part of the source's name."""
         return self.source.rstrip("/").rsplit("/", 1)[-1]
 
     def _parts(self) -> Parts:
-        return parts_of(self._folder(), allow_pickle=self.allow_pickle)
+        return parts_of(
+            self._folder(), allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        )
 
     def _folder(self) -> Path:
         folder = self._local()

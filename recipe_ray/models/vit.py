@@ -10,6 +10,7 @@ from recipe_ray.base.loading import says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.data.images import ImageEncoder
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.images.labelled import LabelledArchitecture, LabelledReference
 from recipe_ray.models.images.origins import LocalFolder
@@ -60,7 +61,12 @@ class Vit(LabelledReference):
             self._check_asked()
             mean, std = statistics_of(folder)
             statistics = (self.mean or mean, self.std or std)
-            return load_vit(folder, statistics=statistics, allow_pickle=self.allow_pickle)
+            return load_vit(
+                folder,
+                statistics=statistics,
+                allow_pickle=self.allow_pickle,
+                ignore_adapter=self.ignore_adapter,
+            )
         origin = self.origin()
         architecture = self.architecture(origin)
         return torchvision_vit(self.network(architecture, origin), architecture)
@@ -119,8 +125,10 @@ class Vit(LabelledReference):
             source = str(self.source)
             return fetch_model(source, self.revision, allow_pickle=self.allow_pickle).path
         origin = self.origin()
-        found = isinstance(origin, LocalFolder) and is_transformers_folder(origin.path)
-        return origin.path if isinstance(origin, LocalFolder) and found else None
+        if not isinstance(origin, LocalFolder):
+            return None
+        check_readable(origin.path)
+        return origin.path if is_transformers_folder(origin.path) else None
 
     def _check_asked(self) -> None:
         """Raise ModelError for a setting that transformers' config.json decides."""

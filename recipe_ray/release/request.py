@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import ModelError, SpecError, suggest
-from recipe_ray.base.loading import PICKLE_SUFFIXES
+from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.paths import (
     existing_path,
     is_there,
@@ -23,8 +23,10 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import read_yaml
 from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.hub import fetch_model
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.experiment.files import apply_change
+from recipe_ray.models.contents import check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.release.own_columns import asked_columns
 from recipe_ray.release.own_data import FORMS, Found, own_corpus, own_task
@@ -39,12 +41,19 @@ _HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/
 S = TypeVar("S", bound=Spec)
 
 
-def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> ModelRef:
+def parse_model(
+    text: str, *, allow_pickle: bool, revision: str | None, ignore_adapter: bool = False
+) -> ModelRef:
     """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned.
 
-    Raises SpecError for a word that is none of these, ModelError for a folder that does not open.
+    Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
+    not read: before any data is looked at, which would be blamed for it.
     """
-    flags = {"allow_pickle": allow_pickle or None, "revision": revision}
+    flags = {
+        "allow_pickle": allow_pickle or None,
+        "ignore_adapter": ignore_adapter or None,
+        "revision": revision,
+    }
     given = {name: value for name, value in flags.items() if value is not None}
     value = _plain(text, "MODEL", _MODEL_FORMS)
     if isinstance(value, dict):
@@ -58,11 +67,14 @@ def parse_model(text: str, *, allow_pickle: bool, revision: str | None) -> Model
             f"--revision {revision}: MODEL {text} is a folder; only hub models have one"
         )
     try:
-        return _model({"name": _family(folder), "source": text, **given})
+        found = folder
+        if not folder.is_dir():
+            found = fetch_model(text, revision, allow_pickle=allow_pickle).path
     except ModelError as error:
-        if folder.is_dir():
-            raise
         raise ModelError(f"{error}. Nor is there a folder {text} here") from error
+    check_readable(found, shown=text)
+    check_adapter(found, ignore=ignore_adapter)
+    return _model({"name": _family(found), "source": text, **given})
 
 
 def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
@@ -168,9 +180,8 @@ def _as_yaml(text: str) -> Any:
 
 
 def _family(folder: Path) -> str:
-    # a hub id, and a folder of no family, go to the one that reads hub ids and says what it lacks
-    known = (name for name in MODELS if MODELS.get(name).recognises(folder))
-    return next(known, RELEASED)
+    # a folder of no family goes to the one that says what it lacks
+    return next(iter(families_of(folder)), RELEASED)
 
 
 def _model(value: Any) -> ModelRef:
@@ -233,13 +244,7 @@ def _model_folder(text: str) -> Path:
         near = f"; of that page the hub id is {hub[1]}" if hub else ""
         raise SpecError(f"MODEL {text!r}: a URL{near}; give {_MODEL_FORMS}")
     folder = local_path(text, "MODEL", _MODEL_FORMS)
-    if folder.is_file() and folder.suffix.lower() in (".safetensors", *PICKLE_SUFFIXES):
-        raise SpecError(
-            f"MODEL {text!r}: a file; give the folder it lies in. A weights file alone needs its "
-            f"family: '{{name: vgg, source: {text}}}'"
-        )
-    if folder.is_file():
-        raise SpecError(f"MODEL {text!r}: a file that holds no model; give {_MODEL_FORMS}")
+    check_folder_given(folder)
     if folder.is_dir():
         return folder
     # owner/name is a hub id, unless there is a folder of the owner's name here

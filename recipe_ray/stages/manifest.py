@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.foreign import checked_foreign, is_there
 from recipe_ray.base.names import path_part
 
 MANIFEST = "manifest.json"
@@ -91,9 +93,10 @@ def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bo
     """Raise StoreError naming the first file of an artifact that is not what was committed."""
     for name, expected in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        if not is_there(path):
             raise StoreError(f"{shown}/{name}: missing, although it was committed; {_REPAIR}")
-        size = path.stat().st_size
+        # what a store's folder holds is as foreign as its manifest
+        size = checked_foreign(path, _ANY, within=folder, error=StoreError).stat().st_size
         if size != expected["size"]:
             raise StoreError(
                 f"{shown}/{name}: {size} bytes, but {expected['size']} were committed; {_REPAIR}"
@@ -139,5 +142,6 @@ def _inside(name: str, what: str) -> str:
     return "/".join(path_part(part, what) for part in name.split("/"))
 
 
+_ANY = sys.maxsize  # bytes; the manifest says how many, and that is compared
 _REPAIR = "delete its folder and start the same command again to make it anew"
 _REMOVE = "delete it, with its whole folder if it is a manifest"

@@ -205,7 +205,7 @@ def _tokenizer() -> Any:
 
 def load_clip(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> ClipPTM:
     """Return a CLIP; raise UnsafeModelError for a pickle that was not allowed, or ModelError."""
-    read = read_weight_file(checkpoint.weights, allow_pickle=allow_pickle)
+    read = read_weight_file(checkpoint.weights, allow_pickle=allow_pickle, within=checkpoint.within)
     weights = fitting(read, checkpoint)
     module = build(checkpoint.config, seed=0)
     with torch.no_grad():

@@ -13,8 +13,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError, unknown
+from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import PICKLE_SUFFIXES, check_shapes, read_json
 from recipe_ray.models.config_fields import outline
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.images.clip_config import (
     ClipConfig,
     architecture,
@@ -38,11 +40,15 @@ _STATISTICS = TypeAdapter(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a CLIP is loaded from: its weights' file, architecture, and mean and deviation."""
+    """What a CLIP is loaded from: its weights' file, architecture, and mean and deviation.
+
+    `within` is the folder that the file has to lie in, None for a file that the user named.
+    """
 
     weights: Path
     config: ClipConfig
     statistics: Statistics
+    within: Path | None
 
 
 def openai_statistics() -> Statistics:
@@ -66,7 +72,7 @@ def from_hub(arch: str, tag: str, revision: str | None, *, allow_pickle: bool) -
     config = config.revised(quick_gelu=bool(known.get("quick_gelu")))
     files = [WEIGHTS_FILE, *([_PICKLED_FILE] if allow_pickle else [])]
     weights = _downloaded(str(known.get("hf_hub", "")).rstrip("/"), files, revision)
-    return Checkpoint(weights, config, _statistics(known, tag))
+    return Checkpoint(weights, config, _statistics(known, tag), weights.parent)
 
 
 def from_source(source: str, arch: str | None) -> Checkpoint:
@@ -78,15 +84,19 @@ def from_source(source: str, arch: str | None) -> Checkpoint:
     if not place.exists():
         raise ModelError(f"source: {source} does not exist; expected a folder or a weights file")
     folder = place if place.is_dir() else place.parent
-    weights = _weights_in(place) if place.is_dir() else place
+    within = folder if place.is_dir() else None
+    if within is not None and is_there(folder / "config.json"):
+        check_readable(folder, "clip" if arch is None else None)  # another library's
+    weights = place if within is None else _weights_in(folder)
     if arch is not None:
-        return Checkpoint(weights, architecture(arch), openai_statistics())
-    if not (folder / CONFIG_FILE).is_file():
+        return Checkpoint(weights, architecture(arch), openai_statistics(), within)
+    if not is_there(folder / CONFIG_FILE):
         raise ModelError(f"source: {folder} has no {CONFIG_FILE}; give `arch`, the architecture")
     described = read_json(folder / CONFIG_FILE)
     where, towers = str(folder / CONFIG_FILE), described.get("model_cfg")
     config = parse_config(towers if isinstance(towers, dict) else described, where)
-    return Checkpoint(weights, config, _statistics(described.get("preprocess_cfg"), where))
+    statistics = _statistics(described.get("preprocess_cfg"), where)
+    return Checkpoint(weights, config, statistics, within)
 
 
 def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -94,8 +104,7 @@ def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, 
 
     Raises ModelError for an architecture that they are not of, before any of it is made.
     """
-    own = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    kept = {name: tensor for name, tensor in own.items() if name not in _NO_WEIGHTS}
+    kept = {name: tensor for name, tensor in weights.items() if name not in _NO_WEIGHTS}
     if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
         kept["logit_scale"] = kept["logit_scale"].reshape(())  # some have a vector of one
     described = checkpoint.weights.with_name(CONFIG_FILE)
@@ -131,7 +140,7 @@ def _downloaded(repo: str, files: list[str], revision: str | None) -> Path:
 
 def _weights_in(folder: Path) -> Path:
     suffixes = (".safetensors", *PICKLE_SUFFIXES)
-    found = [path for path in folder.iterdir() if path.suffix in suffixes and path.is_file()]
+    found = [path for path in folder.iterdir() if path.suffix in suffixes and not path.is_dir()]
     if not found:
         raise ModelError(f"source: {folder} has no weights; expected {WEIGHTS_FILE}")
 

@@ -101,6 +101,11 @@ class LabelledReference(ModelRef):
         description="read pickled weights with the weights_only unpickler",
         json_schema_extra=NOT_HASHED,
     )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
+        json_schema_extra=NOT_HASHED,
+    )
 
     @model_validator(mode="after")
     def _check_architecture(self) -> Self:
@@ -123,7 +128,12 @@ class LabelledReference(ModelRef):
                     f"model {self.name!r}: source torchvision needs an arch, such as {self.example}"
                 )
             return ReleasedWeights(str(self.arch), self.weights, self.allow_pickle)
-        origin = local_origin(self.source, self.name, allow_pickle=self.allow_pickle)
+        origin = local_origin(
+            self.source,
+            self.name,
+            allow_pickle=self.allow_pickle,
+            ignore_adapter=self.ignore_adapter,
+        )
         if origin is None:
             raise ModelError(
                 f"model {self.name!r}: source {self.source!r} does not exist; allowed: "

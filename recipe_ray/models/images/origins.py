@@ -15,15 +15,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import (
     PICKLE_SUFFIXES,
+    check_adapter,
     check_shapes,
+    checksums_in,
     read_json,
     read_weight_file,
     read_weights,
+    weights_checksum,
 )
 from recipe_ray.base.spec import Spec, explain
+from recipe_ray.models.contents import check_readable
 
 CONFIG = "config.json"
 S = TypeVar("S", bound=Spec)
@@ -59,7 +63,7 @@ class LocalFile:
 
     def content(self) -> dict[str, Any]:
         """Return the file's checksum."""
-        return {"file": file_checksum(self.path)}
+        return {"file": weights_checksum(self.path)}
 
     def weights(self) -> dict[str, Tensor]:
         """Return its tensors."""
@@ -73,9 +77,11 @@ class LocalFolder:
     path: Path
     family: str
     allow_pickle: bool
+    ignore_adapter: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return what config.json says; raise ModelError where it is of another family."""
+        check_readable(self.path)
         values = read_json(self.path / CONFIG)
         family = values.pop("family", None)
         if family != self.family:
@@ -84,13 +90,16 @@ class LocalFolder:
 
     def content(self, *more: str) -> dict[str, Any]:
         """Return the checksums of the files that hold weights, and of those that end in `more`."""
+        check_adapter(self.path, ignore=self.ignore_adapter)
         ends = (*_WEIGHTS, *more)
-        files = sorted(path for path in self.path.iterdir() if path.name.endswith(ends))
-        return {"files": {path.name: file_checksum(path) for path in files}}
+        files = [path for path in self.path.iterdir() if path.name.endswith(ends)]
+        return {"files": checksums_in(self.path, files)}
 
     def weights(self) -> dict[str, Tensor]:
         """Return the tensors."""
-        return read_weights(self.path, allow_pickle=self.allow_pickle)
+        return read_weights(
+            self.path, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        )
 
 
 def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str, Any]) -> None:
@@ -101,12 +110,14 @@ def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str
     (folder / CONFIG).write_text(json.dumps({"family": family, **settings}, indent=2) + "\n")
 
 
-def local_origin(source: str, family: str, *, allow_pickle: bool) -> Origin | None:
+def local_origin(
+    source: str, family: str, *, allow_pickle: bool, ignore_adapter: bool
+) -> Origin | None:
     """Return the origin at a path, or None where nothing is there."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return LocalFolder(path, family, allow_pickle)
-    return LocalFile(path, allow_pickle) if path.is_file() else None
+        return LocalFolder(path, family, allow_pickle, ignore_adapter)
+    return LocalFile(path, allow_pickle) if is_there(path) else None
 
 
 def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults: Any) -> S:
@@ -126,11 +137,8 @@ def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults:
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict that must fit; raise ModelError naming what is missing, odd or misshapen.
 
-    A prefix `module.`, left by DataParallel, is taken off. The memory of an outline is asked for
-    when the weights have been compared with it.
+    The memory of an outline is asked for when the weights have been compared with it.
     """
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     own = module.state_dict()
     hint = " (num_classes, image_size and the widths decide it)"
     check_shapes(weights, own, where, hint)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.learn.objective import Objective
 from recipe_ray.learn.weights import Weight
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import Scope
 from recipe_ray.models.images.heads import HeadClassifier, fresh_linear
 from recipe_ray.models.images.origins import LocalFolder
@@ -119,17 +120,23 @@ def torchvision_vit(module: nn.Module, architecture: VitArchitecture) -> VitPTM:
 
 
 def load_vit(
-    folder: Path, *, statistics: Statistics | None = None, allow_pickle: bool = False
+    folder: Path,
+    *,
+    statistics: Statistics | None = None,
+    allow_pickle: bool = False,
+    ignore_adapter: bool = False,
 ) -> VitPTM:
     """Return the ViT in a folder of either layout; `statistics` replace those of a transformers'.
 
-    Raises ModelError where it holds none, UnsafeModelError for pickles without `allow_pickle`.
+    Raises ModelError where it holds none, or an adapter without `ignore_adapter`; UnsafeModelError
+    for pickles without `allow_pickle`.
     """
+    check_readable(folder)
     if is_transformers_folder(folder):
-        module = load_classifier(folder, allow_pickle=allow_pickle)
+        module = load_classifier(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
         used = statistics or statistics_of(folder)
         return VitPTM(module, TransformersNetwork(used), module.config.image_size, used)
-    origin = LocalFolder(folder, VitPTM.family, allow_pickle)
+    origin = LocalFolder(folder, VitPTM.family, allow_pickle, ignore_adapter)
     architecture = VitArchitecture.model_validate(origin.settings())
     return torchvision_vit(architecture.filled(origin.weights(), str(folder)), architecture)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from recipe_ray.base.errors import ModelError
+from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import check_floats, read_json, read_weights
 from recipe_ray.models.config_fields import check_depth, config_of, explained_by, outline
 from recipe_ray.models.images.origins import CONFIG
@@ -106,7 +107,9 @@ def read_config(folder: Path) -> Any:
     return _config(read_json(folder / CONFIG), folder)
 
 
-def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
+def load_classifier(
+    folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False
+) -> Any:
     """Return the ViTForImageClassification in a folder.
 
     Raises ModelError for another architecture, or weights that are missing or misshapen;
@@ -114,7 +117,7 @@ def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
     """
     values = read_json(folder / CONFIG)
     config = _config(values, folder)
-    weights = read_weights(folder, allow_pickle=allow_pickle)
+    weights = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
     _set_labels(config, values, weights, folder / CONFIG)
     _check_sizes(config, weights, folder)
     built: Any = ViTForImageClassification
@@ -140,7 +143,7 @@ def load_classifier(folder: Path, *, allow_pickle: bool = False) -> Any:
 def statistics_of(folder: Path) -> Statistics:
     """Return the normalisation in preprocessor_config.json, or ImageNet's where there is none."""
     path = folder / PREPROCESSOR
-    if not path.is_file():
+    if not is_there(path):
         return IMAGENET
     values = read_json(path)
     if not values.get("do_normalize", True):

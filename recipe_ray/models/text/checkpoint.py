@@ -1,5 +1,6 @@
 """Opening a BERT or RoBERTa folder: config, safetensors and tokenizer, never its code."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,35 +14,57 @@ from transformers import PreTrainedModel
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import check_shapes, read_json, read_weights, says
 from recipe_ray.models.config_fields import check_depth, config_of, outline
+from recipe_ray.models.contents import check_readable
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
 from recipe_ray.models.text.attention import ATTENTION
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.tokenizer_files import check_tokens, load_tokenizer
+from recipe_ray.models.text.weight_names import named_weights, tied_names, untie, with_tied
+
+log = logging.getLogger(__name__)
 
 _SHORTEST = 3  # tokens of a text: a word between two special ones
 
 
-def load_bert(folder: Path, *, allow_pickle: bool = False, allow_headless: bool = False) -> BertPTM:
+def load_bert(
+    folder: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_headless: bool = False,
+    ignore_adapter: bool = False,
+) -> BertPTM:
     """Load a BERT or RoBERTa folder, never its code.
 
     `allow_headless` accepts a checkpoint without a masked-LM head (it is then drawn from a fixed
     seed, for a pretrain stage to fit). Raises ModelError for another architecture, a missing
-    tokenizer, or weights that are missing or not what the config says; UnsafeModelError for pickles
-    without `allow_pickle`, or settings that name files to be read.
+    tokenizer, weights that are missing or not what the config says, or an adapter beside them
+    without `ignore_adapter`; UnsafeModelError for pickles without `allow_pickle`, or settings that
+    name files to be read.
     """
+    check_readable(folder, "bert")
     values = read_json(folder / "config.json")
     kind = str(values.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ModelError(f"{folder}: " + unknown("architecture (model_type)", kind, ARCHITECTURES))
     config = _config(kind, values, folder / "config.json")
-    weights = named_weights(kind, read_weights(folder, allow_pickle=allow_pickle))
-    _check_weights(config, weights, folder, allow_headless=allow_headless)
+    read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    weights = _fitting(
+        config, named_weights(kind, read, folder), folder, allow_headless=allow_headless
+    )
     default = values.get("tokenizer_class") or ARCHITECTURES[kind].tokenizer
     tokenizer = load_tokenizer(folder, default)
     check_tokens(tokenizer, config.vocab_size, folder)
     module: Any = build_module(config)
-    module.load_state_dict(weights, strict=False)
     module.tie_weights()
+    apart = untie(module, tied_names(module), weights)
+    if apart:
+        log.warning(
+            "%s: its config ties %s to the embeddings, but the weights differ: they are kept "
+            "apart, as in transformers",
+            folder,
+            ", ".join(apart),
+        )
+    module.load_state_dict(weights, strict=False)
     return BertPTM(module, tokenizer)
 
 
@@ -53,7 +76,7 @@ class Parts:
     pooler: bool
 
 
-def parts_of(folder: Path, *, allow_pickle: bool = False) -> Parts:
+def parts_of(folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False) -> Parts:
     """Return what a BERT or RoBERTa folder has beside its encoder; of a head any weight counts.
 
     Another architecture counts as whole, which `load_bert` refuses.
@@ -61,7 +84,8 @@ def parts_of(folder: Path, *, allow_pickle: bool = False) -> Parts:
     kind = says(folder, "model_type")
     if kind not in ARCHITECTURES:
         return Parts(head=True, pooler=True)
-    names = named_weights(kind, read_weights(folder, allow_pickle=allow_pickle)).keys()
+    read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    names = named_weights(kind, read, folder).keys()
     pooler = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}.{POOLER}."
     return Parts(
         head=any(name.startswith(ARCHITECTURES[kind].head_weights) for name in names),
@@ -104,35 +128,22 @@ def _config(kind: str, values: Mapping[str, Any], where: Path) -> Any:
     return config
 
 
-def named_weights(kind: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by the names they have in today's masked LM."""
-    prefix = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}."
-    renamed = {_modern(name): tensor for name, tensor in weights.items()}
-    if any(name.startswith(prefix) for name in renamed):
-        return renamed
-    return {prefix + name: tensor for name, tensor in renamed.items()}
-
-
-def _modern(name: str) -> str:
-    # checkpoints converted from TensorFlow call LayerNorm's parameters gamma and beta
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
-
-
-def _check_weights(
+def _fitting(
     config: Any, weights: Mapping[str, Tensor], folder: Path, *, allow_headless: bool
-) -> None:
-    """Raise ModelError unless the weights are all that the config says, before any is made."""
+) -> dict[str, Tensor]:
+    """Return the weights, tied ones once; raise ModelError unless they are all the config says.
+
+    They are compared with the config before any of it is made.
+    """
     where, architecture = folder / "config.json", ARCHITECTURES[config.model_type]
     layers = f"{architecture.masked_lm.base_model_prefix}.encoder.layer."
     check_depth(config.num_hidden_layers, weights, (layers,), where)
     module: Any = outline(lambda: build_module(config), where)
-    own = module.state_dict()
+    own, tied = module.state_dict(), tied_names(module)
     check_shapes(weights, own, folder)
+    whole = with_tied(weights, tied)
     # without a pooler a checkpoint is not incomplete: it is drawn anew
-    drawn = {*(getattr(module, "_tied_weights_keys", None) or ())}
-    missing = [n for n in own if n not in weights and n not in drawn and POOLER not in n]
+    missing = [n for n in own if n not in whole and n not in tied and POOLER not in n]
     head = f"{architecture.head}."
     fatal = [name for name in missing if not (allow_headless and name.startswith(head))]
     if fatal:
@@ -142,3 +153,4 @@ def _check_weights(
             else ""
         )
         raise ModelError(f"{folder}: weights missing: {', '.join(fatal[:4])} ...{hint}")
+    return whole

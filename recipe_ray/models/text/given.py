@@ -18,8 +18,9 @@ from recipe_ray.base.errors import ModelError
 from recipe_ray.base.loading import check_shapes, read_json, read_weights
 from recipe_ray.models.config_fields import outline
 from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
-from recipe_ray.models.text.checkpoint import load_bert, named_weights
+from recipe_ray.models.text.checkpoint import load_bert
 from recipe_ray.models.text.sentence_files import copy_sentence_files
+from recipe_ray.models.text.weight_names import named_weights
 
 HEAD_LEFT_OUT = "the masked-LM head that was fitted for purifying is left out of the result"
 # heads that hold no masked LM, by the end of their class's name; the names are of both families
@@ -47,7 +48,7 @@ def leave_head_out(folder: Path) -> list[str]:
     return [HEAD_LEFT_OUT]
 
 
-def give_back(folder: Path, given: Path, *, allow_pickle: bool) -> list[str]:
+def give_back(folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool) -> list[str]:
     """Make of a purified masked LM's folder one like `given`; return what to say of it.
 
     The result has the architecture of `given`, purified weights where it has them, and the head of
@@ -55,7 +56,8 @@ def give_back(folder: Path, given: Path, *, allow_pickle: bool) -> list[str]:
     """
     values = read_json(given / "config.json")
     kind = str(values.get("model_type"))
-    original = named_weights(kind, read_weights(given, allow_pickle=allow_pickle))
+    read = read_weights(given, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    original = named_weights(kind, read, given)
     purified = load_bert(folder).module
     whole = {**original, **_encoder_weights(purified, original)}
     module = _with_head(kind, values, purified.config, whole, folder)

@@ -2,8 +2,8 @@
 
 transformers takes every entry of tokenizer_config.json and special_tokens_map.json for an argument:
 code to import, a vocabulary to be read from any path (and written into what `save` publishes), chat
-templates, which are programs. So it is given a folder of links to the files of the vocabulary and
-of copies of the settings that are known.
+templates, which are programs. So it is given a folder with copies of the files of the vocabulary
+and of the settings that are known.
 """
 
 import json
@@ -22,8 +22,10 @@ from transformers import (
 )
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError, unknown
+from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.loading import read_json
 from recipe_ray.models.config_fields import explained_by
+from recipe_ray.models.text.tokenizer_limits import check_added, check_rules, check_vocabulary
 
 WHOLE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -36,6 +38,7 @@ _CLASSES: dict[str, tuple[type[PreTrainedTokenizerBase], tuple[str, ...]]] = {
     "PreTrainedTokenizer": (PreTrainedTokenizerFast, ()),
     "TokenizersBackend": (PreTrainedTokenizerFast, ()),
 }
+MAX_FILE = 32 * 2**20  # bytes; that of 500,000 tokens has 10 MB
 _TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _SETTINGS = frozenset(
     {
@@ -67,6 +70,7 @@ _SETTINGS = frozenset(
 )
 # of these tokens, a dict's names become settings of their own where it is saved
 _NAMING = frozenset({"additional_special_tokens", "extra_special_tokens"})
+_ADDING = (*_NAMING, "added_tokens_decoder", "never_split")
 # transformers wrote where these two lay on the author's machine; it is never looked up
 _LEFT_BEHIND = frozenset({"name_or_path", "special_tokens_map_file"})
 # what a class reads its vocabulary from, beside all that ends in `_file` or `_files`
@@ -81,11 +85,11 @@ def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
     """
     settings = {name: _settings(folder / name) for name in (CONFIG, _SPECIAL)}
     kind, parts = _class_of(folder, settings[CONFIG].get("tokenizer_class") or default)
-    files = (WHOLE,) if (folder / WHOLE).is_file() else parts
-    if not files or not all((folder / name).is_file() for name in files):
+    files = (WHOLE,) if is_there(folder / WHOLE) else parts
+    if not files or not all(is_there(folder / name) for name in files):
         raise ModelError(f"{folder}: no tokenizer; expected {' or '.join((WHOLE, *parts[:1]))}")
     with TemporaryDirectory(prefix="recipe-ray-") as place:
-        _lay_out(Path(place), folder, (*files, _ADDED), settings)
+        _lay_out(Path(place), folder, (*files, _ADDED), settings, kind)
         with explained_by(folder / files[0], f"no {kind.__name__} can be made of it"):
             tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(place)
     tokenizer.name_or_path = str(folder)
@@ -113,7 +117,7 @@ def _class_of(folder: Path, name: object) -> tuple[type[PreTrainedTokenizerBase]
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    values = read_json(path) if path.is_file() else {}
+    values = read_json(path) if is_there(path) else {}
     for name, value in values.items():
         reads = name in _SOURCES or name.endswith(("_file", "_files"))
         if reads and name not in _LEFT_BEHIND and value:
@@ -130,23 +134,26 @@ def _settings(path: Path) -> dict[str, Any]:
     return values
 
 
-def _own(folder: Path, name: str) -> Path:
-    # what a link leads to is written into what `save` publishes; the hub's cache links to its blobs
-    path, home = (folder / name).resolve(), folder.resolve()
-    if not any(path.is_relative_to(place) for place in (home, home.parent.parent / "blobs")):
-        raise UnsafeModelError(
-            f"{folder / name}: a link out of its folder; put the file itself there"
-        )
-    return path
-
-
 def _lay_out(
-    place: Path, folder: Path, files: tuple[str, ...], settings: Mapping[str, dict[str, Any]]
+    place: Path,
+    folder: Path,
+    files: tuple[str, ...],
+    settings: Mapping[str, dict[str, Any]],
+    kind: type[PreTrainedTokenizerBase],
 ) -> None:
     for name in files:
-        if (folder / name).is_file():
-            (place / name).symlink_to(_own(folder, name))
+        if is_there(folder / name):
+            # what a link leads to is written into what `save` publishes
+            content = read_foreign(folder / name, MAX_FILE, within=folder, error=UnsafeModelError)
+            if name == WHOLE:
+                with explained_by(folder / name, f"no {kind.__name__} can be made of it"):
+                    check_rules(content.decode(), folder / name)
+            else:
+                check_vocabulary(content, folder / name)
+            (place / name).write_bytes(content)
     for name, values in settings.items():
         known = {field: value for field, value in values.items() if field in _SETTINGS}
+        for field in _ADDING:
+            check_added(values.get(field), folder / name)
         if values:
             (place / name).write_text(json.dumps(known))
