@@ -126,7 +126,7 @@ def test_a_weight_group_of_texts_is_refused_with_the_familys_own(tmp_path: Path)
 
 def test_the_rule_follows_the_scale_of_an_image_ptms_weights() -> None:
     ptm: Any = StubVision()
-    chosen = choose(ptm, 20_000, *ptm.purification_scope)
+    chosen = choose(ptm, 20_000)
     fit, size = chosen.recipe.fit, weight_rms_of(ptm)
     assert fit.steps is not None
     assert fit.learning_rate * fit.steps / 2 == pytest.approx(TRAVEL * size, rel=0.05)
@@ -134,7 +134,7 @@ def test_the_rule_follows_the_scale_of_an_image_ptms_weights() -> None:
     with torch.no_grad():
         for weight in ptm.weight_group("conv"):
             weight.mul_(0.01)
-    smaller = choose(ptm, 20_000, *ptm.purification_scope).recipe.fit
+    smaller = choose(ptm, 20_000).recipe.fit
     assert smaller.steps is not None
     assert smaller.learning_rate * smaller.steps < fit.learning_rate * fit.steps / 50
 

@@ -28,6 +28,7 @@ class Census:
     samples: int
     samples_with_some: int
     commonest: int = 0  # how many of the usable ones are the commonest one
+    judged_each: bool = True  # False: no single element is unusable, as of images
     sameness: str | None = None  # why there is nothing to tell apart, in words
 
     @property
@@ -59,7 +60,7 @@ def token_census(rows: TokenRows, vocabulary: Vocabulary, frame_ids: Sequence[in
         len(rows),
         len(np.unique(text[usable])),
         int(counts.max(initial=0)),
-        sameness,
+        sameness=sameness,
     )
 
 
@@ -73,7 +74,7 @@ def image_census(rows: ImageRows) -> Census:
     labels = rows.columns.get("label")
     if labels is not None and len(np.unique(labels)) == 1:
         sameness = f"all {count} images have label {int(labels[0])}"
-    return Census("images", count, count, count, count, sameness=sameness)
+    return Census("images", count, count, count, count, judged_each=False, sameness=sameness)
 
 
 def _unpoisoned(rows: TokenRows) -> TokenRows:

@@ -5,7 +5,7 @@ by; that nothing at all was learnt from is then found by the loop (`learn/loop.p
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe_ray.base.errors import DataError
@@ -73,6 +73,7 @@ class LearnableFeed:
         """Return the usable share of what was trained on, and log what is doubtful about it."""
         counted = [*self._counted]
         counted += [(corpus, _summed(parts)) for corpus, parts in self._streams if parts]
+        counted = [(corpus, census) for corpus, census in counted if census.judged_each]
         if not counted:
             return []
         for corpus, census in counted:
@@ -130,10 +131,11 @@ def _share_of(census: Census) -> str:
 
 
 def _summed(parts: list[Census]) -> Census:
-    return Census(
-        parts[0].unit,
-        *(
-            sum(getattr(part, name) for part in parts)
-            for name in ("usable", "total", "samples", "samples_with_some")
-        ),
+    return replace(
+        parts[0],
+        usable=sum(part.usable for part in parts),
+        total=sum(part.total for part in parts),
+        samples=sum(part.samples for part in parts),
+        samples_with_some=sum(part.samples_with_some for part in parts),
+        commonest=0,  # which token it is differs from part to part
     )
