@@ -26,7 +26,7 @@ from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.experiment.files import apply_change
-from recipe_ray.models.contents import check_readable, families_of
+from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.release.own_columns import asked_columns
 from recipe_ray.release.own_data import FORMS, Found, own_corpus, own_task
