@@ -86,7 +86,8 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     head = ray.get_runtime_context().gcs_address
     try:
         # by a client's own address, where the head may be out of its reach
-        with not_lost(address.removeprefix(_CLIENT) if address.startswith(_CLIENT) else head):
+        watched = address.removeprefix(_CLIENT) if address.startswith(_CLIENT) else head
+        with not_lost(watched, address if ":" in address else None):
             yield
     except ClusterLostError:
         raise  # a cluster that is gone hears no goodbye

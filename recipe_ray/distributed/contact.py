@@ -111,14 +111,14 @@ class _LostError(KeyboardInterrupt):
 
 
 @contextmanager
-def not_lost(address: str) -> Iterator[None]:
-    """Watch the head of the cluster while the context lasts.
+def not_lost(address: str, given: str | None = None) -> Iterator[None]:
+    """Watch the head of the cluster while the context lasts; `given`: as its user knows it.
 
     Raises ClusterLostError as soon as it has not answered for `LOST_AFTER_S`, and in place of any
     other error than a UserError if it does not answer then. A main thread that does not come back
     from Ray within `GRACE_S` is not waited for: the process says why and ends with code 2.
     """
-    head = _Head(address)
+    head = _Head(address, given)
     in_main = threading.current_thread() is threading.main_thread()
     if in_main:
         # not Ctrl-C's signal: a shell starts what it runs in the background with that ignored
@@ -147,10 +147,10 @@ def _raise_lost(number: int, frame: Any) -> None:
 class _Head:
     """The head of a cluster, asked every two seconds in a thread of its own."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, given: str | None = None) -> None:
         host, _, port = address.rpartition(":")
         self._where = (host.strip("[]"), int(port))
-        self.lost = f"the Ray cluster at {address} was lost: {KEPT}"
+        self.lost = f"the Ray cluster at {given or address} was lost: {KEPT}"
         self.over = threading.Event()
 
     def answers(self) -> bool:
