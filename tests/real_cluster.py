@@ -43,6 +43,7 @@ def real_cluster(num_cpus: int, *, dashboard: bool = False) -> Iterator[str]:
             yield address
         finally:
             kill_all_of(folder)  # `ray stop` would end every Ray on this machine
+            kill_all_of(f"--address={address}")  # its server for clients names no folder
 
 
 def kill_all_of(folder: str) -> None:
