@@ -1,7 +1,7 @@
 """Grids of stages that do nothing, or sleep: what is left is what planning and scheduling cost.
 
 The cells, keys and artifacts are real; only `run` is not. Workers import this module, so whoever
-starts Ray must have the repository's root in PYTHONPATH (`python -m benchmarks` run there has).
+starts Ray must have the repository's root in PYTHONPATH (`python -m benchmarks` puts it there).
 """
 
 import time

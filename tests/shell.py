@@ -26,6 +26,7 @@ class Shell:
         patch.chdir(folder)
         patch.delenv("RECIPE_RAY_DATA", raising=False)
         patch.setenv("COLUMNS", "200")
+        patch.setenv("PYTHONSAFEPATH", "")  # a command sets it: not for the tests that follow
 
     def __call__(self, *words: object) -> Outcome:
         self._capture.readouterr()

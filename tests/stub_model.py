@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class Slot:
 
     data: bytes | None = None
     saves: int = 0
+    dropped: list[str] = field(default_factory=list)
 
     def load(self) -> dict[str, Any] | None:
         return None if self.data is None else torch.load(io.BytesIO(self.data), weights_only=True)
@@ -65,3 +66,6 @@ class Slot:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.data, self.saves = buffer.getvalue(), self.saves + 1
+
+    def drop(self, reason: str) -> None:
+        self.data, self.dropped = None, [*self.dropped, reason]

@@ -61,6 +61,7 @@ def test_an_empty_store_is_no_error(shell: Shell) -> None:
     assert json.loads(shell("status", "--store", "store", "--json").out) == {
         "experiments": [],
         "drivers": [],
+        "stalled_s": None,
         "running": [],
         "failed": [],
         "stale_checkpoints": {"count": 0, "bytes": 0},

@@ -1,6 +1,7 @@
 """The live view: what it draws of a store, when it ends, what it costs. Nothing runs here."""
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,18 @@ def test_watching_a_quiet_store_says_so_and_shows_what_is_there(shell: Shell) ->
 def test_watch_and_json_are_not_given_together(shell: Shell) -> None:
     (shell.folder / "quiet").mkdir()
     assert "give one of them" in shell.fails("status", "--store", "quiet", "--watch", "--json")
+
+
+def test_a_stall_is_shown_in_the_picture_and_in_the_status(shell: Shell) -> None:
+    store = Store.open(shell.folder / "store")
+    waiting = {**driving("small"), "idle_s": 95.0}
+    DriverNotes(store).write("a", waiting)
+    DriverNotes(store).write("b", {**driving("small"), "idle_s": 130.0})
+    view = View(store)
+    view.look()
+    said = "stalled: nothing has run for 1.6 min while 5 stages wait"
+    assert said in drawn(view)
+    assert said in shell("status", "--store", "store").out
+    assert json.loads(shell("status", "--store", "store", "--json").out)["stalled_s"] == 95.0
+    DriverNotes(store).write("b", {**driving("small", PURIFY), "idle_s": 0.0})
+    assert "stalled" not in shell("status", "--store", "store").out

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,75 @@ def test_a_checkpoint_of_another_phase_is_left_alone() -> None:
     first: list[int] = []
     trained(LocalRuntime(lambda p: first.append(p.step), slot), phase="purify")
     assert first[0] == 1
+
+
+def _without_a_weight(state: dict[str, Any]) -> None:
+    del state["parameters"]["0.weight"]
+
+
+def _with_another_shape(state: dict[str, Any]) -> None:
+    state["parameters"]["0.weight"] = torch.zeros(8, 4)
+
+
+def _with_a_weight_that_is_none(state: dict[str, Any]) -> None:
+    state["parameters"]["0.weight"] = "eight by three"
+
+
+def _beyond_the_end(state: dict[str, Any]) -> None:
+    state["step"] = 11
+
+
+def _without_a_field(state: dict[str, Any]) -> None:
+    del state["sums"]
+
+
+def _with_other_records(state: dict[str, Any]) -> None:
+    state["records"] = [{"epoch": 1}]
+
+
+def _of_another_optimizer(state: dict[str, Any]) -> None:
+    state["optimizer"] = torch.optim.Adagrad([nn.Parameter(torch.zeros(2))]).state_dict()
+
+
+def _with_other_moments(state: dict[str, Any]) -> None:
+    for values in state["optimizer"]["state"].values():
+        values.update({name: torch.zeros(5) for name in values if name != "step"})
+
+
+def _with_more_moments(state: dict[str, Any]) -> None:
+    state["optimizer"]["state"][99] = {"exp_avg": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _without_a_weight,
+        _with_another_shape,
+        _with_a_weight_that_is_none,
+        _beyond_the_end,
+        _without_a_field,
+        _with_other_records,
+        _of_another_optimizer,
+        _with_other_moments,
+        _with_more_moments,
+    ],
+)
+def test_a_checkpoint_of_something_else_is_dropped_and_changes_nothing(
+    change: Callable[[dict[str, Any]], None],
+) -> None:
+    (whole, records), slot = trained(LocalRuntime()), Slot()
+    with pytest.raises(KeyboardInterrupt):
+        trained(LocalRuntime(StopAfter(7), slot, checkpoint_every_s=0))
+    state = slot.load()
+    assert state is not None
+    change(state)
+    slot.save(state)
+    weights, again = trained(LocalRuntime(checkpoints=slot))
+    (reason,) = slot.dropped
+    assert reason
+    assert slot.data is None
+    assert all(torch.equal(whole[name], weights[name]) for name in whole)
+    assert again == records
 
 
 def test_checkpoints_are_no_more_frequent_than_asked() -> None:

@@ -1,9 +1,11 @@
 """Which deaths count: a killed process against `max_failures`, a lost node only after many."""
 
 import pickle
+from pathlib import Path
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
+from benchmarks.noop import NOWHERE, idle_plan
 from recipe_ray.distributed.losses import (
     MAX_NODE_LOSSES,
     Losses,
@@ -12,6 +14,9 @@ from recipe_ray.distributed.losses import (
     original,
     why_lost,
 )
+from recipe_ray.distributed.work import Work
+from recipe_ray.experiment.spec import Launch
+from recipe_ray.stages.store import Store
 
 KILLED = ActorDiedError()
 UNREACHABLE = ActorUnavailableError("Socket closed", b"0" * 16)
@@ -35,6 +40,13 @@ def test_lost_nodes_use_up_nothing_of_that() -> None:
     assert not losses.forgives("a", UNREACHABLE)  # by now it is the stage that takes the nodes
 
 
+def test_a_group_that_found_no_room_waits_and_uses_up_nothing() -> None:
+    losses = Losses(max_failures=0)
+    full = in_a_task(WorkersLostError("the cluster had no room", no_room=True))
+    assert all(losses.forgives("a", full) for _ in range(2 * MAX_NODE_LOSSES))
+    assert not losses.forgives("a", KILLED)
+
+
 def test_why_is_one_line() -> None:
     assert why_lost(UNREACHABLE) == "its node was lost, or does not answer"
     assert why_lost(in_a_task(WorkersLostError("killed\nin many words"))) == "killed"
@@ -49,3 +61,22 @@ def test_a_loss_is_recognised_through_tasks_and_pickles() -> None:
     assert isinstance(sent, WorkersLostError)
     assert (str(sent), sent.node) == ("gone", True)
     assert not is_node_loss(ValueError("node has died"))
+
+
+def test_a_preempted_group_is_counted_by_us_alone_and_as_a_lost_node(tmp_path: Path) -> None:
+    # imported here: Ray Train takes seconds
+    from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+    from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
+    from ray.train.v2.api.exceptions import PreemptionError
+    from ray.train.v2.api.preemption import PreemptionInfo
+
+    from recipe_ray.distributed import train
+
+    stage = next(iter(idle_plan(20).stages.values()))
+    work = Work({}, Store.open(tmp_path), NOWHERE, Launch())
+    preempted = PreemptionError(PreemptionInfo(None, {"node": [0]}))
+    policy = DefaultFailurePolicy(train._run_config(stage, work, str(tmp_path), ()).failure_config)
+    assert policy.make_decision(preempted) == FailureDecision.RAISE
+    cause = train._cause(preempted)
+    assert is_node_loss(cause)
+    assert Losses(max_failures=0).forgives(stage.key, in_a_task(cause))

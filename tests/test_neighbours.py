@@ -26,6 +26,9 @@ class Driver:
     def left_to(self, stage: Stage, driver: str) -> None:
         self.heard.append(("left", stage.name))
 
+    def taken_over(self, stage: Stage) -> None:
+        self.heard.append(("taken over", stage.name))
+
     def committed_elsewhere(self, stage: Stage) -> None:
         self.agenda.commit(stage)
         self.heard.append(("committed", stage.name))
@@ -43,6 +46,7 @@ class Pair:
     one: Neighbours
     two: Neighbours
     heard: list[tuple[str, str]]  # by the second
+    folder: Path
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def pair(tmp_path: Path) -> "Pair":
         driver = Driver(agenda, store.claims(60))
         both.append((Neighbours(agenda, driver.claims, store, driver, look_every_s=0), driver))
         driver.claims._write_sign(0)
-    return Pair(store, both[0][0], both[1][0], both[1][1].heard)
+    return Pair(store, both[0][0], both[1][0], both[1][1].heard, tmp_path)
 
 
 def started(neighbours: Neighbours) -> list[Stage]:
@@ -101,6 +105,22 @@ def test_what_the_other_gives_up_is_taken_over(pair: Pair) -> None:
     assert started(pair.two) == []
     pair.one.claims.release(theirs[0].key)
     assert started(pair.two) == [theirs[0]]
+
+
+def test_a_driver_that_others_took_for_dead_stops_what_it_runs(pair: Pair) -> None:
+    mine = started(pair.two)
+    stage = mine[0]
+    # what a driver does with the claims of one that was silent for a lease
+    (pair.folder / "claims" / f"{stage.key}.{pair.two.claims.driver}").unlink()
+    assert started(pair.one) == [stage]
+    assert started(pair.two) == []
+    assert pair.heard == [("taken over", stage.name)]
+    assert not pair.two.agenda.is_running(stage.key)
+    assert all(pair.two.agenda.is_running(other.key) for other in mine[1:])
+    pair.store.commit(stage.artifact, filled(pair.store.local_scratch()), {}, None)
+    pair.one.claims.release(stage.key)
+    started(pair.two)
+    assert pair.heard[1:] == [("committed", stage.name)]
 
 
 def test_a_failure_of_before_is_tried_again(tmp_path: Path) -> None:

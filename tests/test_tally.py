@@ -14,7 +14,7 @@ from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.drivers import DriverNotes
+from recipe_ray.stages.drivers import DriverNotes, stalled_s
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
@@ -182,3 +182,28 @@ def test_notes_of_dead_drivers_go_when_the_experiment_is_driven_again(tmp_path: 
         left = {note["experiment"]: note["driver"] for note in notes.all()}
     assert left.keys() == {"small", "other"}
     assert left["small"] != "a"
+
+
+def test_a_sweep_in_which_nothing_runs_while_stages_wait_says_for_how_long() -> None:
+    plan = plan_of([0])
+    sweep = Sweep(plan)
+    first, second, *_ = plan.stages.values()
+    sweep.clock.now += 30
+    assert sweep.tally.idle_s() == 30
+    sweep.tell("started", first)
+    sweep.clock.now += 500
+    assert sweep.tally.idle_s() == 0
+    sweep.tell("finished", first)
+    sweep.tell("elsewhere", second)
+    sweep.clock.now += 70
+    assert sweep.tally.idle_s() == 70
+    for stage in list(plan.stages.values())[1:]:
+        sweep.tell("skipped", stage)
+    assert sweep.tally.idle_s() == 0
+
+
+def test_a_store_is_stalled_if_no_living_driver_runs_anything() -> None:
+    idle, busy, older = {"idle_s": 90.0}, {"idle_s": 0.0}, {"states": {}}
+    assert stalled_s([idle, {"idle_s": 75.0}]) == 75
+    assert stalled_s([idle, busy]) is stalled_s([idle, older]) is stalled_s([]) is None
+    assert stalled_s([{"idle_s": 20.0}]) is None

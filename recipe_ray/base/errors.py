@@ -36,6 +36,14 @@ class StoreError(UserError):
     """The result store cannot be read or written."""
 
 
+class ClusterError(UserError):
+    """Ray cannot be started here, or its cluster cannot be reached, or was lost."""
+
+
+class ClusterLostError(ClusterError):
+    """The cluster went away; Ray's own end of this process would crash, or wait for it in vain."""
+
+
 class StageFailedError(UserError):
     """The work of a single command failed on its workers; the message says why."""
 

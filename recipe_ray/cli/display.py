@@ -4,6 +4,7 @@ On a terminal one line a running stage is redrawn; elsewhere (a log file, CI) a 
 a stage starts, every half minute while it runs, and when it ends.
 """
 
+import logging
 import time
 from types import TracebackType
 from typing import Self
@@ -19,10 +20,13 @@ from rich.progress import (
 
 from recipe_ray.distributed.events import SweepEvent, SweepOutcome
 from recipe_ray.stages.advance import Advance
+from recipe_ray.stages.attempt import Warned
 from recipe_ray.stages.stage import Stage
 
 # seconds between a stage's lines where nothing is redrawn
 _LINE_EVERY_S, _VERBOSE_LINE_EVERY_S = 30.0, 5.0
+
+logger = logging.getLogger("recipe_ray")
 
 
 class Display:
@@ -33,6 +37,8 @@ class Display:
         self._total = num_stages
         self._line_every_s = _VERBOSE_LINE_EVERY_S if verbose else _LINE_EVERY_S
         self._ended = 0
+        self._verbose = verbose
+        self._warned = Warned(self._warn)
         self._bars: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
         self._overall: TaskID | None = None
@@ -60,6 +66,8 @@ class Display:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        if not self._verbose:  # else they are among the logs that are shown
+            logger.addHandler(self._warned)
         return self
 
     def __exit__(
@@ -68,6 +76,7 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        logger.removeHandler(self._warned)
         self._progress.stop()
 
     def on_event(self, event: SweepEvent) -> None:
@@ -106,6 +115,9 @@ class Display:
             self._console.print(f"why: recipe-ray status --store {store}", markup=False)
         else:
             self._console.print(f"results: recipe-ray report {store}", markup=False)
+
+    def _warn(self, message: str) -> None:
+        self._console.print(f"warning: {message}", style="yellow", markup=False)
 
     def _started(self, event: SweepEvent) -> None:
         self._console.print(f"{self._count()} {_name(event.stage)} started", markup=False)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from recipe_ray.cli.display import duration
 from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.drivers import STALE_S, DriverNotes, age_s
+from recipe_ray.stages.drivers import STALE_S, DriverNotes, age_s, stalled_s
 from recipe_ray.stages.store import Store
 
 _BAR_WIDTH = 16
@@ -95,10 +95,22 @@ def draw(view: View) -> RenderableType:
         keys = [stage["key"] for stage in driver["running"]]
         shown |= set(keys)
         parts += [_headline(driver), _table(_rows(driver, view.notes))]
+    stalled = stalled_s(view.drivers)
+    if stalled is not None:
+        parts.append(Text(stall(stalled, view.drivers), "yellow"))
     others = {key: note for key, note in view.notes.items() if key not in shown}
     if others:
         parts += [Text("outside of a sweep", style="bold"), _table(others.values())]
     return Group(*parts, *_failures(view))
+
+
+def stall(seconds: float, drivers: list[dict[str, Any]]) -> str:
+    """Return what people are told of stages that wait while nothing runs."""
+    waiting = max(driver["states"]["waiting"] for driver in drivers)
+    return (
+        f"stalled: nothing has run for {duration(seconds)} while {waiting} stages wait: what they "
+        "need may be in use by others, or gone (`ray status` shows it)"
+    )
 
 
 def _headline(driver: dict[str, Any]) -> Text:

@@ -1,5 +1,6 @@
 """The command over a search file, and what a person sees while candidates run."""
 
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -30,8 +31,10 @@ from recipe_ray.report.contents import sections
 from recipe_ray.report.document import as_json
 from recipe_ray.report.recorded import recorded
 from recipe_ray.report.terminal import Terminal
+from recipe_ray.stages.attempt import Warned
 from recipe_ray.stages.store import Store
 
+logger = logging.getLogger("recipe_ray")
 SearchFile = Annotated[
     str, typer.Argument(metavar="FILE", help="Search file (YAML).", show_default=False)
 ]
@@ -81,22 +84,26 @@ class SearchDisplay:
         self._count = 0
         self._ended = 0
         self._best = (float("-inf"), "")  # score and candidate
+        self._warned = Warned(self._warn)
 
     def __enter__(self) -> "SearchDisplay":
         return self
 
     def __exit__(self, *error: object) -> None:
+        logger.removeHandler(self._warned)
         self._close()
 
     def on_part(self, title: str, count: int) -> None:
         """Begin a part: the undefended PTM, candidates, the full grid, the confirmation."""
         self._close()
+        self._hear_warnings()
         self._console.print(f"{title} ({count})", style="bold", markup=False)
         self._count = count
 
     def on_stage(self, event: Any) -> None:
         """Draw an event of a sweep."""
         if self._stages is None:  # not before: a live display and plain lines do not mix
+            logger.removeHandler(self._warned)  # it has its own
             self._stages = Display(self._count, **self._how)
             self._stages.__enter__()
         self._stages.on_event(event)
@@ -120,6 +127,13 @@ class SearchDisplay:
     def on_wait(self, driver: str) -> None:
         """Print that another driver runs the candidates."""
         self._console.print(f"another driver runs them, {driver}; waiting", markup=False)
+
+    def _hear_warnings(self) -> None:
+        if not self._how["verbose"]:  # else they are among the logs that are shown
+            logger.addHandler(self._warned)
+
+    def _warn(self, message: str) -> None:
+        self._console.print(f"warning: {message}", style="yellow", markup=False)
 
     def _known(self, course: Course) -> str:
         self._compare(course)

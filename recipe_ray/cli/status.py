@@ -8,10 +8,10 @@ from rich.console import Console
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.display import duration
-from recipe_ray.cli.live import is_alive, watch
+from recipe_ray.cli.live import is_alive, stall, watch
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.experiment.stale_checkpoints import prune_checkpoints, stale_checkpoints
-from recipe_ray.stages.drivers import DriverNotes
+from recipe_ray.stages.drivers import DriverNotes, stalled_s
 from recipe_ray.stages.store import Store
 
 WatchOption = Annotated[
@@ -66,6 +66,8 @@ def _print(status: dict[str, Any]) -> None:
             f"  {driver['experiment']} is driven by process {driver['pid']} on "
             f"{driver['host']}{left}"
         )
+    if status["stalled_s"] is not None:
+        typer.secho(f"  {stall(status['stalled_s'], status['drivers'])}", fg="yellow")
     for note in status["running"]:
         state = "running" if note["fresh"] else "stopped without an end"
         typer.echo(
@@ -104,4 +106,10 @@ def _status(store: Store) -> dict[str, Any]:
         {"key": key, **{k: v for k, v in note.items() if k != "traceback"}}
         for key, note in store.failures().items()
     ]
-    return {"experiments": experiments, "drivers": drivers, "running": running, "failed": failed}
+    return {
+        "experiments": experiments,
+        "drivers": drivers,
+        "stalled_s": stalled_s(drivers),
+        "running": running,
+        "failed": failed,
+    }

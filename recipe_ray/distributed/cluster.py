@@ -3,14 +3,19 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
 
-from recipe_ray.base.errors import UserError
+from recipe_ray.base.errors import ClusterError, ClusterLostError, UserError, in_a_line
+from recipe_ray.base.import_path import SAFE
 from recipe_ray.data import limits
+from recipe_ray.distributed.contact import check_answers, not_lost
 from recipe_ray.experiment.demand import DATA_CPUS
 from recipe_ray.experiment.spec import Launch
 
@@ -30,8 +35,24 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_CLIENT = "ray://"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+class _Job(JobConfig):
+    """A job whose workers import what is installed, and nothing of the folder we stand in.
+
+    Ray would put that first on their path. The folder of a driver's own script stays, if Python
+    has it on the driver's.
+    """
+
+    def _serialize(self) -> str:
+        script = os.path.realpath(f"{sys.argv[0]}/..")
+        self._py_driver_sys_path = [
+            path for path in self._py_driver_sys_path if path == script and path in sys.path
+        ]
+        return super()._serialize()
 
 
 @contextmanager
@@ -39,31 +60,78 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     """Attach to the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine.
 
     A Ray that this process has already is used as it is. `nested`: worker groups will be started.
-    Raises UserError where no cluster answers.
+    Raises ClusterError within seconds where no cluster answers, where Ray cannot start here, and
+    where the cluster is lost on the way.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ.update([SAFE])
     # what fails is put on record and told; Tune's own traceback of it would be a third time
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
+    given_as = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    try:
-        if address == "local":
+    if address == "local":
+        with _explained("Ray cannot be started on this machine"):
             _start(launch, nested)
-        else:
-            shared = {name: os.environ[name] for name in SETTINGS} | limits.environment()
-            ray.init(address, runtime_env={"env_vars": shared}, **_QUIET)
-    except ConnectionError as error:
-        raise UserError(
-            f"no Ray cluster answers at {address!r}: {error}; where it asks for tokens, set "
-            "RAY_AUTH_MODE=token and its token (cluster/README.md)"
-        ) from error
+    else:
+        check_answers(address, given_as)
+        shared = {name: os.environ[name] for name in (*SETTINGS, SAFE[0])} | limits.environment()
+        with _explained(f"the Ray cluster at {given_as} {address!r} cannot be used"):
+            # a client's job has no working folder on its path anyway, and is unpickled by the head
+            job: Any = None if address.startswith(_CLIENT) else _Job()
+            ray.init(address, job_config=job, runtime_env={"env_vars": shared}, **_QUIET)
+    head = ray.get_runtime_context().gcs_address
+    try:
+        # by a client's own address, where the head may be out of its reach
+        watched = address.removeprefix(_CLIENT) if address.startswith(_CLIENT) else head
+        with not_lost(watched, address if ":" in address else None):
+            yield
+    except ClusterLostError:
+        raise  # a cluster that is gone hears no goodbye
+    except BaseException:
+        ray.shutdown()
+        raise
+    ray.shutdown()
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say in one line what keeps Ray from starting, and what would do."""
     try:
         yield
-    finally:
+    except UserError:
+        raise
+    # it says so in errors of all kinds: of the operating system, of gRPC, of its own
+    except Exception as error:
         ray.shutdown()
+        raise ClusterError(f"{what}: {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    said = in_a_line(error)
+    if "AF_UNIX path length" in said:
+        named = [name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+        return (
+            f"its sockets would have paths of more than 107 bytes, the most that there may be: set "
+            f"RAY_TMPDIR to a shorter folder ({', '.join(named) or 'RAY_TMPDIR'} is too long)"
+        )
+    if isinstance(error, AuthenticationError | ConnectionError):
+        return (
+            f"{said}; if it asks for tokens, set RAY_AUTH_MODE=token and its token "
+            "(cluster/README.md)"
+        )
+    if "Version mismatch" in said:
+        return f"{said}; install one version everywhere (cluster/constraints.txt)"
+    home = os.environ.get("HOME", "")
+    if "home directory" in said or (home and isinstance(error, OSError) and home in said):
+        return (
+            f"{said}; Ray keeps its token below HOME ({home or 'not set'}): set HOME to a folder "
+            "that may be written, or RAY_AUTH_MODE=disabled if nobody else can reach this machine"
+        )
+    return said
 
 
 def _start(launch: Launch, nested: bool) -> None:
@@ -84,6 +152,7 @@ def _start(launch: Launch, nested: bool) -> None:
         # the dashboard finds the placement groups that a killed trial's workers leave behind
         ray.init(
             "local",
+            job_config=_Job(),
             num_cpus=num_cpus,
             include_dashboard=nested,
             object_store_memory=int(launch.object_store_gb * 1e9),

@@ -70,10 +70,12 @@ class Driver:
             running = at_work(self._tally.running())
             counts = {"cells": self._tally.cells, "cells_done": self._tally.cells_done}
             states, left_s = self._tally.states(), self._left_s
+            idle_s = round(self._tally.idle_s(), 1)
         return {
             **counts,
             "counted": "stages",
             "states": states,
             "left_s": left_s,
+            "idle_s": idle_s,
             "running": running,
         }

@@ -32,11 +32,14 @@ _NODE_LOST = (ActorUnavailableError, NodeDiedError, LocalRayletDiedError)
 
 
 class WorkersLostError(RuntimeError):
-    """Processes of a stage died, or found no place; `node`: since a node was lost."""
+    """Processes of a stage died; `node`: with a node that was lost.
 
-    def __init__(self, message: str, node: bool = False) -> None:
-        super().__init__(message, node)
-        self.message, self.node = message, node
+    `no_room`: none died, but the cluster had no room for them, as others used it.
+    """
+
+    def __init__(self, message: str, node: bool = False, no_room: bool = False) -> None:
+        super().__init__(message, node, no_room)
+        self.message, self.node, self.no_room = message, node, no_room
 
     def __str__(self) -> str:
         return self.message
@@ -52,6 +55,9 @@ class Losses:
 
     def forgives(self, key: str, error: BaseException | None) -> bool:
         """Count the loss of a stage; tell whether it is to be started again."""
+        cause = original(error) if error is not None else None
+        if isinstance(cause, WorkersLostError) and cause.no_room:
+            return True  # it waits, as a stage of one process does for its CPU
         if error is not None and is_node_loss(error):
             self._nodes[key] += 1
             return self._nodes[key] <= MAX_NODE_LOSSES
@@ -71,6 +77,13 @@ def error_of(trial: Any) -> BaseException | None:
     return error
 
 
+def kill_process_of(trial: Any) -> None:
+    """Kill the process in which a Tune trial runs, and with it the workers that it started."""
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
+
+
 def why_lost(error: BaseException | None) -> str:
     """Return in a few words why a stage was lost; what Ray says of it fills a screen."""
     if error is None:
@@ -86,6 +99,8 @@ def is_node_loss(error: BaseException) -> bool:
     cause = original(error)
     if isinstance(cause, WorkersLostError):
         return cause.node
+    if type(cause).__name__ == "PreemptionError":  # of Ray Train, which takes 3 s to import
+        return True
     if isinstance(cause, _NODE_LOST):
         return True
     if not isinstance(cause, RayActorError):

@@ -22,6 +22,9 @@ class Listener(Protocol):
     def left_to(self, stage: Stage, driver: str) -> None:
         """Hear that another driver makes a stage."""
 
+    def taken_over(self, stage: Stage) -> None:
+        """Hear that others took this driver for dead while it ran a stage: it is to stop that."""
+
     def committed_elsewhere(self, stage: Stage) -> None:
         """Hear that another driver committed a stage."""
 
@@ -76,6 +79,10 @@ class Neighbours:
             return
         self._looked = now
         self._held = self.claims.held()
+        for stage in self.agenda.running:
+            if stage.key in self.claims.lost:
+                self.agenda.set_aside(stage)
+                self.listener.taken_over(stage)
         for stage in self.agenda.elsewhere:
             if stage.key not in self._held and not self._settled(stage):
                 self.agenda.take_back(stage)

@@ -39,6 +39,7 @@ class Tally:
         self.cells = len(plan.cells)
         self.cells_done = sum(n for key, n in self._cells_of.items() if key in done)
         self._began: float | None = None
+        self._ran = clock()  # when something ran last
         self._spent_s = 0.0  # by stages that ended
         self._heard: dict[EventKind, Callable[[SweepEvent], None]] = {
             "started": self._started,
@@ -64,6 +65,10 @@ class Tally:
         """Return the stages that run and for how many seconds they have."""
         now = self._clock()
         return [(self._open[key], now - how.since) for key, how in self._running.items()]
+
+    def idle_s(self) -> float:
+        """Return for how many seconds nothing has run while stages wait, 0 while something does."""
+        return 0.0 if self._running or not self._open else self._clock() - self._ran
 
     def left_s(self) -> float | None:
         """Return the seconds to the sweep's end, None while some stage is like none that ended.
@@ -128,4 +133,5 @@ class Tally:
         # a stage that fails because its parent did never ran
         del self._open[event.stage.key], self._likeness[event.stage.key]
         if self._running.pop(event.stage.key, None) is not None:
+            self._ran = self._clock()
             self._spent_s += event.wall_s

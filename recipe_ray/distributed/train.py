@@ -13,6 +13,7 @@ from typing import Any
 from ray.exceptions import RayError
 from ray.train import DataConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
@@ -29,21 +30,22 @@ from recipe_ray.distributed.metrics import StageMetrics
 from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.demand import Demand, demand_of
 from recipe_ray.learn.runtime import ProcessGroupRuntime
-from recipe_ray.stages.attempt import Observed, attempt, observed
+from recipe_ray.stages.attempt import Observed, attempt, observed, warnings_heard
 from recipe_ray.stages.stage import Stage
 
-# without a limit, a group that finds no place is tried for ever, a minute each time
+# a minute each; after that the claim on the stage is let go of, and it waits for its turn again
 _PLACEMENTS = 5
 _PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hour to come up
 
 
-def run_nested(stage: Stage, work: Work) -> None:
+def run_nested(stage: Stage, work: Work) -> list[str]:
     """Run one stage to its commit on a worker group; raises what the workers raised.
 
-    Raises WorkersLostError where they died, or found no place. A next try goes on from the stage's
-    checkpoint; whether there is one is the caller's to say.
+    Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
+    no place. A next try goes on from the stage's checkpoint; whether there is one is the caller's
+    to say.
     """
-    on_workers(_run, stage, work)
+    return on_workers(_run, stage, work)
 
 
 def on_workers(
@@ -51,10 +53,11 @@ def on_workers(
     stage: Stage,
     work: Work,
     callbacks: Sequence[Any] = (),
-) -> None:
+) -> list[str]:
     """Let every worker of a group do something for a stage; raises what the workers raised.
 
-    Raises WorkersLostError where they died, or found no place.
+    Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
+    no place.
     """
     demand = demand_of(stage, work.launch)
     encode = stage.model.sample_encoder()
@@ -78,8 +81,10 @@ def on_workers(
             result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
-        if result.return_value is not None:
-            raise NonFiniteLossError(result.return_value)
+    failure, warnings = result.return_value
+    if failure is not None:
+        raise NonFiniteLossError(failure)
+    return list(warnings)
 
 
 def observed_worker(stage: Stage, work: Work) -> AbstractContextManager[Observed]:
@@ -99,14 +104,16 @@ def _work(
     stage: Stage,
     work: Work,
     readings: tuple[Reading, ...],
-) -> str | None:
-    # in every worker; returns why it stopped where all workers know it and trying again is useless
+) -> tuple[str | None, list[str]]:
+    # in every worker; returns why it stopped, if all workers know it and trying again is useless,
+    # and what its log warned of
     use_threads(demand_of(stage, work.launch).cpus_per_worker)
-    try:
-        do(stage, work, readings)
-    except NonFiniteLossError as error:
-        return str(error)  # of the loss over all workers, so all of them stop here
-    return None
+    with warnings_heard() as heard:
+        try:
+            do(stage, work, readings)
+        except NonFiniteLossError as error:
+            return str(error), heard  # of the loss over all workers, so all of them stop here
+    return None, heard
 
 
 def _run(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
@@ -132,7 +139,10 @@ def _run_config(
         name=stage.key,
         storage_path=folder,
         callbacks=list(callbacks),
-        failure_config=FailureConfig(max_failures=0, controller_failure_limit=placements),
+        # `Losses` counts; without a limit Train starts preempted groups again for ever
+        failure_config=FailureConfig(
+            max_failures=0, max_preemption_failures=0, controller_failure_limit=placements
+        ),
     )
 
 
@@ -148,6 +158,10 @@ def _cause(error: TrainingFailedError) -> BaseException:
     for cause in causes:
         if isinstance(cause, UserError | NonFiniteLossError):
             return cause
+    on_controller = getattr(error, "controller_failure", None)
+    if isinstance(on_controller, WorkerGroupStartupTimeoutError):
+        waiting = f"the cluster had no room for its {on_controller.num_workers} workers"
+        return WorkersLostError(waiting, no_room=True)
     lost = [cause for cause in causes if is_loss(cause)]
     own = [cause for cause in causes if not (is_loss(cause) or _is_collateral(cause))]
     if own and not lost:

@@ -16,12 +16,13 @@ from recipe_ray.distributed.work import Work, use_threads
 from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.stages.attempt import failure_note
+from recipe_ray.stages.attempt import failure_note, warnings_heard
 from recipe_ray.stages.stage import Stage
 
 STAGES = "stages"  # in a trial's configuration: the keys of its stages, one step each
 # in a step's result: which stage it ran, for how long, and why that failed, or an empty string
 STAGE, TOOK_S, FAILURE = "stage", "took_s", "failure"
+WARNINGS = "warnings"  # what its log warned of, for the person who waits for it
 _ON_HEAD = {"node:__internal_head__": 0.001}
 
 
@@ -45,25 +46,29 @@ class StageTrial(tune.Trainable):
         key, began, failure = keys[self._turn], time.monotonic(), ""
         self._turn += 1
         stage = self._work.stages[key]
-        try:
-            run_in_trial(stage, self._work)
-        except WorkersLostError:
-            raise  # not on record: it may be started again
-        except Exception as error:
-            self._work.store.record_failure(stage.artifact, failure_note(error))
-            failure = f"{type(error).__name__}: {error}"
+        with warnings_heard() as heard:
+            try:
+                heard.extend(run_in_trial(stage, self._work))
+            except WorkersLostError:
+                raise  # not on record: it may be started again
+            except Exception as error:
+                self._work.store.record_failure(stage.artifact, failure_note(error))
+                failure = f"{type(error).__name__}: {error}"
         took_s = time.monotonic() - began
-        return {"done": self._turn == len(keys), STAGE: key, TOOK_S: took_s, FAILURE: failure}
+        found = {STAGE: key, TOOK_S: took_s, FAILURE: failure, WARNINGS: heard}
+        return {"done": self._turn == len(keys), **found}
 
 
-def run_in_trial(stage: Stage, work: Work) -> None:
-    """Run one stage to its commit; raises what the stage raises."""
+def run_in_trial(stage: Stage, work: Work) -> list[str]:
+    """Run one stage to its commit; raises what the stage raises.
+
+    Returns what the log of other processes warned of.
+    """
     demand = demand_of(stage, work.launch)
     if demand.nested:
         from recipe_ray.distributed.train import run_nested  # Ray Train takes 3 s to import
 
-        run_nested(stage, work)
-        return
+        return run_nested(stage, work)
     use_threads(demand.cpus_per_worker)
     metrics = StageMetrics(stage, work.experiment)
     run_inline(
@@ -74,6 +79,7 @@ def run_in_trial(stage: Stage, work: Work) -> None:
         checkpoint_every_s=work.launch.checkpoint_every_s,
         on_progress=lambda _, advance: metrics(advance),
     )
+    return []
 
 
 def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:

@@ -1,14 +1,16 @@
 """What happens as trials start, end and die: the agenda, the results, the failures, the events."""
 
+import logging
 import time
 from typing import Any
 
 from ray import tune
 
+from recipe_ray.distributed.contact import head_is_silent
 from recipe_ray.distributed.driver import Driver
 from recipe_ray.distributed.events import EventKind, SweepEvent
-from recipe_ray.distributed.losses import Losses, error_of, why_lost
-from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S
+from recipe_ray.distributed.losses import Losses, error_of, kill_process_of, why_lost
+from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S, WARNINGS
 from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
@@ -19,6 +21,7 @@ from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.store import Store
 
 _LOOK_EVERY_S = 1.0
+logger = logging.getLogger("recipe_ray")
 
 
 class StageLostError(RuntimeError):
@@ -47,6 +50,7 @@ class Watch(tune.Callback):
         self._losses = Losses(plan.launch.max_failures)
         self._driver = driver
         self._started: dict[str, float] = {}
+        self._trials: dict[str, Any] = {}  # what runs each stage, or did
         self._told_elsewhere: set[str] = set()
         # what a killed sweep noted last is no progress of this one
         self._noted = {key: note["time"] for key, note in store.progress().items()}
@@ -61,6 +65,7 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a stage runs, once, also where Tune starts it again."""
+        self._trials.update(dict.fromkeys(trial.config[STAGES], trial))
         self._start_next(trial)
 
     def on_trial_result(
@@ -70,6 +75,8 @@ class Watch(tune.Callback):
         stage = self._plan.stages[result[STAGE]]
         if not self._agenda.is_running(stage.key):
             return  # of a batch that was started again, and told of before
+        for warning in result[WARNINGS]:
+            logger.warning("%s %s: %s", stage.name, stage.label(), warning)
         if result[FAILURE]:
             self._fail(stage, result[FAILURE])
         else:
@@ -83,9 +90,10 @@ class Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Start a stage whose processes died again, or put on record what it could not itself."""
         left = self._unfinished(trial)
-        for not_begun in left[1:]:
-            self._give_back(not_begun)
-        for stage in left[:1]:
+        innocent = left if head_is_silent() else left[1:]  # the whole cluster may be gone
+        for stage in innocent:
+            self._give_back(stage)
+        for stage in left[: len(left) - len(innocent)]:
             cause = error_of(trial)
             if self._losses.forgives(stage.key, cause):
                 self._give_back(stage)
@@ -119,6 +127,20 @@ class Watch(tune.Callback):
         if stage.key not in self._told_elsewhere:
             self._told_elsewhere.add(stage.key)
             self._tell("elsewhere", stage, message=driver)
+
+    def taken_over(self, stage: Stage) -> None:
+        """Kill the process that builds what is another driver's by now; its other stages wait."""
+        self._store.clear_progress(stage.artifact)
+        logger.warning(
+            "%s %s was taken over by another driver, which had not heard of this one for %.0f s: "
+            "it is stopped here",
+            *(stage.name, stage.label(), self._plan.launch.claim_lease_s),
+        )
+        trial = self._trials.get(stage.key)
+        if trial is not None:
+            for other in self._unfinished(trial):
+                self._give_back(other)
+            kill_process_of(trial)
 
     def committed_elsewhere(self, stage: Stage) -> None:
         """Collect the rows of a stage that another driver made."""

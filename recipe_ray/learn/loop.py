@@ -18,6 +18,7 @@ from recipe_ray.base.errors import DataError, NonFiniteLossError
 from recipe_ray.learn.objective import Batch, Objective, Term
 from recipe_ray.learn.optim import FitSpec, build_optimizer, rate_at
 from recipe_ray.learn.precision import arithmetic, autocast, frozen_weights_cast
+from recipe_ray.learn.resume_point import MisfitError, check_fits, phase_of
 from recipe_ray.learn.runtime import Progress, Runtime
 
 logger = logging.getLogger("recipe_ray")
@@ -89,7 +90,7 @@ def fit(
     optimizer = build_optimizer(module.parameters(), spec)
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
     state = _State(module, optimizer, runtime, phase)
-    state.resume()
+    state.resume(num_steps)
     wrapped = runtime.wrap(_Step(module, objective))
     while state.step < num_steps:
         epoch = state.step // batches.steps_per_epoch
@@ -232,11 +233,18 @@ class _State:
         )
         self._saved_at = time.monotonic()
 
-    def resume(self) -> None:
-        """Continue from the slot's checkpoint where it holds one of this phase."""
+    def resume(self, num_steps: int) -> None:
+        """Continue from the slot's checkpoint if it holds one of this phase; drop a misfit."""
         slot = self._runtime.checkpoints
-        saved: dict[str, Any] | None = slot.load() if slot is not None else None
-        if saved is None or saved["phase"] != self._phase:
+        saved: Any = slot.load() if slot is not None else None
+        if slot is None or saved is None:
+            return
+        try:
+            if phase_of(saved) != self._phase:
+                return
+            check_fits(saved, num_steps, self._trainable, self.buffers, self._optimizer)
+        except MisfitError as error:
+            slot.drop(str(error))
             return
         self.step = saved["step"]
         self.records = [EpochRecord(**record) for record in saved["records"]]

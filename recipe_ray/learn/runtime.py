@@ -41,6 +41,10 @@ class Checkpoints(Protocol):
         """Replace the state, atomically."""
         ...
 
+    def drop(self, reason: str) -> None:
+        """Delete the state, which cannot be resumed from, and say why."""
+        ...
+
 
 class Runtime(Protocol):
     """What a loop may ask of the place it runs in."""

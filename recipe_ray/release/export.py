@@ -16,8 +16,11 @@ CARD, RECORD = "README.md", "recipe_ray.json"
 
 
 def check_free(out: Path) -> None:
-    """Raise StoreError where `out` is there already and is not an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    """Raise StoreError unless a folder can be put there: there is none, or an empty one."""
+    if out.name in ("", ".."):
+        raise StoreError(f"--out {out}: it has no name of its own; name a new folder")
+    is_link, is_there = out.is_symlink(), out.exists()
+    if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
         raise StoreError(f"--out {out}: there is something already; name a new folder")
 
 

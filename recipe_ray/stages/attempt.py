@@ -86,6 +86,30 @@ class ProgressNotes:
             logger.info("%s %d/%d %s", progress.phase, progress.step, progress.num_steps, values)
 
 
+class Warned(logging.Handler):
+    """Hands every warning of the log on, as the sentence that it is."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand one on."""
+        self._tell(record.getMessage())
+
+
+@contextmanager
+def warnings_heard() -> Iterator[list[str]]:
+    """Yield a list to which is added what the log warns of while the context lasts."""
+    heard: list[str] = []
+    handler = Warned(heard.append)
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+
+
 @contextmanager
 def failure_on_record(stage: Stage, store: Store) -> Iterator[None]:
     """Keep in the store why the stage failed, and let the exception go on."""

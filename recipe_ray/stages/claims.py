@@ -10,8 +10,8 @@ GCS; over NFS too, whose clients list a folder anew after they changed it.
 
 Clocks are never compared. A driver is dead when its number has not grown for a lease of the
 observer's own time, or when its process is gone from the observer's machine. One that was stopped
-for a lease and goes on may build a stage that another has taken over; the second commit is
-discarded.
+for a lease and goes on finds that its claims were voided (`lost`), and is to stop what it builds.
+Until it looks two may build one stage; the second commit is discarded.
 """
 
 import json
@@ -42,6 +42,7 @@ class Claims:
         self._process = Process.this()
         self.driver = f"{self._process}-{uuid4().hex[:8]}"
         self.met_others = False  # whether another driver was ever seen to hold anything
+        self.lost: set[str] = set()  # held once, and voided by others who took us for dead
         self._mine: set[str] = set()
         self._signs = _Signs(files, lease_s)
         self._ended = threading.Event()
@@ -74,6 +75,7 @@ class Claims:
             others = self.held().get(key)
             if others is None:
                 self._mine.add(key)
+                self.lost.discard(key)
                 return True
             if others < self.driver:
                 break
@@ -93,6 +95,9 @@ class Claims:
         """
         listed = [name.partition(".") for name in self._files.names(CLAIMS) if "." in name]
         others = {driver for _, _, driver in listed if driver != self.driver}
+        voided = self._mine - {key for key, _, driver in listed if driver == self.driver}
+        self._mine -= voided
+        self.lost |= voided
         self.met_others |= bool(others)
         alive = {driver for driver in others if self._signs.show_life(driver)}
         for key, _, driver in listed:

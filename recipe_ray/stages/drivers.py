@@ -17,6 +17,7 @@ _FOLDER = "drivers"
 BEAT_S = 5.0
 # a note this old is of a driver that was killed, or lost the store; also a stage's progress note
 STALE_S = 60.0
+STALL_S = 60.0  # longer than a process takes to start on a busy machine
 
 
 class DriverNotes:
@@ -56,6 +57,15 @@ def at_work(running: Iterable[tuple[Stage, float]]) -> list[dict[str, Any]]:
         {"key": s.key, "kind": s.name, "label": s.label(), "running_s": round(running_s, 1)}
         for s, running_s in running
     ]
+
+
+def stalled_s(notes: Iterable[dict[str, Any]]) -> float | None:
+    """Return for how many seconds no living driver has run anything while stages wait.
+
+    None if something runs, or did within the last `STALL_S`.
+    """
+    idle = [float(note.get("idle_s", 0.0)) for note in notes]
+    return min(idle) if idle and min(idle) >= STALL_S else None
 
 
 def age_s(note: dict[str, Any]) -> float:

@@ -7,7 +7,7 @@ stores are in `remote.py`.
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,9 @@ class Files(Protocol):
 
     def adopt(self, folder: Path) -> Path:
         """Bring a local folder to where it can be published from; the given one is consumed."""
+
+    def check_free(self, target: str, folders: Iterable[str]) -> None:
+        """Raise StoreError if `target` could not be published, or one of `folders` is a file."""
 
     def publish(self, folder: Path, target: str, attempt: str) -> bool:
         """Make an adopted folder visible as `target`, its manifest last; False if one is there."""
@@ -168,6 +171,21 @@ class LocalFiles:
             raise
         shutil.rmtree(folder, ignore_errors=True)
         return inside
+
+    def check_free(self, target: str, folders: Iterable[str]) -> None:
+        place = self.root / target
+        with explained("write", str(place)):
+            for folder in (self.root / name for name in folders):
+                if os.path.lexists(folder) and not folder.is_dir():
+                    raise StoreError(f"{folder}: in the way of a folder of the store; move it away")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (place / MANIFEST).is_file():
+                return  # of another driver, just now: the first one stays
+            is_folder = place.is_dir() and not place.is_symlink()
+            if (is_folder and any(place.iterdir())) or (not is_folder and os.path.lexists(place)):
+                raise StoreError(f"{place}: in the way of an artifact, with no manifest; delete it")
+            if not os.access(place.parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "Permission denied")
 
     def publish(self, folder: Path, target: str, attempt: str) -> bool:
         place = self.root / target

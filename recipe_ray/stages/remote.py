@@ -7,7 +7,7 @@ manifest, written last, says which attempt counts: whoever reads sees one whole 
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,6 +97,12 @@ class RemoteFiles:
 
     def adopt(self, folder: Path) -> Path:
         return folder
+
+    def check_free(self, target: str, folders: Iterable[str]) -> None:
+        path = f"{target}/{MANIFEST}"
+        info = self._tried(partial(self._fs.get_file_info, self._at(path)), "read", path)
+        if info.type == pafs.FileType.Directory:
+            raise StoreError(f"{self.shown(path)}: in the way of a manifest; delete it")
 
     def publish(self, folder: Path, target: str, attempt: str) -> bool:
         names = sorted(

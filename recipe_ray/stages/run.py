@@ -4,6 +4,7 @@ The same function serves `recipe-ray debug` (no Ray), a Tune trial's actor and e
 under DDP all ranks run the stage and rank 0 writes.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import SpecError, in_a_line
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.learn.precision import arithmetic
 from recipe_ray.stages.rows import Measurement, measurement_table
@@ -31,28 +32,56 @@ from recipe_ray.stages.store import Store
 
 LIBRARIES = ("recipe-ray", "torch", "transformers", "datasets", "ray", "numpy", "tokenizers")
 LOG_FILE = "log.txt"
+_SEAL = b"\nsealed with "
 logger = logging.getLogger("recipe_ray")
 
 
 @dataclass(frozen=True)
 class StoreCheckpoints:
-    """The checkpoint slot of one stage, in the store, so that any node can resume."""
+    """The checkpoint slot of one stage, in the store, so that any node can resume.
+
+    What `torch.save` wrote is followed by a seal, with the SHA-256 of all before it.
+    """
 
     store: Store
     key: str
 
     def load(self) -> dict[str, Any] | None:
-        """Return the latest state; our own file, still read without unpickling code."""
+        """Return the latest state; our own file, still read without unpickling code.
+
+        One that is damaged is dropped, and the stage begins again.
+        """
         data = self.store.read_checkpoint(self.key)
         if data is None:
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content, mark, digest = data.rpartition(_SEAL)
+        try:
+            if mark and hashlib.sha256(content).hexdigest().encode() != digest:
+                raise ValueError("checksum mismatch: it was altered or cut short")
+            # without a seal it is of an older version, or no longer whole
+            stored = io.BytesIO(content if mark else data)
+            state: dict[str, Any] = torch.load(stored, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged bytes make torch raise whatever they like
+            self.drop(in_a_line(error))
+            return None
         return state
+
+    def drop(self, reason: str) -> None:
+        """Delete the state: nothing can be resumed from it, and the log says why."""
+        logger.warning(
+            "the resume point of stage %s cannot be used (%s): it was deleted, and the stage "
+            "begins again from its first step",
+            self.key,
+            reason,
+        )
+        self.store.drop_checkpoint(self.key)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the state."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        buffer.write(_SEAL + digest.encode())
         self.store.write_checkpoint(self.key, buffer.getvalue())
 
 
@@ -63,13 +92,15 @@ def run_stage(
 ) -> list[Measurement]:
     """Run `stage` and commit its artifact, unless the store has it already.
 
-    Returns what was measured: on rank 0, and nothing where the stage was there.
+    Returns what was measured: on rank 0, and nothing where the stage was there. Raises StoreError
+    before any work where the store could not take the artifact.
     `context.folder` is the scratch folder to work in (`scratch` makes one). `run` does the work in
     place of `stage.run` where the input is at hand and not in the store.
     """
     if context.store.has(stage.artifact):
         return []
     identity = _as_planned(stage) if context.runtime.rank == 0 else {}
+    context.store.check_free(stage.artifact)
     started = time.monotonic()
     with _logging_to(context.folder / LOG_FILE, active=context.runtime.rank == 0):
         logger.info("%s %s on %s", stage.name, stage.artifact.folder, platform.node())

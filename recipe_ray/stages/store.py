@@ -100,6 +100,11 @@ class Store:
                     found.setdefault(artifact.key, artifact)
         return found
 
+    def check_free(self, artifact: ArtifactId) -> None:
+        """Raise StoreError if something would keep an artifact, or notes of its stage, out."""
+        notes = (_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS)
+        self._files.check_free(artifact.folder, notes)
+
     def commit(
         self,
         artifact: ArtifactId,

@@ -4,6 +4,7 @@ Asynchronous successive halving (Li et al. 2020): at each rung a candidate goes 
 the best 1/reduction of those that came that far, without waiting for the others.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from ray.tune.search import Searcher
 
 from recipe_ray.base.errors import UserError
 from recipe_ray.distributed.capacity import ClusterCapacity
+from recipe_ray.distributed.contact import head_is_silent
 from recipe_ray.distributed.losses import error_of, why_lost
 from recipe_ray.distributed.schedulers import Halving
 from recipe_ray.distributed.search.candidate import run_candidate
 from recipe_ray.distributed.search.work import DIVERGED, EPOCH, SearchWork
 from recipe_ray.distributed.searcher import SettledSearcher
-from recipe_ray.distributed.trial import FAILURE, resources_of
+from recipe_ray.distributed.trial import FAILURE, WARNINGS, resources_of
 from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.search.record import SCORE, Course, Look, Record, look_at
 from recipe_ray.experiment.search.settings import Settings, drawn_at_random, layer_sets
@@ -28,6 +30,8 @@ from recipe_ray.experiment.search.spec import Range, Search
 
 # skipped: it ended in an earlier run of the search
 CandidateEventKind = Literal["skipped", "started", "looked", "ended"]
+
+logger = logging.getLogger("recipe_ray")
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ class CandidateWatch(tune.Callback):
     ) -> None:
         """Note a look, once."""
         course, epoch = self._course(trial), result[EPOCH]
+        for warning in result.get(WARNINGS, ()):  # a worker group's stay in its log
+            logger.warning("%s: %s", course.candidate.settings.title(), warning)
         if result[FAILURE] or epoch in course.looks:
             return
         self._record.add(course, self._look(course, epoch), course.candidate.looks[epoch - 1])
@@ -153,6 +159,8 @@ class CandidateWatch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a candidate whose process died more often than allowed."""
+        if head_is_silent():
+            return  # with the whole cluster: it is tried again by the next search
         course = self._course(trial)
         course.ended = "failed"
         self._end(course, why_lost(error_of(trial)))

@@ -18,7 +18,7 @@ from recipe_ray.distributed.search.work import (
     SearchWork,
     result_of,
 )
-from recipe_ray.distributed.trial import FAILURE
+from recipe_ray.distributed.trial import FAILURE, WARNINGS
 from recipe_ray.distributed.work import use_threads
 from recipe_ray.experiment.demand import demand_of
 from recipe_ray.experiment.search.plan import Candidate
@@ -26,7 +26,7 @@ from recipe_ray.experiment.search.record import SCORE
 from recipe_ray.experiment.search.settings import Settings
 from recipe_ray.experiment.search.spec import WORST
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.stages.attempt import failure_note, observed
+from recipe_ray.stages.attempt import failure_note, observed, warnings_heard
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.looks import purify_with_looks
 from recipe_ray.stages.run import scratch
@@ -87,9 +87,12 @@ def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: Sear
         checkpoint_every_s=work.launch.checkpoint_every_s,
         observers=(StageMetrics(candidate.purify, work.experiment),),
     )
-    with seen as mine, scratch(work.store) as folder:
+    with warnings_heard() as heard, seen as mine, scratch(work.store) as folder:
         feed = LocalFeed(work.locations)
         context = Context(work.store, feed, work.locations, mine.runtime, folder)
-        purify_with_looks(
-            candidate.purify, looks, context, lambda look: tune.report(result_of(look, shared))
-        )
+
+        def report(look: FinetuneStage) -> None:
+            tune.report({**result_of(look, shared), WARNINGS: [*heard]})
+            heard.clear()
+
+        purify_with_looks(candidate.purify, looks, context, report)
