@@ -3,6 +3,7 @@
 One line says what is wrong with it, and what to type; nothing is read, made or blamed beyond.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from recipe_ray.base.paths import existing_path, looks_like_path
 
 __all__ = ["shell"]  # a fixture
 
-MODEL = str(tiny_folder())
+MODEL = "a-model"  # stands for the folder of one: in the names of tests no path may change
 AUX, OUT = ["--aux", "texts.txt"], ["--out", "o"]
 # a place: the command, with X where the wrong thing goes
 PLACES: dict[str, list[str]] = {
@@ -56,8 +57,8 @@ CASES = [
     *((place, "{a: 1}", "the mapping has no `name`") for place in MAPPINGS),
     *((place, "[a, b]", "not a list") for place in MAPPINGS),
     *((place, "[a, b]", "not a path") for place in (*FILES, "--out", "--data", "report")),
-    ("MODEL", "texts.txt", "a file that holds no model"),
-    ("MODEL", "weights.safetensors", "give the folder it lies in"),
+    ("MODEL", "texts.txt", "a file; give the folder that has it"),
+    ("MODEL", "weights.safetensors", "give the folder that has it"),
     ("MODEL", "https://huggingface.co/a/b/tree/main", "the hub id is a/b;"),
     ("MODEL", "bert", "give its folder or hub id in its place, or '{name: bert, source: ...}'"),
     ("MODEL", "folder/berd", "from the hub: '{name: bert, source: folder/berd}'"),
@@ -75,6 +76,17 @@ CASES = [
     ("report", MODEL, "no results of an experiment"),
     ("report", "grid.yaml", "another kind of file"),
 ]
+
+
+@cache
+def model() -> str:
+    """Return the folder of a model that opens."""
+    return str(tiny_folder())
+
+
+def with_model(words: list[str]) -> list[str]:
+    """Return the words with the folder in MODEL's place."""
+    return [model() if word == MODEL else word for word in words]
 
 
 def fill(folder: Path) -> None:
@@ -96,7 +108,8 @@ def test_a_wrong_thing_in_any_place_is_one_clear_error(
 ) -> None:
     fill(shell.folder)
     before = sorted(path.name for path in shell.folder.iterdir())
-    message = shell.fails(*[wrong if word == "X" else word for word in PLACES[place]])
+    typed = [wrong if word == "X" else word for word in PLACES[place]]
+    message = shell.fails(*with_model(typed))
     assert said in message
     assert message.startswith("error: ")
     assert len(message) < 600
@@ -117,7 +130,7 @@ def test_a_wrong_thing_in_any_place_is_one_clear_error(
 )
 def test_other_mistakes_say_what_to_type(shell: Shell, words: list[str], said: str) -> None:
     fill(shell.folder)
-    assert said in shell.fails(*words)
+    assert said in shell.fails(*with_model(words))
 
 
 def test_an_empty_cell_is_no_cell(shell: Shell) -> None:
