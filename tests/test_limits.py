@@ -17,8 +17,8 @@ from image_samples import labelled_samples
 from samples import raised_by
 
 from recipe_ray.base.errors import DataError
+from recipe_ray.base.limits import OF_DATA, environment
 from recipe_ray.data.image_sources import open_images
-from recipe_ray.data.limits import LIMITS, environment
 from recipe_ray.data.sources import column_texts, open_path
 
 LONG = "x" * 64_000_000
@@ -202,14 +202,14 @@ def test_a_sample_of_very_many_members_is_refused(tmp_path: Path) -> None:
     assert "over 100 members" in raised_by(lambda: list(source.batches()))
 
 
-@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
+@pytest.mark.parametrize("limit", OF_DATA, ids=lambda limit: limit.name)
 def test_every_limit_can_be_set_and_is_in_the_docs(
     limit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert f"`{limit.variable}`" in DOCS.read_text()
     assert f"{limit.default:,}" in DOCS.read_text()
     monkeypatch.setenv(limit.variable, "12")
-    assert limit.value() == 12
+    assert limit.value == 12
     assert environment() == {limit.variable: "12"}
     for wrong in ("0", "-1", "many", "1.5"):
         monkeypatch.setenv(limit.variable, wrong)

@@ -46,7 +46,7 @@ def bomb(first: str, link: str = LINK) -> str:
         ("- " * 10_000 + "x", "deep"),
         ("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 300)), "deep"),
         ("[" + "1," * 30_000 + "]", "20,001 values"),
-        ("# " + "x" * 1_000_001, "1,000,003 bytes; at most 1,000,000 are allowed"),
+        ("# " + "x" * 1_000_001, "1,000,003 bytes; allowed: at most 1,000,000"),
         ("a: &a [*a]", "line 1: an alias stands within what it stands for"),
         ("a: &a {b: *a}", "an alias stands within"),
         ("x: 1\na: " + "9" * 5_000, "line 2: a whole number beyond 64 bits"),
@@ -186,8 +186,8 @@ def test_a_huge_grid_is_counted_and_not_built(shell: Shell, monkeypatch: Any) ->
     file = written(shell.folder, {"name": "x", "grid": HUGE})
     for words in (("plan", file), ("plan", file, "--limit", 1), ("sweep", file, "--dry-run")):
         said = shell.fails(*words)
-        assert "grid: 1,000,000,000 cells; at most 20,000 are allowed" in said
-        assert "RECIPE_RAY_MAX_CELLS raises the limit" in said
+        assert "grid: 1,000,000,000 cells; allowed: at most 20,000" in said
+        assert "raise the limit with RECIPE_RAY_MAX_CELLS" in said
     monkeypatch.setenv(CELLS.variable, "1000000000")
     shell("plan", file, "--limit", 1)  # only the first is built
 

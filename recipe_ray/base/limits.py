@@ -1,43 +1,82 @@
-"""Limits on what a file may ask for, counted before anything of that size is built.
+"""Every limit on what a file from outside may make this program read, unpack, build or hold.
 
-A few lines of YAML can describe a thousand million cells. Each limit is far above what anybody was
-seen to need, is stated where it stops something, and is raised by an environment variable.
+A small file can ask for any amount: a repeated value, a packed file, a million columns, a few lines
+of YAML that describe a thousand million cells. What is asked for is counted before it is built.
+Each limit is far above what anybody was seen to need, is stated if it stops something, and is set
+by an environment variable. None is hashed: a limit decides whether something is read, never what is
+read. docs/data.md and docs/experiments.md list them.
 """
 
 import os
 from dataclasses import dataclass
 
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import DataError, SpecError, UserError
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How many of something there may be; `variable` raises it."""
+    """How many of something there may be."""
 
-    variable: str
+    name: str
     default: int
     unit: str  # of what is counted, for people
+    of: str
+    error: type[UserError] = DataError
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"RECIPE_RAY_MAX_{self.name}"
 
     @property
     def value(self) -> int:
-        """The limit as it is now; raises SpecError where the variable holds no number."""
-        given = os.environ.get(self.variable)
-        if given is None:
+        """The limit as it is now; raises `error` if its variable is no whole number from 1."""
+        given = os.environ.get(self.variable, "").strip()
+        if not given:
             return self.default
         if not given.isascii() or not given.isdecimal() or not 0 < int(given[:20]) < 2**63:
-            raise SpecError(f"{self.variable}={given[:40]}: expected a whole number above 0")
+            raise self.error(
+                f"{self.variable}={given[:40]}: expected a whole number of {self.unit} above 0 "
+                f"(default: {self.default})"
+            )
         return int(given)
 
     def check(self, count: int, what: str) -> None:
-        """Raise SpecError if `what`, the subject of the sentence, comes to more than the limit."""
+        """Raise `error` if `what` has more than the limit."""
         if count > self.value:
-            raise SpecError(
-                f"{what}: {count:,} {self.unit}; at most {self.value:,} are allowed "
-                f"({self.variable} raises the limit)"
-            )
+            raise self.exceeded(f"{what}: {count:,} {self.unit}", self.value)
+
+    def exceeded(self, said: str, allowed: int, note: str = "") -> UserError:
+        """Return the error for people: what was found, what is allowed, how to raise it."""
+        return self.error(
+            f"{said}; allowed: at most {allowed:,}{note}. If it is meant to be so, raise the limit "
+            f"with {self.variable}"
+        )
 
 
-CELLS = Limit("RECIPE_RAY_MAX_CELLS", 20_000, "cells")
-NODES = Limit("RECIPE_RAY_MAX_NODES", 1_000, "nodes")
-YAML_BYTES = Limit("RECIPE_RAY_MAX_YAML_BYTES", 1_000_000, "bytes")
-YAML_VALUES = Limit("RECIPE_RAY_MAX_YAML_VALUES", 20_000, "values")
+CELLS = Limit("CELLS", 20_000, "cells", "one grid, or trials x epochs of a search", SpecError)
+NODES = Limit("NODES", 1_000, "nodes", "one cluster file", SpecError)
+YAML_BYTES = Limit("YAML_BYTES", 1_000_000, "bytes", "one YAML file, also unfolded", SpecError)
+YAML_VALUES = Limit("YAML_VALUES", 20_000, "values", "one YAML file, also unfolded", SpecError)
+
+TEXT = Limit("TEXT", 1_000_000, "characters", "one text")
+LINE = Limit("LINE", 8_000_000, "characters", "one line, or one row of a CSV or JSON file")
+COLUMNS = Limit("COLUMNS", 10_000, "columns", "one table")
+BATCH = Limit("BATCH", 256 * 2**20, "bytes", "the rows held at once (1,000 or fewer)")
+UNPACKED = Limit("UNPACKED", 2**30, "bytes", f"a table once unpacked, or {30} x its files if more")
+IMAGE = Limit("IMAGE", 64 * 2**20, "bytes", "one encoded image")
+PIXELS = Limit("PIXELS", 100_000_000, "pixels", "one image, also after scaling")
+
+OF_DATA = (TEXT, LINE, COLUMNS, BATCH, UNPACKED, IMAGE, PIXELS)
+PACKING = 30  # times its size on disk that a file may unpack to, however large
+
+
+def unpacked_limit(size: int) -> int:
+    """Return how many bytes files of `size` bytes on disk may unpack to."""
+    return max(UNPACKED.value, PACKING * size)
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that are set, for processes that must keep to the same limits."""
+    named = (limit.variable for limit in OF_DATA)
+    return {name: os.environ[name] for name in named if name in os.environ}

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.limits import BATCH, COLUMNS, UNPACKED, unpacked_limit
+from recipe_ray.base.limits import BATCH, COLUMNS, UNPACKED, unpacked_limit
 from recipe_ray.data.parquet_pages import columns_of
 from recipe_ray.data.row_batches import BATCH_ROWS
 
@@ -50,7 +50,7 @@ def _rows_at_once(file: BufferedReader, metadata: Any, where: str) -> int:
                 limit,
             )
         largest[column.name] = max(largest.get(column.name, 0), column.largest_value)
-    return max(1, min(BATCH_ROWS, BATCH.value() // max(1, sum(largest.values()))))
+    return max(1, min(BATCH_ROWS, BATCH.value // max(1, sum(largest.values()))))
 
 
 def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
@@ -117,9 +117,9 @@ def plain(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         _written_out(column, name, where)
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     )
-    if held > BATCH.value():
+    if held > BATCH.value:
         raise BATCH.exceeded(
-            f"{where}: {batch.num_rows} rows come to {held:,} bytes once unpacked", BATCH.value()
+            f"{where}: {batch.num_rows} rows come to {held:,} bytes once unpacked", BATCH.value
         )
     columns = [_plain_column(column) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -14,7 +14,7 @@ from typing import BinaryIO, TextIO
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.limits import COLUMNS, LINE
+from recipe_ray.base.limits import COLUMNS, LINE
 from recipe_ray.data.row_batches import Row, in_batches
 
 _SEPARATORS = (",", "\t", ";")
@@ -42,7 +42,7 @@ class _Lines(Iterator[str]):
 
     def __init__(self, text: TextIO, where: str) -> None:
         self._text, self._where = text, where
-        self._limit = LINE.value()
+        self._limit = LINE.value
         self._held = 0
         self.row = 0  # the last that was read whole; the header is row 0
 
@@ -71,7 +71,7 @@ def _csv(lines: _Lines, where: str) -> Iterator[list[str]]:
 
 
 def _quoted(text: Iterator[str], separator: str, lines: _Lines, where: str) -> Iterator[list[str]]:
-    csv.field_size_limit(LINE.value())
+    csv.field_size_limit(LINE.value)
     try:
         yield from csv.reader(text, delimiter=separator, strict=True)
     except csv.Error as error:

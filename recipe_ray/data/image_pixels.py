@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.limits import PIXELS
+from recipe_ray.base.limits import PIXELS
 
 # what photographs come in. Pillow knows many more, and for one (EPS) it runs the file as a program
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
@@ -63,7 +63,7 @@ def _check_size(image: Image.Image, size: int, owner: str) -> None:
     tile = 1
     for side in _TILE_SIDES:
         tile *= _tiff_number(image, side) or 1
-    limit = PIXELS.value()
+    limit = PIXELS.value
     if max(width * height, scaled, tile) > limit:
         raise PIXELS.exceeded(
             f"{owner} has {width} x {height} pixels",

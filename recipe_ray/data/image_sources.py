@@ -15,9 +15,9 @@ import pyarrow as pa
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import stream_checksum
 from recipe_ray.base.foreign import is_there
+from recipe_ray.base.limits import IMAGE
 from recipe_ray.data.content import opened, stamp
 from recipe_ray.data.folders import is_hive, visible
-from recipe_ray.data.limits import IMAGE
 from recipe_ray.data.sources import FileSource, Source, existing, open_path
 from recipe_ray.data.tar_shards import IMAGES, Note, TarSource, in_batches
 
@@ -148,7 +148,7 @@ class ImageFolder:
 
     def _read(self, file: Path) -> bytes:
         with opened(file, self.owner, self.root) as content:
-            limit = IMAGE.value()
+            limit = IMAGE.value
             try:
                 data = content.read(limit + 1)
             except OSError as error:

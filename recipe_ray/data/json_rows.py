@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, TextIO
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.limits import LINE
+from recipe_ray.base.limits import LINE
 from recipe_ray.data.row_batches import Nested, Row, in_batches, lines_of
 
 _PIECE = 65_536  # characters read at once
@@ -105,7 +105,7 @@ class _Scanner:
 
     def value(self, number: int) -> tuple[Any, int]:
         """Return the next value, and its length; raises DataError for what is none."""
-        limit = LINE.value()
+        limit = LINE.value
         while True:
             try:
                 found, end = self._decoder.raw_decode(self._held, self._at)

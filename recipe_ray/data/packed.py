@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import stream_checksum
-from recipe_ray.data.limits import UNPACKED, unpacked_limit
+from recipe_ray.base.limits import UNPACKED, unpacked_limit
 
 PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _PIECE = 2**20

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.limits import COLUMNS, LINE
+from recipe_ray.base.limits import COLUMNS, LINE
 
 BATCH_ROWS = 1000
 _BATCH_CHARACTERS = 16 * 2**20  # JSON may take twenty times its characters
@@ -26,7 +26,7 @@ class Nested(bytes):
 
 def lines_of(file: TextIO, where: str) -> Iterator[tuple[int, str]]:
     """Yield lines and their numbers from 1; raises DataError for one of over `LINE` characters."""
-    limit = LINE.value()
+    limit = LINE.value
     # readline with a limit: a file without line breaks must not be read whole
     for number, line in enumerate(iter(lambda: file.readline(limit), ""), 1):
         if len(line) >= limit:
@@ -43,7 +43,7 @@ def in_batches(rows: Iterable[tuple[Row, int]], where: str) -> Iterator[pa.Recor
     Raises DataError for a file that is not UTF-8 or cannot be unpacked, more columns than
     `COLUMNS`, and a column of values that do not go together.
     """
-    limit, count, held = COLUMNS.value(), 0, 0
+    limit, count, held = COLUMNS.value, 0, 0
     some: list[Row] = []
     names: dict[str, None] = {}
     try:

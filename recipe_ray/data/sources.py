@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError, suggest
+from recipe_ray.base.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
 from recipe_ray.data.content import checksum, described_shards, opened, shards_checksum, stamp
 from recipe_ray.data.folders import table_files
 from recipe_ray.data.formats import ALLOWED, ending, reader_of
 from recipe_ray.data.labels import label_number
-from recipe_ray.data.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
 from recipe_ray.data.packed import packing_of, unpacked
 
 # a column's name as people write it; a longer one is a text
@@ -217,7 +217,7 @@ def batch_texts(batch: pa.RecordBatch, column: str, owner: str, before: int) -> 
     Raises DataError for a column that is unknown or holds no text, and for a text of more than
     `TEXT` characters (a file read in the wrong format), naming its row counted from 1.
     """
-    limit = TEXT.value()
+    limit = TEXT.value
     for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
         if value is not None and not isinstance(value, str):
             raise DataError(
@@ -240,7 +240,7 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
     DataError for a column that is unknown, a row without an image, and an image of over `IMAGE`
     bytes.
     """
-    limit = IMAGE.value()
+    limit = IMAGE.value
     for row, value in enumerate(column_of(batch, column, owner).to_pylist(), before + 1):
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes) or not data:

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
+from recipe_ray.base.limits import IMAGE, TEXT
 from recipe_ray.data.content import described_shards, opened, shards_checksum
 from recipe_ray.data.labels import label_number
-from recipe_ray.data.limits import IMAGE, TEXT
 
 Note = Literal["label", "caption"]  # what is known of an image, and the column it stands in
 IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "tif", "tiff", "bmp", "ppm", "pgm")
@@ -219,9 +219,9 @@ def _check_end(content: BufferedReader) -> None:
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> bytes:
     limit = IMAGE if member.name.lower().endswith(IMAGES) else TEXT
-    if member.size > limit.value():
+    if member.size > limit.value:
         said = f"{where}: member {_shown(member.name)} has {member.size:,} bytes"
-        raise limit.exceeded(said, limit.value())
+        raise limit.exceeded(said, limit.value)
     if member.issparse():
         raise DataError(f"{where}: member {_shown(member.name)} is sparse; pack it whole")
     stream = tar.extractfile(member)

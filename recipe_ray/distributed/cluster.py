@@ -12,9 +12,9 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
+from recipe_ray.base import limits
 from recipe_ray.base.errors import ClusterError, ClusterLostError, UserError, in_a_line
 from recipe_ray.base.import_path import SAFE
-from recipe_ray.data import limits
 from recipe_ray.distributed.contact import check_answers, not_lost
 from recipe_ray.experiment.demand import DATA_CPUS
 from recipe_ray.experiment.spec import Launch
