@@ -37,7 +37,7 @@ def bomb(first: str, link: str = LINK) -> str:
     [
         (
             bomb("a: &a [x, x, x]\n"),
-            r"unfolded: .* values; at most 20,000 .*MAX_YAML_VALUES raises",
+            r"unfolded: .* values; allowed: at most 20,000.*MAX_YAML_VALUES",
         ),
         (bomb("a: &a {x: 1}\n", MERGED), "unfolded: .* values"),
         ("a: &a " + "x" * 9_000 + "\nb: [" + "*a," * 200 + "]", "unfolded: .* bytes"),
@@ -168,7 +168,7 @@ def test_files_that_are_no_text_of_that_size_are_refused(tmp_path: Path) -> None
     file = tmp_path / "huge.yaml"
     with file.open("wb") as out:
         out.truncate(3_000_000_000)  # a hole: it takes no room
-    with pytest.raises(SpecError, match=r"huge.yaml: .*3,000,000,000 bytes; at most"):
+    with pytest.raises(SpecError, match=r"huge.yaml: .*3,000,000,000 bytes; allowed: at most"):
         load_experiment(file)
     with pytest.raises(SpecError, match="no regular file"):
         load_experiment(Path("/dev/zero"))
@@ -202,7 +202,10 @@ def test_blocks_and_snapshots_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"trials": 1_000_000_000}, "trials x epochs, a look each: .* cells; at most 20,000"),
+        (
+            {"trials": 1_000_000_000},
+            "trials x epochs, a look each: .* cells; allowed: at most 20,000",
+        ),
         ({"epochs": 1_000_000_000}, "trials x epochs"),
         ({"trials": 10**30}, "beyond 64 bits"),
         ({"grid": {"weight_factors": [1.0] * 1000, "seeds": [0] * 1000}}, "1,000,000 cells"),
@@ -220,7 +223,7 @@ def test_a_huge_cluster_is_counted_and_not_built(tmp_path: Path) -> None:
     for fields in ({"count": 10**9}, {"count": 600}, {}):
         nodes = [{"name": "a", "cpus": 4, **fields}] * 2
         more = {} if fields else {"max_nodes": 10**9}
-        with pytest.raises(SpecError, match=r"nodes; at most 1,000 .*RECIPE_RAY_MAX_NODES"):
+        with pytest.raises(SpecError, match=r"nodes; allowed: at most 1,000.*RECIPE_RAY_MAX_NODES"):
             load_cluster(written(tmp_path, {"nodes": nodes, **more}))
     whole = load_cluster(written(tmp_path, {"nodes": [{"name": "a", "cpus": 4, "count": 999}]}))
     assert whole.with_nodes(whole.most_nodes).nodes[0].count == 1_000
@@ -230,7 +233,7 @@ def test_a_huge_cluster_is_counted_and_not_built(tmp_path: Path) -> None:
 def test_every_limit_can_be_raised_and_is_stated(limit: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv(limit.variable, str(limit.default + 1))
     limit.check(limit.default + 1, "it")
-    for wrong in ("", "many", "-1", "0", "1e9", "9" * 5000):
+    for wrong in ("many", "-1", "0", "1e9", "9" * 5000):
         monkeypatch.setenv(limit.variable, wrong)
         with pytest.raises(SpecError, match=f"{limit.variable}=.*expected a whole number"):
             limit.check(1, "it")

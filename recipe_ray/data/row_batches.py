@@ -51,7 +51,7 @@ def in_batches(rows: Iterable[tuple[Row, int]], where: str) -> Iterator[pa.Recor
             count += 1
             names.update(dict.fromkeys(row))
             if len(names) > limit:
-                COLUMNS.check(len(names), f"{where}: the table, by row {count},")
+                COLUMNS.check(len(names), f"{where}: the table by row {count}")
             some.append(row)
             held += characters
             if len(some) == BATCH_ROWS or held >= _BATCH_CHARACTERS:
