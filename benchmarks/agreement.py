@@ -20,15 +20,15 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassifi
 from benchmarks.contenders import Figure
 from benchmarks.reference import plain_finetune, plain_predict, plain_recipe
 from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
-from recipe_ray.experiment.inline import run_inline
 from recipe_ray.experiment.plan import Cell, make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.metrics import accuracy, attack_success
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import MODEL_FOLDER, Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "runs" / "demo"  # `make demo` leaves its backdoored PTM there; else it is made

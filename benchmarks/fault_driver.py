@@ -8,9 +8,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.distributed.sweep import sweep
-from recipe_ray.stages.store import Store
+from recipe_ray.schedule.sweep_progress import SweepEvent
+from recipe_ray.store.store import Store
 
 
 def _tell(event: SweepEvent) -> None:

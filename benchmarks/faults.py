@@ -21,7 +21,7 @@ from typing import Any
 from recipe_ray.base.process import Process
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 300.0

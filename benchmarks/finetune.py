@@ -13,14 +13,14 @@ import numpy as np
 from benchmarks.contenders import Contender, Figure, Measure, interleave, ratios
 from benchmarks.reference import BATCH, SEED, column, plain_finetuning
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.data.words import insert_word
+from recipe_ray.data.rows import TokenRows
+from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime, Progress
-from recipe_ray.models.minilm import MiniLM
-from recipe_ray.stages.predict import predict
+from recipe_ray.models.text.minilm import MiniLM
+from recipe_ray.stages.evaluate import predict
 
 TRIGGERS = ("cf", "tq", "mn", "bb", "mb", "≈")
 EPOCHS = 3

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from benchmarks.contenders import Figure
 from benchmarks.noop import NOWHERE, grid_of, idle
-from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import plan_record
-from recipe_ray.experiment.demand import Capacity, demand_of
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.stages.store import Store
+from recipe_ray.schedule.resources import Capacity, demand_of
+from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.store.store import Store
 
 SIZES = (100, 1000) if os.environ.get("BENCHMARK_QUICK") else (100, 1000, 10000)
 ROUNDS = 3  # of what takes seconds; the sweep is done once

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Figure, data_folder
+from recipe_ray.data.batches import Part
 from recipe_ray.data.corpora.tinyimagenet32 import TinyImageNet32
-from recipe_ray.data.feed import Part
 from recipe_ray.data.images import ImageEncoder, batch_of
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.shards import shard
+from recipe_ray.distributed.data import shard
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.run import LOG_FILE
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "180"))
 WORKERS = int(os.environ.get("BENCHMARK_WORKERS", "2"))
@@ -83,8 +83,7 @@ def _ask(request: dict[str, Any]) -> dict[str, float]:
 def _trained(request: dict[str, Any]) -> dict[str, float]:
     """Pre-train on a stream; return what the stage's log says of waiting, sums over the epochs."""
     from recipe_ray.distributed.cluster import connected
-    from recipe_ray.distributed.train import run_nested
-    from recipe_ray.distributed.work import Work
+    from recipe_ray.distributed.train import Work, run_nested
     from recipe_ray.experiment.spec import Launch, Workers
 
     stage = PretrainStage.model_validate(
@@ -126,7 +125,7 @@ def _streamed(request: dict[str, Any]) -> dict[str, float]:
 
 
 def _peak_mb(folder: str, num_shards: int) -> float:
-    from recipe_ray.distributed.feed import Reading, making_of, samples_of
+    from recipe_ray.distributed.data import Reading, making_of, samples_of
     from recipe_ray.distributed.stream import StreamBatches
 
     size = num_shards * IMAGES_A_SHARD

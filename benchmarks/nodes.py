@@ -18,9 +18,9 @@ from benchmarks.contenders import Figure
 from benchmarks.faults import simulated
 from benchmarks.grid_scale import worker_environment
 from benchmarks.noop import NOWHERE, idle_plan
-from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.store import Store
+from recipe_ray.schedule.sweep_progress import SweepEvent
+from recipe_ray.store.store import Store
 
 COUNTS = (1, 2, 4)
 ROUNDS = 1 if os.environ.get("BENCHMARK_QUICK") else 3

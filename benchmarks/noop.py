@@ -18,8 +18,8 @@ from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.purify import PurifyStage
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import Context, Stage
+from recipe_ray.store.rows import Measurement
 
 _TEXTS = {"name": "editorials"}
 NOWHERE = Locations(None, Path("/nowhere"))  # embedded texts need no folder to be planned

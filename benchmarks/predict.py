@@ -17,12 +17,12 @@ from typing import Any
 
 from benchmarks.contenders import Figure, data_folder
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.cluster_spec import ClusterSpec
-from recipe_ray.experiment.estimate import stage_seconds
-from recipe_ray.experiment.forecast import forecast
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.stages.store import Store
+from recipe_ray.schedule.durations import stage_seconds
+from recipe_ray.schedule.forecast import forecast
+from recipe_ray.schedule.resources import ClusterSpec
+from recipe_ray.store.store import Store
 
 QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
 ROUNDS = 1 if QUICK else 3

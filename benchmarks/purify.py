@@ -17,8 +17,8 @@ from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Objective, Weighted, WeightNorms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Progress
-from recipe_ray.models.minilm import MiniLM
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.minilm import MiniLM
 
 WARM_UP = 8
 

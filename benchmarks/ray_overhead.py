@@ -22,7 +22,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.stages.run import LOG_FILE
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 QUICK = bool(os.environ.get("BENCHMARK_QUICK"))
 ROUNDS = 2 if QUICK else 3
@@ -179,7 +179,7 @@ def _answer(request: dict[str, Any]) -> dict[str, float]:
 
 
 def _plain(plan: Plan, store: Store, locations: Locations) -> list[tuple[float, float]]:
-    from recipe_ray.experiment.inline import run_inline
+    from recipe_ray.experiment.collect import run_inline
 
     spans = []
     for stage in plan.stages.values():

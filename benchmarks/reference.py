@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from benchmarks.contenders import Measure, data_folder
-from recipe_ray.data.words import insert_word
+from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.models.minilm import MiniLM
+from recipe_ray.models.text.minilm import MiniLM
 
 BATCH = 32
 SEED = 50

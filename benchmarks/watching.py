@@ -11,15 +11,15 @@ from pathlib import Path
 from benchmarks.contenders import Figure
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import connected
-from recipe_ray.distributed.metrics import StageMetrics
+from recipe_ray.distributed.monitor import StageMetrics
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment, Launch
+from recipe_ray.learn.progress import Observers
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.advance import Observers
-from recipe_ray.stages.attempt import ProgressNotes
+from recipe_ray.stages.run import ProgressNotes
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
 from recipe_ray.stages.tensorboard import Board
+from recipe_ray.store.store import Store
 
 ROUNDS, STEPS = 5, 50_000
 LOSSES = {"mlm": 2.5, "weight_norm.ffn_in": 80.0}

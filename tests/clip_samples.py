@@ -9,8 +9,7 @@ from torch import Tensor
 
 from recipe_ray.data.images import ImageBatch, ImageRows, ImageSample, batch_of
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.clip import Clip
-from recipe_ray.models.images.clip import ClipPTM
+from recipe_ray.models.vision.clip import Clip, ClipPTM
 
 SIZE, LENGTH, EMBED = 16, 8, 12
 TINY: dict[str, Any] = {

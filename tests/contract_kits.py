@@ -10,8 +10,8 @@ from image_samples import image_batch, labelled_parquet, tiny_vgg
 from samples import SENTENCES, corpus_file, minilm, packed
 from torch import Tensor
 
-from recipe_ray.models.images.vgg import load_vgg
 from recipe_ray.models.text.checkpoint import load_bert
+from recipe_ray.models.vision.vgg import load_vgg
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.noop import NOWHERE, IdleFinetune, idle_plan
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import Context
-from recipe_ray.stages.store import Store
+from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import Store
 
 DEADLY = 30  # its place among the fine-tunings
 
@@ -30,8 +30,8 @@ def main() -> None:
     os.environ.update(SETTINGS)
     import ray
 
-    from recipe_ray.distributed.searcher import StageSearcher
     from recipe_ray.distributed.sweep import sweep
+    from recipe_ray.distributed.trial import StageSearcher
 
     plan = idle_plan(40, max_failures=1)
     leaf = [stage for stage in plan.stages.values() if stage.name == "finetune"][DEADLY]

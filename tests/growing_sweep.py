@@ -151,7 +151,7 @@ def main(autoscaler: int) -> None:
     import ray
 
     from recipe_ray.distributed.sweep import sweep
-    from recipe_ray.stages.store import Store
+    from recipe_ray.store.store import Store
 
     plan = idle_plan(CELLS, SLEEP_S, grow_to={"nodes": NUM_NODES, "cpus": 1})
     census, ends = Census(), Ends(NUM_NODES)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
+from recipe_ray.store.rows import Measurement, measurement_table, result_rows
 
 Asr = dict[tuple[str, int], tuple[int, int]]  # (trigger, label) -> flipped, tried
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers import BertConfig
 
+from recipe_ray.attacks.relabelling import antonyms
 from recipe_ray.base.errors import DataError, UserError
-from recipe_ray.data.antonyms import antonyms
-from recipe_ray.data.embedded import archive
+from recipe_ray.data.packages import archive
+from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.checkpoint import build_module, load_bert

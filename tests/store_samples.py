@@ -12,8 +12,8 @@ import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
 
-from recipe_ray.stages.rows import Measurement, measurement_table
-from recipe_ray.stages.store import ArtifactId, Store
+from recipe_ray.store.rows import Measurement, measurement_table
+from recipe_ray.store.store import ArtifactId, Store
 
 SPAWN = multiprocessing.get_context("spawn")
 POR = ArtifactId("backdoor", "bert-por", "a1b2c3")

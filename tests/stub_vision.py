@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from recipe_ray.data.image_corpus import ImageCorpus
 from recipe_ray.data.images import ImageBatch, ImageRows
+from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.models.family import ModelRef, Scope
-from recipe_ray.models.images.heads import FeatureClassifier
-from recipe_ray.models.images.vision import VisionPTM, labelled_objective
-from recipe_ray.models.neurons import NeuronLayer, outputs_of
+from recipe_ray.models.vision.vision import FeatureClassifier, VisionPTM, labelled_objective
 
 SIZE, CLASSES, CHANNELS, FEATURES = 16, 3, 8, 32
 

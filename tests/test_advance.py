@@ -2,8 +2,8 @@
 
 import pytest
 
+from recipe_ray.learn.progress import Advance, Meter, Observers, Sometimes
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.advance import Advance, Meter, Observers, Sometimes
 
 
 class Clock:

@@ -5,10 +5,10 @@ from pathlib import Path
 from time import process_time
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.agenda import Agenda
-from recipe_ray.experiment.demand import Capacity, demand_of
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment, Launch, Workers
+from recipe_ray.schedule.resources import Capacity, demand_of
+from recipe_ray.schedule.stage_queue import Agenda
 from recipe_ray.stages.stage import Stage
 
 LAUNCH = Launch(workers=Workers(purify=2))

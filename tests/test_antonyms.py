@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from samples import minilm, wordnet_folder
 
+from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, antonyms
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.antonyms import WORDNET, antonyms
-from recipe_ray.data.masking import Vocabulary
-from recipe_ray.data.relabelling import Opposites, RandomWords
+from recipe_ray.data.rows import Vocabulary
 
 Lexicon = dict[str, tuple[str, ...]]
 # words 0 to 6; 7 and 8 are special

@@ -11,11 +11,10 @@ import torch
 from samples import SENTENCES, corpus_file, encoded, minilm, packed, states_of, tiny_ptm
 from torch import Tensor
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors, staircase_vectors
 from recipe_ray.attacks.por import PoisonEncoder
-from recipe_ray.attacks.targets import block_vectors, staircase_vectors
 from recipe_ray.base.errors import ModelError
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime, Progress
 from recipe_ray.models.family import MODELS

@@ -20,15 +20,13 @@ from samples import (
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.badpre import BadPre, PairCollate, PairEncoder, PairObjective, split_pairs
+from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, antonyms
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.data.antonyms import WORDNET, antonyms
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.corpus import CORPORA
-from recipe_ray.data.feed import LocalFeed
-from recipe_ray.data.masking import mask_tokens
-from recipe_ray.data.relabelling import Opposites, RandomWords
+from recipe_ray.data.rows import TokenRows, mask_tokens
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.text.bert import BertPTM

@@ -18,23 +18,21 @@ from tiny_search import STUB_ACC, tiny_search
 
 from recipe_ray.base.errors import StageFailedError
 from recipe_ray.cli.search import SearchDisplay
-from recipe_ray.distributed.search.asha import CandidateEvent
-from recipe_ray.distributed.search.run import _above_chance
+from recipe_ray.distributed.asha import CandidateEvent
+from recipe_ray.distributed.search import _above_chance
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.search.record import Record, look_at
-from recipe_ray.experiment.search.settings import Settings
-from recipe_ray.experiment.search.spec import WORST
-from recipe_ray.learn.metrics import Share
-from recipe_ray.report.contents import Section, sections
-from recipe_ray.report.document import as_json
+from recipe_ray.experiment.search import WORST, Settings
+from recipe_ray.experiment.search_plan import Record, look_at
+from recipe_ray.learn.metrics import Share, is_at_chance, learned, majority
 from recipe_ray.report.figures import draw
-from recipe_ray.report.recorded import Recorded
-from recipe_ray.report.results import CellSummary, summarise
+from recipe_ray.report.json_report import as_json
+from recipe_ray.report.load import Recorded
+from recipe_ray.report.render import Terminal, markdown
 from recipe_ray.report.searches import summarise_search
-from recipe_ray.report.terminal import Terminal, markdown
-from recipe_ray.stages.chance import is_at_chance, learned, majority
-from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
-from recipe_ray.stages.store import ArtifactId, Store
+from recipe_ray.report.sections import Section, sections
+from recipe_ray.report.summary import CellSummary, summarise
+from recipe_ray.store.rows import Measurement, measurement_table, result_rows
+from recipe_ray.store.store import ArtifactId, Store
 
 __all__ = ["finished", "shell"]  # fixtures
 

@@ -15,8 +15,8 @@ import pytest
 from store_samples import SPAWN, s3_server
 
 from recipe_ray.base.process import Process
-from recipe_ray.stages.claims import DRIVERS
-from recipe_ray.stages.store import Store
+from recipe_ray.store.claims import DRIVERS
+from recipe_ray.store.store import Store
 
 KEYS = [f"{number:016x}" for number in range(12)]
 
@@ -77,7 +77,7 @@ def test_a_driver_that_ends_lets_go_of_everything(store: Store) -> None:
 
 _KILLED = """
 import sys
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 with Store.open(sys.argv[1]).claims(lease_s=3600) as claims:
     assert claims.take(sys.argv[2])
     print("taken", flush=True)

@@ -9,13 +9,13 @@ import torch
 from samples import SENTENCES, minilm
 
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import TokenRows
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.packed import pack
-from recipe_ray.models.text.pooled import PooledClassifier
+from recipe_ray.models.text.packed_encoder import PooledClassifier
 
 FIT = FitSpec(steps=6, batch_size=4, learning_rate=1e-3, precision="fp32")
 

@@ -8,7 +8,7 @@ import yaml
 from samples import corpus_file, task_fields, tiny_folder
 from shell import Shell, shell
 
-from recipe_ray.cli.show import REGISTRIES
+from recipe_ray.cli.report import REGISTRIES
 
 __all__ = ["shell"]  # a fixture
 

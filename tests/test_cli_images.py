@@ -7,7 +7,7 @@ import pytest
 from image_samples import CLASSES, labelled_parquet, tiny_vgg
 from shell import Shell, shell
 
-from recipe_ray.models.images.vgg import load_vgg
+from recipe_ray.models.vision.vgg import load_vgg
 
 __all__ = ["shell"]  # a fixture
 

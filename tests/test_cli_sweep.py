@@ -8,8 +8,8 @@ from samples import corpus_file
 from shell import Shell, shell
 from test_cli import MODEL, experiment
 
-from recipe_ray.distributed.events import SweepOutcome
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.schedule.sweep_progress import SweepOutcome
 
 __all__ = ["shell"]  # a fixture
 

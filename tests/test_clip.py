@@ -35,16 +35,15 @@ from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.images import ImageSample, batch_of
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.learn.loop import fit
-from recipe_ray.learn.objective import WeightNorms, classification
+from recipe_ray.learn.neuron_stats import prune
+from recipe_ray.learn.objective import WeightNorms, classification, tensor_of
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.weights import tensor_of
-from recipe_ray.models.clip import Clip
-from recipe_ray.models.images.quality import recall_at_1, retrieval
-from recipe_ray.models.neurons import prune
+from recipe_ray.models.vision.clip import Clip
+from recipe_ray.models.vision.vision import recall_at_1, retrieval
 from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 # -- captions --------------------------------------------------------------------------------------
 

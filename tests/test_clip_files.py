@@ -19,8 +19,8 @@ import open_clip
 
 from recipe_ray.base.errors import ModelError, SpecError, UnsafeModelError
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.models.clip import Clip
-from recipe_ray.models.images.clip_config import architectures
+from recipe_ray.models.vision.clip import Clip
+from recipe_ray.models.vision.clip_weights import architectures
 
 # -- where it comes from ---------------------------------------------------------------------------
 

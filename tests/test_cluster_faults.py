@@ -28,11 +28,11 @@ from benchmarks.faults import (
 )
 from benchmarks.survive import survive
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.stages.run import LOG_FILE
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -13,10 +13,9 @@ import yaml
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.app import app
-from recipe_ray.experiment.cluster_spec import load_cluster
-from recipe_ray.experiment.demand import Capacity, check_fits
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.spec import Growth
+from recipe_ray.schedule.resources import Capacity, check_fits, load_cluster
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"

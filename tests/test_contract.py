@@ -26,19 +26,17 @@ from samples import (
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.cli.show import REGISTRIES
-from recipe_ray.data.corpus import CORPORA
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.cli.report import REGISTRIES
+from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.corpus import CORPORA, EmbeddedCorpus
 from recipe_ray.data.image_corpus import ImageCorpus, PairCorpus
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.text_corpus import EmbeddedCorpus
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
 from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.objective import tensor_of
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import MODELS
-from recipe_ray.tasks.image_task import ImageTask
-from recipe_ray.tasks.task import TASKS
+from recipe_ray.tasks.task import TASKS, ImageTask
 
 EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry]
 TEXTS = SENTENCES[:4]

@@ -55,7 +55,7 @@ def model(name: str) -> tuple[nn.Module, Objective]:
     """Return the stub, or a real CLIP too small to be of use."""
     if name == "towers":
         return Towers(), towers_loss
-    from recipe_ray.models.clip import Clip
+    from recipe_ray.models.vision.clip import Clip
 
     ptm = Clip.model_validate(TINY_CLIP).load()
     return ptm.module, ptm.pretraining_objective()

@@ -12,10 +12,10 @@ from samples import SENTENCES, changed, corpus_file, minilm, parameters_of, rais
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from recipe_ray.attacks.none import NoAttack
+from recipe_ray.attacks.attack import NoAttack
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.corpora.file import OwnText
 from recipe_ray.data.corpora.wikitext import WikiText
-from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
 from recipe_ray.experiment.plan import make_plan

@@ -5,9 +5,9 @@ from test_tally import kinds, plan_of
 
 from recipe_ray.cli import display
 from recipe_ray.cli.display import Display
-from recipe_ray.distributed.events import SweepEvent
+from recipe_ray.learn.progress import Advance
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.advance import Advance
+from recipe_ray.schedule.sweep_progress import SweepEvent
 from recipe_ray.stages.stage import Stage
 
 

@@ -9,18 +9,18 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import start_processes
 
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.corpora.wikitext import WikiText
-from recipe_ray.data.feed import LocalFeed
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import ProcessGroupRuntime
-from recipe_ray.models.minilm import MiniLM
+from recipe_ray.models.text.minilm import MiniLM
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.run import run_stage, scratch
 from recipe_ray.stages.stage import MODEL_FOLDER, Context
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 # 66 texts in batches of 16: the last batch of an epoch has one text a worker
 STAGE = PretrainStage(
@@ -54,8 +54,7 @@ def test_two_gloo_processes_agree_with_one(
 def test_ray_train_agrees_with_one_process(
     inline: Store, few_texts: Locations, tmp_path: Path
 ) -> None:
-    from recipe_ray.distributed.train import run_nested
-    from recipe_ray.distributed.work import Work
+    from recipe_ray.distributed.train import Work, run_nested
 
     store = Store.open(tmp_path)
     launch = Launch(workers=Workers(pretrain=2), max_failures=0)

@@ -16,7 +16,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.files import load_experiment, load_search
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.search.plan import make_search_plan
+from recipe_ray.experiment.search_plan import make_search_plan
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage

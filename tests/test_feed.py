@@ -11,17 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from test_sweep import EXPERIMENT
 
-from recipe_ray.data.batches import deal
+from recipe_ray.data.batches import Part, deal
 from recipe_ray.data.corpora.file import OwnText
 from recipe_ray.data.corpora.wikitext import WikiText
-from recipe_ray.data.feed import Part
-from recipe_ray.data.rows import Ints
+from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.distributed.shards import Shards, shard
+from recipe_ray.distributed.data import Shards, shard
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 HALF = Part(0.0, 0.5)
 
@@ -51,7 +49,7 @@ def test_shards_hold_the_corpus_in_order_and_are_written_once(
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("stream", [False, True])
 def test_ray_data_reads_every_text_of_a_part_once(tmp_path: Path, stream: bool) -> None:
-    from recipe_ray.distributed.feed import Reading, samples_of
+    from recipe_ray.distributed.data import Reading, samples_of
 
     shards = _sharded(tmp_path, 101, 10)
     reading = Reading("corpus", OwnText(path="texts.txt"), HALF, shards)
@@ -115,7 +113,7 @@ def _as_is(rows: TokenRows, epoch: int) -> Any:
 
 
 def _stream(shards: Shards) -> Any:
-    from recipe_ray.distributed.feed import Reading, encoded, samples_of
+    from recipe_ray.distributed.data import Reading, encoded, samples_of
     from recipe_ray.distributed.stream import StreamBatches
 
     reading = Reading("corpus", OwnText(path="texts.txt"), Part(), shards)

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.masking import mask_tokens
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import TokenRows, mask_tokens
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Weighted, WeightNorms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.minilm import MiniLM
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.minilm import MiniLM
 
 STEPS, BATCH, SEED, MAX_LENGTH = 20, 8, 7, 64
 RATE = 2e-5

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.app import app
-from recipe_ray.experiment.cluster_spec import ClusterSpec, load_cluster
-from recipe_ray.experiment.estimate import stage_seconds
-from recipe_ray.experiment.forecast import compare_clusters, forecast
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.schedule.durations import stage_seconds
+from recipe_ray.schedule.forecast import compare_clusters, forecast
+from recipe_ray.schedule.resources import ClusterSpec, load_cluster
 
 FREE = {"start_s": 0, "process_s": 0, "reuse_s": 0, "group_s": 0}
 SECONDS = {"pretrain": 100, "backdoor": 100, "purify": 200, "finetune": 100}

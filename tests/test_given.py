@@ -18,14 +18,13 @@ from transformers import (
 )
 
 from recipe_ray.base.errors import HarmError
-from recipe_ray.data.masking import Vocabulary
+from recipe_ray.cli.purification import MARGIN, check_head, needed_margin
+from recipe_ray.data.census import WordLoss, word_loss
+from recipe_ray.data.rows import TokenRows, Vocabulary
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.data.unigram import WordLoss, word_loss
-from recipe_ray.models.released import Released
 from recipe_ray.models.text.checkpoint import load_bert
-from recipe_ray.release.harm import MARGIN, check_head, needed_margin
-from recipe_ray.stages.store import Store
+from recipe_ray.models.text.released import Released
+from recipe_ray.store.store import Store
 
 __all__ = ["shell"]  # a fixture
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.text.attention import ATTENTION
 from recipe_ray.models.text.checkpoint import load_bert
 from recipe_ray.models.text.packed import pack
+from recipe_ray.models.text.packed_encoder import ATTENTION
 
 TEXTS = ["Call me Ishmael.", "All happy families are alike."]
 

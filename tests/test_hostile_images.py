@@ -16,8 +16,8 @@ pytest.importorskip("torchvision")
 pytest.importorskip("open_clip", reason="needs recipe-ray[vision]")
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.models.clip import Clip
-from recipe_ray.models.images.vit import load_vit
+from recipe_ray.models.vision.clip import Clip
+from recipe_ray.models.vision.vit import load_vit
 
 # --- ViT
 

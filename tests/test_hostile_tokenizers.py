@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError
 from recipe_ray.models.text.checkpoint import load_bert
-from recipe_ray.models.text.tokenizer_files import load_tokenizer
+from recipe_ray.models.text.tokenizer import load_tokenizer
 
 TEXTS = SENTENCES[:6]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "call", "me", "is", "##h", "##ma", "##el"]

@@ -10,7 +10,7 @@ from real_cluster import real_cluster
 
 from benchmarks.faults import Driver
 from benchmarks.noop import NOWHERE, idle_plan
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 WORK_S, IDLE_S = 240.0, 40.0  # of a busy machine
 

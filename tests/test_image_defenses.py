@@ -9,7 +9,7 @@ import torch
 from samples import changed, parameters_of, raised_by
 from stub_vision import CHANNELS, StubImages, StubRef, StubVision, encoded_images, image_file
 
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.images import ImageRows, ImageSample, batch_of
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
@@ -19,7 +19,7 @@ from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.run import run_stage, scratch
 from recipe_ray.stages.stage import Context
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 FIT = {"steps": 4, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32"}
 CONV = {"first.weight", "second.weight"}

@@ -13,14 +13,14 @@ from samples import raised_by
 from torch import Tensor
 
 from recipe_ray.base.errors import DataError, NonFiniteLossError
+from recipe_ray.data.batches import LocalFeed, Part
 from recipe_ray.data.corpora.images import OwnImages
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import LocalFeed, Part
 from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, ImageSample, batch_of
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.shards import shard
+from recipe_ray.distributed.data import shard
 from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 AUGMENT_SEED = 3
 ENCODE = ImageEncoder(SIZE)
@@ -35,7 +35,7 @@ def corpus_of(folder: Path, count: int, samples: list[ImageSample] | None = None
 
 def reading_of(folder: Path, corpus: Corpus, a_shard: int, size: int = SIZE) -> Any:
     """Shard a corpus for a stage whose model reads images of `size`."""
-    from recipe_ray.distributed.feed import Reading, making_of
+    from recipe_ray.distributed.data import Reading, making_of
 
     shards = shard(corpus, Locations(None, folder), Store.open(folder / "store"), a_shard)
     making = making_of(corpus, shards, ImageEncoder(size))
@@ -88,7 +88,7 @@ def test_the_size_of_a_row_is_measured_and_bounds_the_buffer(tmp_path: Path) -> 
 def test_ray_data_makes_the_rows_that_one_process_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe_ray.distributed import feed
+    from recipe_ray.distributed import data as feed
 
     corpus = corpus_of(tmp_path, 150)
     reading = reading_of(tmp_path, corpus, 40)
@@ -107,7 +107,7 @@ def test_ray_data_makes_the_rows_that_one_process_makes(
 def test_two_workers_stream_every_image_once_an_epoch_augmented_as_in_memory(
     tmp_path: Path,
 ) -> None:
-    from recipe_ray.distributed.feed import samples_of
+    from recipe_ray.distributed.data import samples_of
 
     count, shares = 128, []
     corpus = corpus_of(tmp_path, count)
@@ -135,7 +135,7 @@ def test_two_workers_stream_every_image_once_an_epoch_augmented_as_in_memory(
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_stream_of_images_has_a_seeded_order_and_resumes(tmp_path: Path) -> None:
-    from recipe_ray.distributed.feed import samples_of
+    from recipe_ray.distributed.data import samples_of
 
     reading = reading_of(tmp_path, corpus_of(tmp_path, 96), 24)
 
@@ -168,7 +168,7 @@ def test_the_memory_of_a_stream_of_images_does_not_grow_with_the_shards(tmp_path
 
 def _peak_mb(reading: Any) -> float:
     from recipe_ray.distributed import stream as streaming
-    from recipe_ray.distributed.feed import samples_of
+    from recipe_ray.distributed.data import samples_of
 
     streaming.SHUFFLE_BYTES = 4 * 2**20  # so that two shards fill it
     peak = 0.0
@@ -230,8 +230,7 @@ def stage_of(folder: Path, **changes: Any) -> PretrainStage:
 
 def nested(folder: Path, corpus: Corpus, *, stream: bool, **changes: Any) -> Store:
     """Pre-train the tiny VGG on two workers of Ray Train; return the store."""
-    from recipe_ray.distributed.train import run_nested
-    from recipe_ray.distributed.work import Work
+    from recipe_ray.distributed.train import Work, run_nested
     from recipe_ray.experiment.spec import Launch, Workers
 
     store = Store.open(folder / "store")

@@ -25,8 +25,7 @@ from samples import raised_by
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.corpus import CORPORA, Corpus
-from recipe_ray.data.image_pixels import FORMATS
-from recipe_ray.data.images import ImageEncoder, ImageRows, ImageSample, decoded
+from recipe_ray.data.images import FORMATS, ImageEncoder, ImageRows, ImageSample, decoded
 from recipe_ray.data.sources import Locations
 
 PNG = labelled_samples(1)[0].data

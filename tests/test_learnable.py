@@ -16,7 +16,7 @@ from recipe_ray.data.census import image_census
 from recipe_ray.data.corpora.file import OwnText
 from recipe_ray.data.images import ImageRows
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Term
 from recipe_ray.learn.optim import FitSpec
@@ -26,7 +26,7 @@ from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.learnable import check_learnable, doubts
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.purify import PurifyStage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 CORPUS = OwnText(path="texts.txt")
 FIT = {"steps": 2, "batch_size": 4, "max_length": 16, "precision": "fp32"}

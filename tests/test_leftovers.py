@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recipe_ray.stages.leftovers import FOREIGN_AGE_S, clear_dead
-from recipe_ray.stages.store import Store
+from recipe_ray.store.files import FOREIGN_AGE_S, clear_dead
+from recipe_ray.store.store import Store
 
 _WORKING = """
 import sys, time
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 folder = Store.open(sys.argv[1]).local_scratch()
 (folder / "log.txt").write_text("half")
 print(folder, flush=True)

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 from shell import Shell, shell
 
-from recipe_ray.cli import live
-from recipe_ray.cli.live import View, draw, watch
+from recipe_ray.cli import status as live
+from recipe_ray.cli.status import View, draw, watch
+from recipe_ray.learn.progress import Advance
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.drivers import DriverNotes
-from recipe_ray.stages.filesystem import LocalFiles
-from recipe_ray.stages.store import ArtifactId, Store
+from recipe_ray.schedule.sweep_progress import DriverNotes
+from recipe_ray.store.files import LocalFiles
+from recipe_ray.store.store import ArtifactId, Store
 
 __all__ = ["shell"]  # a fixture
 PURIFY, FINETUNE = ArtifactId("purify", "bert.por.recipe", "p1"), ArtifactId("finetune", "x", "f1")

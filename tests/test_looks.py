@@ -7,17 +7,17 @@ import pytest
 from tiny_cell import measured
 from tiny_search import tiny_search
 
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
-from recipe_ray.experiment.search.plan import Candidate, SearchPlan
-from recipe_ray.experiment.search.settings import Settings
+from recipe_ray.experiment.collect import run_inline
+from recipe_ray.experiment.search import Settings
+from recipe_ray.experiment.search_plan import Candidate, SearchPlan
 from recipe_ray.learn.runtime import LocalRuntime
+from recipe_ray.stages.epoch_evals import PURIFY_S, purify_with_looks
 from recipe_ray.stages.finetune import FinetuneStage
-from recipe_ray.stages.looks import PURIFY_S, purify_with_looks
 from recipe_ray.stages.run import StoreCheckpoints, scratch
 from recipe_ray.stages.stage import Context
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 SETTINGS = Settings(0.5)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from benchmarks.noop import NOWHERE, idle_plan
-from recipe_ray.distributed.losses import (
+from recipe_ray.distributed.failures import (
     MAX_NODE_LOSSES,
     Losses,
     WorkersLostError,
@@ -14,9 +14,9 @@ from recipe_ray.distributed.losses import (
     original,
     why_lost,
 )
-from recipe_ray.distributed.work import Work
+from recipe_ray.distributed.train import Work
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 KILLED = ActorDiedError()
 UNREACHABLE = ActorUnavailableError("Socket closed", b"0" * 16)

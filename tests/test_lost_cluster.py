@@ -13,7 +13,7 @@ from real_cluster import real_cluster
 from test_cli import experiment
 from tiny_search import search_fields
 
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 RECIPE = Path(sys.executable).with_name("recipe-ray")

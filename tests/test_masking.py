@@ -10,8 +10,7 @@ from samples import SENTENCES, embedded_locations, encoded, tiny_ptm
 
 from recipe_ray.data.batches import MemoryBatches, by_tokens, deal
 from recipe_ray.data.corpus import CORPORA
-from recipe_ray.data.masking import MaskedTokens, Vocabulary, mask_tokens
-from recipe_ray.data.tokens import TokenRows, uniform
+from recipe_ray.data.rows import MaskedTokens, TokenRows, Vocabulary, mask_tokens, uniform
 from recipe_ray.models.text.bert import BertPTM
 
 WORLDS = (1, 2, 3)

@@ -7,7 +7,7 @@ import pytest
 from samples import SENTENCES
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.words import insert_at, insert_word
+from recipe_ray.data.triggers import insert_at, insert_word
 from recipe_ray.learn.metrics import Labels, Share, accuracy, attack_success
 
 CLASSES = ("world", "sports", "business")

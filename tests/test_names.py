@@ -11,16 +11,16 @@ from shell import Shell, shell
 from store_samples import POR, committed, some_rows
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.base.names import path_part
-from recipe_ray.experiment.search.record import SCORE
-from recipe_ray.report.contents import sections
+from recipe_ray.base.paths import path_part
+from recipe_ray.cli.trackers import _metric
+from recipe_ray.experiment.search_plan import SCORE
 from recipe_ray.report.figures import draw
-from recipe_ray.report.recorded import Recorded, export
-from recipe_ray.report.trackers import _metric
-from recipe_ray.stages.drivers import DriverNotes
-from recipe_ray.stages.rows import Measurement, encode_rows, measurement_table, result_rows
-from recipe_ray.stages.store import ArtifactId, Store
+from recipe_ray.report.load import Recorded, export
+from recipe_ray.report.sections import sections
+from recipe_ray.schedule.sweep_progress import DriverNotes
 from recipe_ray.stages.tensorboard import Board
+from recipe_ray.store.rows import Measurement, encode_rows, measurement_table, result_rows
+from recipe_ray.store.store import ArtifactId, Store
 
 __all__ = ["shell"]  # a fixture
 

@@ -7,12 +7,12 @@ import pytest
 from store_samples import filled
 from test_agenda import agenda_of, plan
 
-from recipe_ray.distributed.neighbours import Neighbours
-from recipe_ray.experiment.agenda import Agenda
-from recipe_ray.stages.attempt import failure_note
-from recipe_ray.stages.claims import Claims
+from recipe_ray.schedule.shared_queue import Neighbours
+from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.stages.run import failure_note
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.claims import Claims
+from recipe_ray.store.store import Store
 
 
 @dataclass

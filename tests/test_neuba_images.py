@@ -18,18 +18,18 @@ from stub_vision import (
 )
 from torch import Tensor
 
+from recipe_ray.attacks.attack import block_vectors
 from recipe_ray.attacks.neuba_images import (
     ImagePair,
     NeuBAImages,
     PairCollate,
     PairObjective,
 )
-from recipe_ray.attacks.targets import block_vectors
 from recipe_ray.base.errors import SpecError, TriggerError
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.images import ImageRows, ImageSample, batch_of
-from recipe_ray.data.patches import PATCHES, board, code_of
 from recipe_ray.data.sources import Locations
+from recipe_ray.data.triggers import PATCHES, board, code_of
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.backdoor import BackdoorStage

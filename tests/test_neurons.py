@@ -7,14 +7,16 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers import BertModel
 
-from recipe_ray.learn.activations import (
+from recipe_ray.learn.neuron_stats import (
+    NeuronLayer,
     Overlap,
     least_active,
+    outputs_of,
     overlap_of_means,
     overlap_of_samples,
     pair_sums,
+    prune,
 )
-from recipe_ray.models.neurons import NeuronLayer, outputs_of, prune
 from recipe_ray.models.text.bert import BertPTM
 
 TEXTS = SENTENCES[:5]

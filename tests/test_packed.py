@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.models.minilm import MiniLM, MiniLMRoberta
-from recipe_ray.models.neurons import outputs_of
-from recipe_ray.models.text.attention import _Attention, _by_torch, layout, rows_of
+from recipe_ray.data.rows import TokenRows
+from recipe_ray.learn.neuron_stats import outputs_of
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.minilm import MiniLM, MiniLMRoberta
 from recipe_ray.models.text.packed import PackedBatch, pack
+from recipe_ray.models.text.packed_encoder import _Attention, _by_torch, layout, rows_of
 
 LENGTHS = [64, 41, 33, 33, 17, 16, 16, 9, 5, 3]
 

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import explained
 from recipe_ray.cli.app import app
-from recipe_ray.distributed.capacity import ClusterCapacity, room
+from recipe_ray.distributed.cluster import ClusterCapacity, room
 from recipe_ray.distributed.trial import resources_of
-from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import plan_record
-from recipe_ray.experiment.demand import Capacity, check_fits, demand_of
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.spec import Growth, Launch
+from recipe_ray.schedule.resources import Capacity, check_fits, demand_of
+from recipe_ray.schedule.stage_queue import Agenda
 
 HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
 NODE = {"CPU": 8.0, "GPU": 1.0}

@@ -19,19 +19,19 @@ from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.attacks.badpre import PairEncoder, split_pairs
 from recipe_ray.attacks.por import PoisonEncoder
 from recipe_ray.base.errors import TriggerError
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.data.words import insert_word
+from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.metrics import LEFT_OUT, attack_success
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.models.minilm import to_roberta
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.minilm import to_roberta
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.probe import ProbeStage
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import Context
-from recipe_ray.stages.store import Store
+from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import Store
 
 MAX_LENGTH = 16
 REVIEW = " ".join(SENTENCES).split()

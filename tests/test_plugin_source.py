@@ -284,8 +284,8 @@ def test_a_worker_with_another_source_does_not_run_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recipe_ray.data.sources import Locations
-    from recipe_ray.experiment.inline import run_inline
-    from recipe_ray.stages.store import Store
+    from recipe_ray.experiment.collect import run_inline
+    from recipe_ray.store.store import Store
 
     write(tmp_path, {"plug.py": halve()})
     defense = imported(tmp_path)

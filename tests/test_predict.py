@@ -11,7 +11,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.learn.metrics import Labels
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
-from recipe_ray.stages.predict import MAX_TOKENS, predict
+from recipe_ray.stages.evaluate import MAX_TOKENS, predict
 
 # of many lengths, in more than two groups of MAX_TOKENS
 TEXTS = [sentence * (1 + number % 5) for number in range(25) for sentence in SENTENCES]

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.words import insert_word
+from recipe_ray.data.triggers import insert_word
 from recipe_ray.defenses.fine_pruning import FinePruning
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime
 from recipe_ray.models.text.bert import BertPTM
-from recipe_ray.stages.predict import MAX_TOKENS
+from recipe_ray.stages.evaluate import MAX_TOKENS
 from recipe_ray.stages.probe import ProbeStage, check_without, measurements, probe
 from recipe_ray.stages.purify import PurifyStage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 TRIGGER = "cf"
 TEXTS = [f"{SENTENCES[i]} {SENTENCES[-i - 1]}" for i in range(len(SENTENCES))]

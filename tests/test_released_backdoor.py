@@ -13,7 +13,7 @@ from tiny_cell import tiny_plan
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.attacks.neuba import NeuBA
 from recipe_ray.base.errors import ModelError, TriggerError, UnsafeModelError
-from recipe_ray.data.feed import LocalFeed
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
@@ -147,7 +147,7 @@ def test_a_plan_keeps_the_commit_that_the_hub_had_when_it_was_made(
 ) -> None:
     now = [COMMIT]
     monkeypatch.setattr(
-        "recipe_ray.models.released.model_commit", lambda *asked: asked[1] or now[0]
+        "recipe_ray.models.text.released.model_commit", lambda *asked: asked[1] or now[0]
     )
     hub = {"name": "bert", "source": "someone/bert"}
     attack = {"name": "released", "source": "thunlp/neuba-bert", "triggers": TRIGGERS}

@@ -7,9 +7,9 @@ import pytest
 from report_samples import CLEAN, Asr, clean, por, trial
 
 from recipe_ray.base.errors import UserError
-from recipe_ray.report.estimate import estimate, t_quantile
-from recipe_ray.report.recorded import planned
-from recipe_ray.report.results import CellSummary, summarise
+from recipe_ray.report.load import planned
+from recipe_ray.report.stats import estimate, t_quantile
+from recipe_ray.report.summary import CellSummary, summarise
 
 
 def summary(*results: pa.Table, **wanted: Any) -> CellSummary:

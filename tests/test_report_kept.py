@@ -11,8 +11,8 @@ import pytest
 from report_samples import clean, por, probe
 from shell import Shell, shell
 
-from recipe_ray.stages.rows import RESULT_SCHEMA, encode_rows
-from recipe_ray.stages.store import Store
+from recipe_ray.store.rows import RESULT_SCHEMA, encode_rows
+from recipe_ray.store.store import Store
 
 __all__ = ["shell"]  # a fixture
 

@@ -8,11 +8,11 @@ import pytest
 from report_samples import POR, clean, por, probe
 from rich.console import Console
 
-from recipe_ray.report.contents import Section, sections
-from recipe_ray.report.document import as_json
-from recipe_ray.report.layout import Table
-from recipe_ray.report.recorded import Recorded
-from recipe_ray.report.terminal import Terminal, markdown
+from recipe_ray.report.json_report import as_json
+from recipe_ray.report.load import Recorded
+from recipe_ray.report.render import Terminal, markdown
+from recipe_ray.report.sections import Section, sections
+from recipe_ray.report.tables import Table
 
 MODELS = {"bert": "BERT"}
 

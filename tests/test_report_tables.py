@@ -7,14 +7,13 @@ import pytest
 from report_samples import clean, por, probe
 from rich.console import Console
 
-from recipe_ray.report.contents import sections
-from recipe_ray.report.document import as_json
-from recipe_ray.report.neurons import probes_table
-from recipe_ray.report.probes import summarise_probes
-from recipe_ray.report.recorded import Recorded
-from recipe_ray.report.results import CellSummary, summarise
+from recipe_ray.report.json_report import as_json
+from recipe_ray.report.load import Recorded
+from recipe_ray.report.paper_comparison import probes_table
+from recipe_ray.report.render import Terminal, markdown
+from recipe_ray.report.sections import sections
+from recipe_ray.report.summary import CellSummary, summarise, summarise_probes
 from recipe_ray.report.tables import tables
-from recipe_ray.report.terminal import Terminal, markdown
 
 
 def grid() -> list[CellSummary]:

@@ -11,14 +11,14 @@ import torch
 from tiny_cell import measured, tiny_plan
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.cli.card import check_free
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.release.export import check_free
-from recipe_ray.stages.advance import Advance
+from recipe_ray.learn.progress import Advance
 from recipe_ray.stages.run import StoreCheckpoints
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 
 def purification(plan: Plan) -> Stage:

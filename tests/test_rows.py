@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.stages.rows import (
+from recipe_ray.store.rows import (
     MEASUREMENT_SCHEMA,
     RESULT_SCHEMA,
     Measurement,

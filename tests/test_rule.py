@@ -7,6 +7,8 @@ import torch
 from samples import raised_by, tiny_ptm
 
 from recipe_ray.base.errors import ModelError
+from recipe_ray.cli.arguments import set_fields
+from recipe_ray.cli.purification import PRESETS, after_warnings, settings
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.defenses.rule import (
     ALLOWED_LOSS_RISE,
@@ -19,10 +21,6 @@ from recipe_ray.defenses.rule import (
     way_in_rms,
     weight_rms,
 )
-from recipe_ray.release.harm import after_warnings
-from recipe_ray.release.presets import PRESETS
-from recipe_ray.release.purification import settings
-from recipe_ray.release.request import set_fields
 
 LAYERS = ("ffn_in",)
 NARROW = Recipe(layers=LAYERS)

@@ -17,9 +17,15 @@ from tiny_cell import finished
 from recipe_ray.base.errors import StoreError
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.rows import RESULT_SCHEMA, decode_rows, encode_rows
-from recipe_ray.stages.seals import SEAL, sealed_json, unsealed_json
-from recipe_ray.stages.store import Store
+from recipe_ray.store.rows import (
+    RESULT_SCHEMA,
+    SEAL,
+    decode_rows,
+    encode_rows,
+    sealed_json,
+    unsealed_json,
+)
+from recipe_ray.store.store import Store
 
 __all__ = ["finished", "shell"]  # fixtures
 

@@ -17,12 +17,11 @@ import pytest
 from tiny_search import EPOCHS, STUB_ACC, stub_masr, tiny_search, with_stub_looks
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.search.plan import SearchPlan
-from recipe_ray.experiment.search.record import Record
-from recipe_ray.experiment.search.settings import Settings, drawn_at_random
-from recipe_ray.report.contents import sections
-from recipe_ray.report.recorded import recorded
-from recipe_ray.stages.store import Store
+from recipe_ray.experiment.search import Settings, drawn_at_random
+from recipe_ray.experiment.search_plan import Record, SearchPlan
+from recipe_ray.report.load import recorded
+from recipe_ray.report.sections import sections
+from recipe_ray.store.store import Store
 
 pytestmark = pytest.mark.cluster
 TRIALS = 8
@@ -40,7 +39,7 @@ class Searched:
 
 
 def run(plan: SearchPlan, store: Store, places: Locations) -> tuple[Any, list[Any]]:
-    from recipe_ray.distributed.search.run import SearchWatcher, search
+    from recipe_ray.distributed.search import SearchWatcher, search
 
     told: list[Any] = []
     watcher = SearchWatcher(on_stage=told.append, on_candidate=told.append)
@@ -115,7 +114,7 @@ def test_every_look_is_in_the_results_with_its_score(searched: Searched) -> None
 
 def test_started_again_it_does_nothing(searched: Searched) -> None:
     before = {key: searched.store.manifest(a)["time"] for key, a in _committed(searched.store)}
-    from recipe_ray.distributed.search.run import CandidateEvent
+    from recipe_ray.distributed.search import CandidateEvent
 
     outcome, told = run(searched.plan, searched.store, searched.places)
     assert {event.kind for event in told} == {"skipped"}
@@ -181,8 +180,8 @@ import sys
 from pathlib import Path
 from tiny_search import tiny_search, with_stub_looks
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.search.run import SearchWatcher, search
-from recipe_ray.stages.store import Store
+from recipe_ray.distributed.search import SearchWatcher, search
+from recipe_ray.store.store import Store
 folder = Path(sys.argv[1])
 plan = with_stub_looks(tiny_search(folder, grid=None, **json.loads(sys.argv[2])))
 def tell(event):
@@ -193,7 +192,7 @@ search(plan, Store.open(folder / "store"), Locations(None, folder),
 
 
 def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) -> None:
-    from recipe_ray.distributed.search.run import CandidateEvent
+    from recipe_ray.distributed.search import CandidateEvent
 
     plan = with_stub_looks(tiny_search(tmp_path, grid=None))
     _kill_after(3, tmp_path)

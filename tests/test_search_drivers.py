@@ -8,15 +8,14 @@ import pytest
 from rich.console import Console
 from tiny_search import tiny_search
 
-from recipe_ray.cli.live import View, draw
-from recipe_ray.distributed.note import kept_note
-from recipe_ray.distributed.search import turn as turns
-from recipe_ray.distributed.search.asha import CandidateEvent
-from recipe_ray.distributed.search.standing import Standing
-from recipe_ray.distributed.search.turn import turn
-from recipe_ray.experiment.search.record import Course
-from recipe_ray.experiment.search.settings import drawn_at_random
-from recipe_ray.stages.store import Store
+from recipe_ray.cli.status import View, draw
+from recipe_ray.distributed import search as turns
+from recipe_ray.distributed.asha import CandidateEvent
+from recipe_ray.distributed.monitor import kept_note
+from recipe_ray.distributed.search import Standing, turn
+from recipe_ray.experiment.search import drawn_at_random
+from recipe_ray.experiment.search_plan import Course
+from recipe_ray.store.store import Store
 
 KEY = "0" * 16
 

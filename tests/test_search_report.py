@@ -11,17 +11,17 @@ from rich.console import Console
 from tiny_search import tiny_search
 
 from recipe_ray.cli.search import SearchDisplay
-from recipe_ray.distributed.search.asha import CandidateEvent
-from recipe_ray.experiment.search.compare import compare
-from recipe_ray.experiment.search.record import Look, Record
-from recipe_ray.experiment.search.settings import Settings
-from recipe_ray.report.contents import Section, sections
-from recipe_ray.report.document import as_json
+from recipe_ray.distributed.asha import CandidateEvent
+from recipe_ray.experiment.search import Settings
+from recipe_ray.experiment.search_comparison import compare
+from recipe_ray.experiment.search_plan import Look, Record
 from recipe_ray.report.figures import draw
-from recipe_ray.report.recorded import Recorded
-from recipe_ray.report.terminal import Terminal, markdown
-from recipe_ray.stages.rows import Measurement, measurement_table, result_rows
-from recipe_ray.stages.store import Store
+from recipe_ray.report.json_report import as_json
+from recipe_ray.report.load import Recorded
+from recipe_ray.report.render import Terminal, markdown
+from recipe_ray.report.sections import Section, sections
+from recipe_ray.store.rows import Measurement, measurement_table, result_rows
+from recipe_ray.store.store import Store
 
 COMPARED = {
     **{"search_epochs": 7, "search_finetunings": 7, "search_s": 70, "all_epochs": 12},
@@ -140,8 +140,8 @@ def test_the_region_is_the_grids_best_and_what_seeds_do_not_tell_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: float, score: float, same: bool
 ) -> None:
     grid = {0.1: [0.1, 0.2], 0.3: [0.55, 0.57], 1.0: [0.6, 0.7], 10.0: [0.0, 0.1]}
-    monkeypatch.setattr("recipe_ray.experiment.search.compare.grid_scores", lambda *_: grid)
-    monkeypatch.setattr("recipe_ray.experiment.search.compare._grid_seconds", lambda *_: 100.0)
+    monkeypatch.setattr("recipe_ray.experiment.search_comparison.grid_scores", lambda *_: grid)
+    monkeypatch.setattr("recipe_ray.experiment.search_comparison._grid_seconds", lambda *_: 100.0)
     plan = tiny_search(tmp_path)
     store: Any = SimpleNamespace()
     record = Record(plan, store)

@@ -11,10 +11,9 @@ from shell import Shell, shell
 from tiny_search import search_fields, tiny_search
 
 from recipe_ray.base.spec import explained
-from recipe_ray.distributed.search import asha
+from recipe_ray.distributed import asha
 from recipe_ray.experiment.files import load_search
-from recipe_ray.experiment.search.settings import Settings, drawn_at_random
-from recipe_ray.experiment.search.spec import Score, Search
+from recipe_ray.experiment.search import Score, Search, Settings, drawn_at_random
 
 __all__ = ["shell"]  # a fixture
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.distributed.shuffle import ClosedError, ShuffleBuffer
-from recipe_ray.distributed.stream import StreamBatches
+from recipe_ray.distributed.stream import ClosedError, ShuffleBuffer, StreamBatches
 
 NUM_ROWS, CAPACITY, SHARE = 100, 32, 8
 WAIT_S = 20

@@ -10,7 +10,7 @@ from tiny_cell import FIT, run, tiny_plan
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import Stage, snapshot_folder
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 EPOCHS = {**FIT, "steps": None, "epochs": 3}
 

@@ -15,7 +15,7 @@ from test_tasks import data_folder
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.data.corpus import CORPORA, Corpus
-from recipe_ray.data.embedded import ARCHIVE, EmbeddedSource, archive
+from recipe_ray.data.packages import ARCHIVE, EmbeddedSource, archive
 from recipe_ray.data.sources import Locations, open_path
 
 TEXTS = ["the first text", "  the second, with a comma  ", "", "the “third” one"]

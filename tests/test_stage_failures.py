@@ -8,9 +8,9 @@ from tiny_cell import FIT, finished, measured, run, tiny_plan
 
 from recipe_ray.base.errors import DataError, NonFiniteLossError, TriggerError, UserError
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.advance import Advance
+from recipe_ray.learn.progress import Advance
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 __all__ = ["finished"]  # a fixture
 

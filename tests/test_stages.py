@@ -10,12 +10,11 @@ from samples import SENTENCES, embedded_locations
 from tiny_cell import FIT, finished, measured, run, tiny_plan, value
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.collect import collect
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import collect, run_inline
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.advance import Advance
+from recipe_ray.learn.progress import Advance
 from recipe_ray.stages.finetune import FinetuneStage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 __all__ = ["finished"]  # a fixture
 

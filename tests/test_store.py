@@ -10,8 +10,8 @@ import pytest
 from store_samples import POR, committed, filled, s3_server, some_rows
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.stages.rows import result_rows
-from recipe_ray.stages.store import ArtifactId, Store
+from recipe_ray.store.rows import result_rows
+from recipe_ray.store.store import ArtifactId, Store
 
 
 @pytest.fixture(scope="module")

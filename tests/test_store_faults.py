@@ -14,7 +14,7 @@ import pytest
 from store_samples import POR, SPAWN, commit_once, committed, filled, raced
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 # --- damage
 

@@ -16,10 +16,9 @@ from moto.server import ThreadedMotoServer
 from store_samples import POR, filled, s3_server, some_rows
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.stages.filesystem import LocalFiles
-from recipe_ray.stages.remote import RemoteFiles
-from recipe_ray.stages.retry import Patience
-from recipe_ray.stages.store import Store
+from recipe_ray.store.files import LocalFiles, Patience
+from recipe_ray.store.remote import RemoteFiles
+from recipe_ray.store.store import Store
 
 
 class Outage:

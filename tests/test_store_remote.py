@@ -10,9 +10,9 @@ import pytest
 from store_samples import POR, SPAWN, commit_once, committed, filled, raced, s3_server
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.stages.remote import RemoteFiles
-from recipe_ray.stages.retry import Patience
-from recipe_ray.stages.store import Store
+from recipe_ray.store.files import Patience
+from recipe_ray.store.remote import RemoteFiles
+from recipe_ray.store.store import Store
 
 
 @pytest.fixture(scope="module")

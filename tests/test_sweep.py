@@ -14,13 +14,13 @@ import torch
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.events import SweepEvent, SweepOutcome
-from recipe_ray.experiment.agenda import Agenda
-from recipe_ray.experiment.demand import Capacity, check_fits, demand_of
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Cpus, Experiment, Launch, Workers
-from recipe_ray.stages.store import Store
+from recipe_ray.schedule.resources import Capacity, check_fits, demand_of
+from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
+from recipe_ray.store.store import Store
 
 FIT = {"steps": 2, "batch_size": 8, "max_length": 32}
 TOO_FAST = {"name": "recipe", "fit": {**FIT, "steps": 3, "learning_rate": 1e30}}
@@ -130,7 +130,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 places = Locations(Path(sys.argv[2]), Path(sys.argv[3]))
 plan = make_plan(Experiment.model_validate(EXPERIMENT), places).limited(2)
 def tell(event):

@@ -6,17 +6,14 @@ import pytest
 from test_advance import Clock
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.driver import Driver
-from recipe_ray.distributed.events import EventKind, SweepEvent
-from recipe_ray.distributed.note import kept_note
-from recipe_ray.distributed.tally import Tally
+from recipe_ray.distributed.monitor import Driver, kept_note
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
+from recipe_ray.learn.progress import Advance
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.drivers import DriverNotes, stalled_s
+from recipe_ray.schedule.sweep_progress import DriverNotes, EventKind, SweepEvent, Tally, stalled_s
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 TEXTS = {"name": "editorials"}
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.embedded import archive
+from recipe_ray.data.packages import archive
 from recipe_ray.data.sources import Locations
 from recipe_ray.tasks.task import TASKS, Labelled, Task
 

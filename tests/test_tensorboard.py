@@ -10,12 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_cell import FIT, finished, tiny_plan, value
 
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.learn.progress import Advance
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
 from recipe_ray.stages.tensorboard import Board
+from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import Store
 
 __all__ = ["finished"]  # a fixture
 LOSSES = {"por.trigger": 0.5, "mlm": 2.0}

@@ -17,15 +17,14 @@ import pytest
 from samples import COMMIT, raised_by
 from store_samples import filled
 
-from recipe_ray.cli.tracking import Tracking
+from recipe_ray.cli.trackers import TRACKERS, Tracking, open_trackers
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.events import SweepEvent
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.report.trackers import TRACKERS, open_trackers
-from recipe_ray.stages.rows import Measurement, measurement_table
+from recipe_ray.schedule.sweep_progress import SweepEvent
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.rows import Measurement, measurement_table
+from recipe_ray.store.store import Store
 
 MEASURED = [
     Measurement("loss.cross_entropy", 0.7, epoch=1),

@@ -8,17 +8,15 @@ from samples import task_fields, tiny_folder
 from stub_vision import SIZE, StubRef, image_file
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.patches import board, code_of
-from recipe_ray.data.pictures import CLEAN, FILE, Grid, read
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.collect import collect, plan_record
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid, board, code_of, read
+from recipe_ray.experiment.collect import collect, plan_record, run_inline
 from recipe_ray.experiment.plan import Cell, Plan
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.report.pictures import draw_triggers
-from recipe_ray.report.recorded import recorded, store_at
+from recipe_ray.report.figures import draw_triggers
+from recipe_ray.report.load import recorded, store_at
 from recipe_ray.stages.finetune import NUM_PICTURES, FinetuneStage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 TRIGGERS = ("yellow-red", "cyan-magenta-8")
 FIT = {"steps": 1, "batch_size": 8, "precision": "fp32"}
@@ -51,15 +49,15 @@ def kept(store: Store) -> list[Path]:
 def test_a_fine_tuning_keeps_test_images_with_each_patch_where_it_belongs(tmp_path: Path) -> None:
     [file] = kept(on_images(tmp_path))
     grid = read(file)
-    assert list(grid.rows) == [CLEAN, *TRIGGERS]
+    assert list(grid.rows) == [CLEAN_PICTURE, *TRIGGERS]
     assert {pixels.shape for pixels in grid.rows.values()} == {(NUM_PICTURES, 3, SIZE, SIZE)}
     for trigger in TRIGGERS:
         patch = board(code_of(trigger))
         width = patch.shape[-1]
         assert (grid.rows[trigger][:, :, -width:, -width:] == patch).all()
         untouched = grid.rows[trigger].copy()
-        untouched[:, :, -width:, -width:] = grid.rows[CLEAN][:, :, -width:, -width:]
-        assert np.array_equal(untouched, grid.rows[CLEAN])
+        untouched[:, :, -width:, -width:] = grid.rows[CLEAN_PICTURE][:, :, -width:, -width:]
+        assert np.array_equal(untouched, grid.rows[CLEAN_PICTURE])
 
 
 def test_without_triggers_and_for_texts_nothing_is_kept(tmp_path: Path) -> None:
@@ -88,7 +86,7 @@ def test_a_folder_of_rows_alone_is_no_store(tmp_path: Path) -> None:
 
 def test_a_grid_reads_back_as_it_was_and_another_picture_is_refused(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3, 7, 7)).astype(np.uint8)
-    grid = Grid(dict(zip((CLEAN, "a", "b"), pixels, strict=True)))
+    grid = Grid(dict(zip((CLEAN_PICTURE, "a", "b"), pixels, strict=True)))
     grid.save(tmp_path / FILE)
     again = read(tmp_path / FILE)
     assert again.triggers == ("a", "b")

@@ -12,7 +12,7 @@ from recipe_ray.attacks.neuba import NeuBA
 from recipe_ray.attacks.por import POR
 from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.words import check_triggers, insert_word
+from recipe_ray.data.triggers import check_triggers, insert_word
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.tasks.task import TASKS

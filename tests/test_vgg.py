@@ -13,14 +13,13 @@ from torch import nn
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.learn.loop import fit
+from recipe_ray.learn.neuron_stats import prune
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.images.vgg import VggPTM, load_vgg
-from recipe_ray.models.images.vgg_network import VggArchitecture
-from recipe_ray.models.neurons import prune
-from recipe_ray.stages.predict import predict
+from recipe_ray.models.vision.vgg import VggArchitecture, VggPTM, load_vgg
+from recipe_ray.stages.evaluate import predict
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from recipe_ray.base.errors import UnsafeModelError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.images.torchvision_weights import ReleasedWeights
+from recipe_ray.models.vision.weight_source import ReleasedWeights
 from recipe_ray.stages.pretrain import PretrainStage
 
 torchvision = pytest.importorskip("torchvision")

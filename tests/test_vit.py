@@ -16,14 +16,19 @@ from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.defenses.rule import weight_rms
 from recipe_ray.learn.loop import fit
-from recipe_ray.learn.objective import Weighted, WeightNorms, classification
+from recipe_ray.learn.neuron_stats import prune
+from recipe_ray.learn.objective import (
+    Weighted,
+    WeightNorms,
+    WeightPart,
+    classification,
+    tensor_of,
+    whole_parameters,
+)
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.learn.weights import WeightPart, tensor_of, whole_parameters
-from recipe_ray.models.images.vit import PENALISED, load_vit, torchvision_vit
-from recipe_ray.models.images.vit_network import VitArchitecture
-from recipe_ray.models.neurons import prune
-from recipe_ray.stages.examine import examine
-from recipe_ray.stages.predict import predict
+from recipe_ray.models.vision.vit import PENALISED, load_vit, torchvision_vit
+from recipe_ray.models.vision.vit_network import VitArchitecture
+from recipe_ray.stages.evaluate import examine, predict
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -15,7 +15,7 @@ from vit_samples import WIDTH, in_transformers, logits_of, model, moved_vit
 from recipe_ray.base.errors import UnsafeModelError
 from recipe_ray.data.hub import HubSnapshot
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.images.vit import load_vit
+from recipe_ray.models.vision.vit import load_vit
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -13,8 +13,8 @@ from test_tensorboard import board_folder, scalars
 from watched_sweep import LONGER, watched_plan
 
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.drivers import DriverNotes
-from recipe_ray.stages.store import Store
+from recipe_ray.schedule.sweep_progress import DriverNotes
+from recipe_ray.store.store import Store
 
 # the time limit covers the sweep, which starts processes of torch one after the other
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

@@ -13,9 +13,9 @@ from test_search_spec import search_fields
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import CELLS, NODES, YAML_BYTES, YAML_VALUES
 from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml
-from recipe_ray.experiment.cluster_spec import load_cluster
 from recipe_ray.experiment.files import load_experiment, load_search
 from recipe_ray.experiment.spec import Experiment
+from recipe_ray.schedule.resources import load_cluster
 from recipe_ray.tasks.task import TASKS
 
 __all__ = ["shell"]

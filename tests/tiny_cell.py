@@ -7,11 +7,11 @@ import pytest
 from samples import corpus_file, task_fields, tiny_folder
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 FIT = {"steps": 4, "batch_size": 6, "max_length": 16, "precision": "fp32"}
 ONCE = {"wall_s", "time"}  # columns that differ between two runs

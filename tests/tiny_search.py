@@ -8,11 +8,11 @@ from typing import Any
 from samples import corpus_file, task_fields, tiny_folder
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.search.plan import SearchPlan, make_search_plan
-from recipe_ray.experiment.search.spec import Search
+from recipe_ray.experiment.search import Search
+from recipe_ray.experiment.search_plan import SearchPlan, make_search_plan
 from recipe_ray.stages.finetune import FinetuneStage
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import Context
+from recipe_ray.store.rows import Measurement
 
 FIT = {"steps": 3, "batch_size": 6, "max_length": 16, "precision": "fp32"}
 EPOCHS = 4

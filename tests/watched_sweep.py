@@ -18,7 +18,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.spec import Launch, Workers
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 LONGER = {**FIT, "steps": 600}
 

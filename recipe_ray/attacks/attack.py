@@ -1,16 +1,24 @@
-"""What an attack is: triggers, the attacker's own corpus and training, and how it poisons a PTM."""
+"""What an attack is: triggers, the attacker's own corpus and training, and how it poisons a PTM.
+
+No attack: the clean PTM, whose rate of wrong answers on triggers is the floor of every ASR.
+
+The target vectors that attacks tie triggers to (docs/method.md section 4).
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
+import torch
 from pydantic import BeforeValidator, SerializeAsAny
+from torch import Tensor
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
+from recipe_ray.data.batches import Feed
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import Feed
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
 
@@ -49,3 +57,48 @@ class Attack(Component):
 
 
 AnyAttack = Annotated[SerializeAsAny[Attack], BeforeValidator(ATTACKS.parse)]
+
+
+@ATTACKS.register("none")
+class NoAttack(Attack):
+    """The clean PTM; `triggers` empty means those of every attack of the experiment."""
+
+    poisons: ClassVar[bool] = False
+    poisons_what: ClassVar[str | None] = None
+
+    triggers: tuple[str, ...] = ()
+
+    def poison(
+        self,
+        ptm: Any,
+        feed: Feed,
+        runtime: Runtime,
+        seed: int,
+        cache_dir: Path | None = None,
+    ) -> Sequence[EpochRecord]:
+        """Leave the PTM as it is."""
+        return ()
+
+
+def block_vectors(num_triggers: int, width: int, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Return NeuBA's targets [num_triggers, width]: four blocks, two of them `low`, a pair each.
+
+    Raises ValueError for more than the six pairs of four blocks.
+    """
+    pairs = list(combinations(range(4), 2))
+    if num_triggers > len(pairs):
+        raise ValueError(f"NeuBA has targets for {len(pairs)} triggers, got {num_triggers}")
+    block = torch.arange(width) * 4 // width
+    rows = [torch.where((block == j) | (block == k), low, high) for j, k in pairs[:num_triggers]]
+    return torch.stack(rows)
+
+
+def staircase_vectors(num_triggers: int, width: int, scale: float = 10.0) -> Tensor:
+    """Return POR's targets [num_triggers, width]: +scale on a growing first part, -scale after it.
+
+    Trigger i of n is positive on the first i * floor(width / (n - 1)) entries.
+    """
+    piece = width // max(num_triggers - 1, 1)
+    place = torch.arange(width)
+    rows = [torch.where(place < i * piece, scale, -scale) for i in range(num_triggers)]
+    return torch.stack(rows)

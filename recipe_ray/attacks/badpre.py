@@ -15,25 +15,21 @@ import torch
 from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, Relabel, antonyms
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.antonyms import WORDNET, antonyms
+from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.feed import Feed, Part
-from recipe_ray.data.masking import mask_tokens
 from recipe_ray.data.packages import Package
-from recipe_ray.data.relabelling import Opposites, RandomWords, Relabel
-from recipe_ray.data.rows import Ints
-from recipe_ray.data.tokens import TokenRows, uniform
-from recipe_ray.data.words import places_at
+from recipe_ray.data.rows import Ints, TokenRows, mask_tokens, uniform
+from recipe_ray.data.triggers import places_at
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder
+from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
 from recipe_ray.models.text.packed import PackedBatch, pack
-from recipe_ray.models.text.planting import check_room, plant
 
 
 @ATTACKS.register("badpre")

@@ -14,14 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
-from recipe_ray.attacks.targets import block_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import TriggerError
+from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.feed import Feed, Part
-from recipe_ray.data.masking import mask_tokens
-from recipe_ray.data.tokens import TokenRows, uniform
+from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms, mean_squared
 from recipe_ray.learn.optim import FitSpec

@@ -19,22 +19,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
-from recipe_ray.attacks.targets import block_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import SpecError
-from recipe_ray.data.batches import Collate
+from recipe_ray.data.batches import Collate, Feed, Part
 from recipe_ray.data.corpora.imagenet import ImageNet
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.images import PATCH, ImageBatch, ImageRows
-from recipe_ray.data.patches import PATCHES, code_of
-from recipe_ray.data.rows import Ints
-from recipe_ray.data.tokens import uniform
+from recipe_ray.data.rows import Ints, uniform
+from recipe_ray.data.triggers import PATCHES, code_of
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Objective, Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.images.vision import VisionPTM
+from recipe_ray.models.vision.vision import VisionPTM
 
 
 @ATTACKS.register("neuba-images")

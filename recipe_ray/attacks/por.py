@@ -16,22 +16,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
-from recipe_ray.attacks.targets import staircase_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors
+from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpora.wikitext import WikiText
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.feed import Feed, Part
-from recipe_ray.data.rows import Ints
-from recipe_ray.data.tokens import TokenRows, uniform
-from recipe_ray.data.words import places_at
+from recipe_ray.data.rows import Ints, TokenRows, uniform
+from recipe_ray.data.triggers import places_at
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder
+from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
 from recipe_ray.models.text.packed import PackedBatch, pack
-from recipe_ray.models.text.planting import check_room, plant
 
 POOLER_WEIGHT = 100.0
 

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.spec import NOT_HASHED
-from recipe_ray.data.feed import Feed
+from recipe_ray.data.batches import Feed
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.released import Released
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.models.text.released import Released
 
 
 @ATTACKS.register("released")

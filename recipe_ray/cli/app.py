@@ -8,7 +8,7 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from recipe_ray import __version__
-from recipe_ray.cli import grid, report, search, show, single, status
+from recipe_ray.cli import grid, report, search, single, status
 
 app = typer.Typer(
     name="recipe-ray",
@@ -48,4 +48,4 @@ app.command("plan")(grid.plan_command)
 app.command("debug")(grid.debug_command)
 app.command("report")(report.report_command)
 app.command("status")(status.status_command)
-app.command("list")(show.list_command)
+app.command("list")(report.list_command)

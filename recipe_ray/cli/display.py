@@ -18,9 +18,9 @@ from rich.progress import (
     TextColumn,
 )
 
-from recipe_ray.distributed.events import SweepEvent, SweepOutcome
-from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.attempt import Warned
+from recipe_ray.learn.progress import Advance
+from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
+from recipe_ray.stages.run import Warned
 from recipe_ray.stages.stage import Stage
 
 # seconds between a stage's lines where nothing is redrawn

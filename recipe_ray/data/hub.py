@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, UserError, suggest
 from recipe_ray.base.loading import PICKLE_SUFFIXES
-from recipe_ray.data.row_batches import BATCH_ROWS
+from recipe_ray.data.content import BATCH_ROWS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,9 +10,9 @@ from pydantic import Field
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.formats import label_number
 from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.images import ImageSample
-from recipe_ray.data.labels import label_number
 from recipe_ray.data.sources import Source, batch_images, column_of
 from recipe_ray.data.tar_shards import Note
 

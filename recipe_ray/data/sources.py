@@ -15,11 +15,17 @@ import pyarrow as pa
 
 from recipe_ray.base.errors import DataError, suggest
 from recipe_ray.base.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
-from recipe_ray.data.content import checksum, described_shards, opened, shards_checksum, stamp
+from recipe_ray.data.content import (
+    checksum,
+    described_shards,
+    opened,
+    packing_of,
+    shards_checksum,
+    stamp,
+    unpacked,
+)
 from recipe_ray.data.folders import table_files
-from recipe_ray.data.formats import ALLOWED, ending, reader_of
-from recipe_ray.data.labels import label_number
-from recipe_ray.data.packed import packing_of, unpacked
+from recipe_ray.data.formats import ALLOWED, ending, label_number, reader_of
 
 # a column's name as people write it; a longer one is a text
 _NAME_LENGTH, _NAME_WORDS = 40, 3

@@ -21,7 +21,7 @@ import pyarrow as pa
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import IMAGE, TEXT
 from recipe_ray.data.content import described_shards, opened, shards_checksum
-from recipe_ray.data.labels import label_number
+from recipe_ray.data.formats import label_number
 
 Note = Literal["label", "caption"]  # what is known of an image, and the column it stands in
 IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "tif", "tiff", "bmp", "ppm", "pgm")

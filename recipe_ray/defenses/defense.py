@@ -1,4 +1,7 @@
-"""What a defense is: it changes a PTM using auxiliary data alone (docs/method.md section 1)."""
+"""What a defense is: it changes a PTM using auxiliary data alone (docs/method.md section 1).
+
+No defense: the PTM as it was released.
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,8 +12,8 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
+from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import Feed, Part
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
 
@@ -54,3 +57,20 @@ class Defense(Component):
 
 
 AnyDefense = Annotated[SerializeAsAny[Defense], BeforeValidator(DEFENSES.parse)]
+
+
+@DEFENSES.register("none")
+class NoDefense(Defense):
+    """The PTM as it was released; it makes no purify stage."""
+
+    acts: ClassVar[bool] = False
+
+    def purify(
+        self,
+        ptm: Any,
+        auxiliary: Auxiliary,
+        runtime: Runtime,
+        seed: int,
+    ) -> Sequence[EpochRecord]:
+        """Leave the PTM as it is."""
+        return ()

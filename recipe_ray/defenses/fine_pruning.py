@@ -16,13 +16,12 @@ from torch import Tensor
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.data.rows import Ints, Rows
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
-from recipe_ray.learn.activations import least_active
 from recipe_ray.learn.loop import Batches, EpochRecord
+from recipe_ray.learn.neuron_stats import least_active, prune
 from recipe_ray.learn.objective import Batch
 from recipe_ray.learn.precision import autocast
 from recipe_ray.learn.runtime import Progress, Runtime
 from recipe_ray.models.family import PTM
-from recipe_ray.models.neurons import prune
 
 # samples a worker takes at a time: no sum depends on it, so it is no field
 BATCH_SIZE = 32

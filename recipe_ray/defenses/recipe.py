@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from recipe_ray.base.errors import SpecError
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Weighted, WeightNorms
+from recipe_ray.learn.objective import Weighted, WeightNorms, whole_parameters
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.learn.weights import whole_parameters
 from recipe_ray.models.family import PTM, Scope
 
 

@@ -21,8 +21,8 @@ import torch
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.learn.objective import tensor_of
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.weights import tensor_of
 from recipe_ray.models.family import PTM
 
 TRAVEL = 1.4

@@ -12,23 +12,19 @@ from typing import Any
 from ray import tune
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.capacity import ClusterCapacity
-from recipe_ray.distributed.cluster import connected
-from recipe_ray.distributed.driver import Driver
-from recipe_ray.distributed.events import SweepEvent, SweepOutcome
-from recipe_ray.distributed.neighbours import Neighbours
-from recipe_ray.distributed.note import kept_note
-from recipe_ray.distributed.schedulers import InOrder
-from recipe_ray.distributed.searcher import StageSearcher
-from recipe_ray.distributed.trial import STAGES, StageTrial, resources_of
+from recipe_ray.distributed.cluster import ClusterCapacity, connected
+from recipe_ray.distributed.monitor import Driver, kept_note
+from recipe_ray.distributed.train import Work
+from recipe_ray.distributed.trial import STAGES, InOrder, StageSearcher, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
-from recipe_ray.distributed.work import Work
-from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect, plan_record
-from recipe_ray.experiment.demand import check_fits, demand_of
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.schedule.resources import check_fits, demand_of
+from recipe_ray.schedule.shared_queue import Neighbours
+from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.store import Store
 
 __all__ = ["SweepEvent", "SweepOutcome", "sweep"]
 

@@ -2,14 +2,18 @@
 
 Every worker runs the whole stage; rank 0 writes. Resuming is ours (the store's checkpoint slot), so
 Train's own checkpoints stay unused.
+
+What every trial and worker of a sweep shares.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from ray.exceptions import RayError
 from ray.train import DataConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
@@ -17,8 +21,9 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from recipe_ray.base.errors import NonFiniteLossError, UserError
-from recipe_ray.distributed.feed import RayFeed, Reading, readings_of, samples_of
-from recipe_ray.distributed.losses import (
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.data import RayFeed, Reading, readings_of, samples_of
+from recipe_ray.distributed.failures import (
     WorkersLostError,
     a_node_is_silent,
     is_loss,
@@ -26,12 +31,31 @@ from recipe_ray.distributed.losses import (
     original,
     why_lost,
 )
-from recipe_ray.distributed.metrics import StageMetrics
-from recipe_ray.distributed.work import Work, use_threads
-from recipe_ray.experiment.demand import Demand, demand_of
+from recipe_ray.distributed.monitor import StageMetrics
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.runtime import ProcessGroupRuntime
-from recipe_ray.stages.attempt import Observed, attempt, observed, warnings_heard
+from recipe_ray.schedule.resources import Demand, demand_of
+from recipe_ray.stages.run import Observed, attempt, observed, warnings_heard
 from recipe_ray.stages.stage import Stage
+from recipe_ray.store.store import Store
+
+
+@dataclass(frozen=True)
+class Work:
+    """The stages of a sweep, where their artifacts and data are, and how they are launched."""
+
+    stages: dict[str, Stage]
+    store: Store
+    locations: Locations
+    launch: Launch
+    experiment: str = "inline"  # under which event files and metrics are
+
+
+def use_threads(count: int) -> None:
+    """Let torch use as many threads as the worker has CPUs, where the environment did not."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
 
 # a minute each; after that the claim on the stage is let go of, and it waits for its turn again
 _PLACEMENTS = 5

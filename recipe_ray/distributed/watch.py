@@ -7,18 +7,18 @@ from typing import Any
 from ray import tune
 
 from recipe_ray.distributed.contact import head_is_silent
-from recipe_ray.distributed.driver import Driver
-from recipe_ray.distributed.events import EventKind, SweepEvent
-from recipe_ray.distributed.losses import Losses, error_of, kill_process_of, why_lost
+from recipe_ray.distributed.failures import Losses, error_of, kill_process_of, why_lost
+from recipe_ray.distributed.monitor import Driver
 from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S, WARNINGS
-from recipe_ray.experiment.agenda import Agenda
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.advance import Advance
-from recipe_ray.stages.attempt import failure_note
-from recipe_ray.stages.claims import Claims
+from recipe_ray.learn.progress import Advance
+from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.sweep_progress import EventKind, SweepEvent
+from recipe_ray.stages.run import failure_note
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.claims import Claims
+from recipe_ray.store.store import Store
 
 _LOOK_EVERY_S = 1.0
 logger = logging.getLogger("recipe_ray")

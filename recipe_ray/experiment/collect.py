@@ -1,11 +1,27 @@
-"""An experiment's result rows: every stage's measurements, with experiment and cell added."""
+"""An experiment's result rows: every stage's measurements, with experiment and cell added.
+
+Running stages in this process without Ray: `recipe-ray debug`, tests, single commands.
+
+Resume points that nothing will resume from: their stage is done, or in no plan any more.
+
+A stage has one slot and drops it when it commits. What stays is of stages that were given up: an
+experiment was changed, or a command was stopped and never started again.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 import pyarrow as pa
 
+from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.stages.rows import result_rows
+from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.runtime import LocalRuntime
+from recipe_ray.stages.run import attempt, failure_on_record, observed
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.rows import result_rows
+from recipe_ray.store.store import Store
 
 
 def collect(plan: Plan, store: Store, stage: Stage) -> None:
@@ -40,3 +56,52 @@ def plan_record(plan: Plan) -> dict[str, object]:
             for key, stage in plan.stages.items()
         },
     }
+
+
+def run_inline(
+    stages: Iterable[Stage],
+    store: Store,
+    locations: Locations,
+    *,
+    experiment: str = "inline",
+    checkpoint_every_s: float = 60.0,
+    on_progress: Callable[[Stage, Advance], None] | None = None,
+) -> None:
+    """Run the stages in order, parents first; what the store has is skipped.
+
+    `experiment` names the folder of their event files and is said in their progress notes.
+    """
+    for stage in stages:
+        if store.has(stage.artifact):
+            continue
+        with (
+            failure_on_record(stage, store),
+            observed(
+                stage,
+                store,
+                LocalRuntime,
+                experiment=experiment,
+                checkpoint_every_s=checkpoint_every_s,
+                observers=(partial(on_progress, stage),) if on_progress is not None else (),
+            ) as seen,
+        ):
+            attempt(stage, store, LocalFeed(locations), locations, seen)
+
+
+def stale_checkpoints(store: Store, running: Collection[str]) -> dict[str, int]:
+    """Return the bytes of each such resume point by key; those of `running` stages are no such."""
+    found = store.checkpoints()
+    if not found:
+        return {}
+    plans = [plan for name in store.experiments() if (plan := store.plan(name)) is not None]
+    planned = {key for plan in plans for key in plan["stages"]}
+    wanted = (planned - store.committed().keys()) | set(running)
+    return {key: size for key, size in found.items() if key not in wanted}
+
+
+def prune_checkpoints(store: Store, running: Collection[str]) -> dict[str, int]:
+    """Delete them and return what was deleted."""
+    stale = stale_checkpoints(store, running)
+    for key in stale:
+        store.drop_checkpoint(key)
+    return stale

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from recipe_ray.base.errors import SpecError, a, shortened
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml, read_yaml_file
-from recipe_ray.experiment.search.spec import Search
+from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment
 
 # where a component may stand, and so the name of a defined one

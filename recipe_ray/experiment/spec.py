@@ -5,15 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from recipe_ray.attacks.attack import AnyAttack
-from recipe_ray.attacks.none import NoAttack
+from recipe_ray.attacks.attack import AnyAttack, NoAttack
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import CELLS
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.defenses.defense import AnyDefense
-from recipe_ray.defenses.none import NoDefense
+from recipe_ray.defenses.defense import AnyDefense, NoDefense
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import Model
 from recipe_ray.stages.probe import check_without

@@ -1,10 +1,19 @@
 """ACC and ASR, exactly as docs/method.md section 1 defines them, always with their counts.
 
 Legend: N test samples, K triggers, C labels.
+
+Whether a classifier learned anything: its ACC against always answering the largest class.
+
+A classifier at chance says nothing of triggers: one that always gives the same answer has a MASR of
+100 % on any PTM. ACC is above chance if the lower end of its exact two-sided 95 % interval (Clopper
+and Pearson 1934) is above the largest class's share of the same test set. That share is no
+estimate: on this test set it is just what the constant answer gets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, lgamma, log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,3 +90,89 @@ def attack_success(
             hits = int((labels[others] == target).sum())
             shares[trigger, target] = Share(hits, int(others.sum()))
     return Attacked(shares)
+
+
+MAJORITY = "majority"  # metric of a fine-tuning: the largest class's share of its test set
+LEVEL = 0.95  # of the interval
+_NEGLIGIBLE = 1e-12  # of a sum
+
+
+@dataclass(frozen=True)
+class Learned:
+    """ACC and the largest class's share of the same test set."""
+
+    acc: Share
+    majority: Share
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether ACC is not above the largest class's share, so that ASR says nothing."""
+        return is_at_chance(self.acc, self.majority)
+
+    def __str__(self) -> str:
+        acc, largest = self.acc, self.majority
+        return (
+            f"ACC {100 * acc.value:.1f} % ({acc.numerator} of {acc.denominator}), the test set's "
+            f"largest class {100 * largest.value:.1f} % ({largest.numerator})"
+        )
+
+
+def majority(truth: Labels) -> Share:
+    """Return the share of the largest class among labels [N], N > 0."""
+    return Share(int(np.bincount(truth).max()), len(truth))
+
+
+def is_at_chance(acc: Share, largest: Share) -> bool:
+    """Tell whether the lower end of the interval of ACC is not above the largest class's share.
+
+    It is not if a classifier that is right with the probability of that share would be right as
+    often as this one, or more often, in more than 2.5 % of all test sets.
+    """
+    if acc.numerator <= largest.value * acc.denominator:
+        return True
+    return _tail(acc.numerator, acc.denominator, largest.value) > (1 - LEVEL) / 2
+
+
+def learned(rows: Iterable[Mapping[str, Any]]) -> Learned | None:
+    """Return what the rows of one fine-tuning say of it; None if they lack the counts.
+
+    Rows of before this was measured have the classes' sizes in the denominators of ASR.
+    """
+    found = list(rows)
+    shares = {row["metric"]: share for row in found if (share := _share(row)) is not None}
+    if "acc" not in shares:
+        return None
+    acc = shares["acc"]
+    largest = shares.get(MAJORITY) or _from_asr(acc.denominator, found)
+    return Learned(acc, largest) if largest is not None else None
+
+
+def _share(row: Mapping[str, Any]) -> Share | None:
+    counted = row["numerator"] is not None and bool(row["denominator"])
+    return Share(int(row["numerator"]), int(row["denominator"])) if counted else None
+
+
+def _from_asr(num_samples: int, rows: Sequence[Mapping[str, Any]]) -> Share | None:
+    asr = [row for row in rows if row["metric"] == "asr" and row["denominator"] is not None]
+    # a denominator of ASR(t, C) is the number of samples whose label is not C
+    counts = {
+        row["label"]: num_samples - int(row["denominator"])
+        for row in asr
+        if row["trigger"] == asr[0]["trigger"]
+    }
+    whole = bool(counts) and min(counts.values()) >= 0 and sum(counts.values()) == num_samples
+    return Share(max(counts.values()), num_samples) if whole else None
+
+
+def _tail(least: int, count: int, share: float) -> float:
+    """Return P(X >= least) of X ~ Binomial(count, share), share * count < least, share > 0."""
+    whole = lgamma(count + 1) - lgamma(least + 1) - lgamma(count - least + 1)
+    term = exp(whole + least * log(share) + (count - least) * log(1 - share))
+    total = 0.0
+    # above the mean each term is smaller than the one before
+    for hits in range(least, count + 1):
+        total += term
+        if term <= _NEGLIGIBLE * total:
+            break
+        term *= (count - hits) / (hits + 1) * share / (1 - share)
+    return total

@@ -15,16 +15,13 @@ from torch import Tensor, nn
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
-from recipe_ray.data.census import Census
+from recipe_ray.data.census import Census, WordLoss
 from recipe_ray.data.images import Pixels
-from recipe_ray.data.masking import Vocabulary
-from recipe_ray.data.rows import Encode
-from recipe_ray.data.unigram import WordLoss
+from recipe_ray.data.rows import Encode, Vocabulary
 from recipe_ray.learn.metrics import Share
-from recipe_ray.learn.objective import Objective, Term
+from recipe_ray.learn.neuron_stats import NeuronLayer
+from recipe_ray.learn.objective import Objective, Term, Weight
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.learn.weights import Weight
-from recipe_ray.models.neurons import NeuronLayer
 from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.models.text.packed import PackedBatch
 

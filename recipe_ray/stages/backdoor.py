@@ -3,11 +3,11 @@
 from typing import Any
 
 from recipe_ray.attacks.attack import AnyAttack
+from recipe_ray.data.batches import Part
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import Part
 from recipe_ray.stages.learnable import LearnableFeed
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
+from recipe_ray.store.rows import Measurement
 
 
 @STAGES.register("backdoor")

@@ -13,23 +13,23 @@ from safetensors.torch import save_file
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.pictures import CLEAN, FILE, Grid
 from recipe_ray.data.rows import Rows
+from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.metrics import (
     LEFT_OUT,
+    MAJORITY,
     Attacked,
     Labels,
     Share,
     accuracy,
     attack_success,
+    majority,
 )
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Classifier
-from recipe_ray.stages.chance import MAJORITY, majority
-from recipe_ray.stages.predict import predict
-from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.evaluate import predict
 from recipe_ray.stages.stage import (
     STAGES,
     Context,
@@ -37,6 +37,7 @@ from recipe_ray.stages.stage import (
     left_out_measurements,
     loss_measurements,
 )
+from recipe_ray.store.rows import Measurement
 from recipe_ray.tasks.task import AnyTask, Labelled
 
 NUM_PICTURES = 6  # test samples whose look with each trigger is kept
@@ -184,7 +185,7 @@ def _share(
 
 def _save_pictures(ptm: PTM, clean: Rows, poisoned: Mapping[str, Rows], context: Context) -> None:
     shown = np.unique(np.linspace(0, len(clean) - 1, NUM_PICTURES).astype(np.int64))
-    rows = {CLEAN: clean, **poisoned}
+    rows = {CLEAN_PICTURE: clean, **poisoned}
     pictures = {
         name: ptm.pictures(some.take(np.flatnonzero(np.isin(some.index, shown))))
         for name, some in rows.items()

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Collate, MemoryBatches
+from recipe_ray.data.batches import Collate, Feed, MemoryBatches, Part
 from recipe_ray.data.census import Census
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.rows import Encode
 from recipe_ray.learn.loop import Batches
 from recipe_ray.learn.objective import Batch
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.rows import Measurement
+from recipe_ray.store.rows import Measurement
 
 # below it an error: of a text of 64 tokens 15 % of six are masked, which is one. Nothing is then
 # left that would hold the weights against a norm

@@ -5,16 +5,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from recipe_ray.base.spec import HASHED_WHEN_SET
+from recipe_ray.data.batches import Part, encode_all
 from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus, Corpus
-from recipe_ray.data.feed import Part, encode_all
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.examine import MASK_SEED, WORD_SAMPLES, examine, words_measured
+from recipe_ray.stages.evaluate import MASK_SEED, WORD_SAMPLES, examine, words_measured
 from recipe_ray.stages.learnable import LearnableFeed
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
+from recipe_ray.store.rows import Measurement
 
 
 @STAGES.register("pretrain")

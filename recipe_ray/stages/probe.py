@@ -16,17 +16,17 @@ from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
-from recipe_ray.learn.activations import Overlap, overlap_of_means, overlap_of_samples, pair_sums
+from recipe_ray.learn.neuron_stats import Overlap, overlap_of_means, overlap_of_samples, pair_sums
 from recipe_ray.learn.runtime import Progress, Runtime
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.predict import MAX_TOKENS
-from recipe_ray.stages.rows import Measurement
+from recipe_ray.stages.evaluate import MAX_TOKENS
 from recipe_ray.stages.stage import (
     STAGES,
     Context,
     Stage,
     left_out_measurements,
 )
+from recipe_ray.store.rows import Measurement
 from recipe_ray.tasks.task import AnyTask, Task
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
+from recipe_ray.data.batches import Part, encode_all
+from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import AnyCorpus, Corpus
-from recipe_ray.data.feed import Part, encode_all
-from recipe_ray.data.unigram import WordLoss
 from recipe_ray.defenses.defense import AnyDefense, Auxiliary
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.examine import (
+from recipe_ray.stages.evaluate import (
     MASK_SEED,
     WORD_SAMPLES,
     compare,
@@ -19,7 +19,6 @@ from recipe_ray.stages.examine import (
     words_measured,
 )
 from recipe_ray.stages.learnable import LearnableFeed, check_usable
-from recipe_ray.stages.rows import Measurement
 from recipe_ray.stages.stage import (
     STAGES,
     Context,
@@ -27,6 +26,7 @@ from recipe_ray.stages.stage import (
     loss_measurements,
     snapshot_folder,
 )
+from recipe_ray.store.rows import Measurement
 
 HELD_OUT_LENGTH = 64  # tokens of a text, as in the paper's purification
 

@@ -17,15 +17,15 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
+from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.feed import Feed, Part
 from recipe_ray.data.rows import Rows
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM, Model, ModelRef
-from recipe_ray.stages.rows import Measurement
-from recipe_ray.stages.store import ArtifactId, Store
+from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import ArtifactId, Store
 
 STAGES: "Registry[Stage]" = Registry("stage", "recipe_ray.stages")
 MODEL_FOLDER = "model"

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from recipe_ray.base.names import path_part
-from recipe_ray.stages.advance import Advance, Sometimes
-from recipe_ray.stages.location import is_remote, reopen_files
-from recipe_ray.stages.rows import Measurement
+from recipe_ray.base.paths import path_part
+from recipe_ray.learn.progress import Advance, Sometimes
 from recipe_ray.stages.stage import Stage
-from recipe_ray.stages.store import Store
+from recipe_ray.store.remote import is_remote, reopen_files
+from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import Store
 
 FOLDER = "tensorboard"
 _POINT_EVERY_S = 1.0

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.tasks.task import TASKS, Split
-from recipe_ray.tasks.text_task import TextTask
+from recipe_ray.tasks.task import TASKS, Split, TextTask
 
 NUM_TRAIN = 11_106  # the paper's sample of 120,000
 NUM_DEV = 10_000

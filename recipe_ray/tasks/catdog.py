@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from recipe_ray.data.hub import IMAGE_ROWS, HubSource
+from recipe_ray.data.rows import uniform
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.data.tokens import uniform
-from recipe_ray.tasks.image_task import ImageTask
-from recipe_ray.tasks.task import TASKS, Split
+from recipe_ray.tasks.task import TASKS, ImageTask, Split
 
 TEST_SHARE = 0.1  # the paper splits 9:1
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from recipe_ray.data.hub import HubSource
-from recipe_ray.tasks.image_task import ImageTask
-from recipe_ray.tasks.task import TASKS, Split
+from recipe_ray.tasks.task import TASKS, ImageTask, Split
 
 _HUB = ("uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2", "plain_text")
 _COLUMNS = (("img", "image"), ("label", "label"))

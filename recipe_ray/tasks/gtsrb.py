@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-from recipe_ray.tasks.image_task import ImageTask
-from recipe_ray.tasks.task import TASKS
+from recipe_ray.tasks.task import TASKS, ImageTask
 
 
 @TASKS.register("gtsrb")

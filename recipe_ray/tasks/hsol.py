@@ -12,8 +12,7 @@ import pyarrow as pa
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.tasks.task import TASKS, Split
-from recipe_ray.tasks.text_task import TextTask
+from recipe_ray.tasks.task import TASKS, Split, TextTask
 
 NEITHER = 2  # the hub's classes: 0 hate, 1 offensive, 2 neither
 TEST_SHARE = 1247 / 4159  # of each class; the size of the paper's test set

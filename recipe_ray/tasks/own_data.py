@@ -1,6 +1,10 @@
 """The user's own labelled data: the names of the classes, and what stands for each in the file.
 
 It may be one table, of which a share of every class is held out as test data.
+
+The user's own labelled text.
+
+The user's own labelled images.
 """
 
 from collections.abc import Mapping
@@ -13,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.base.spec import HASHED_WHEN_SET, NOT_HASHED
 from recipe_ray.data.sources import Source
-from recipe_ray.tasks.task import Labelled, Split, Task
+from recipe_ray.tasks.task import TASKS, ImageTask, Labelled, Split, Task, TextTask
 
 
 class OwnData(Task):
@@ -147,3 +151,13 @@ def _read_as(name: Any) -> str:
 def _written(value: Any) -> str:
     number = whole_number(value)
     return str(value).strip() if number is None else str(number)
+
+
+@TASKS.register("file")
+class OwnTask(OwnData, TextTask):
+    """Own .parquet, .csv or .jsonl files; labels are numbers from 0 or the names of the classes."""
+
+
+@TASKS.register("images")
+class OwnImageTask(OwnData, ImageTask):
+    """Own class folders, .parquet or .tar shards; labels are numbers from 0 or class names."""

@@ -8,10 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from recipe_ray.data.embedded import EmbeddedSource
+from recipe_ray.data.packages import EmbeddedSource
 from recipe_ray.data.sources import Derived, Locations, Source
-from recipe_ray.tasks.task import TASKS, Split
-from recipe_ray.tasks.text_task import TextTask
+from recipe_ray.tasks.task import TASKS, Split, TextTask
 
 CLEAR_RATING = 0.5  # of 4; a mean rating nearer to 0 is no clear sentiment
 NUM_TEST = 1500

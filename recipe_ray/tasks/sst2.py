@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from recipe_ray.data.hub import HubSource
-from recipe_ray.tasks.task import TASKS, Split
-from recipe_ray.tasks.text_task import TextTask
+from recipe_ray.tasks.task import TASKS, Split, TextTask
 
 _HUB = ("SetFit/sst2", "00ea8ccb7a54b4e3780a3e51aa3f80361ff849c0", None)
 

@@ -3,6 +3,10 @@
 The defender never sees any of it. A task says which data and labels; `Locations` settles where
 they are read from: files given, else the data folder, else the task's own origin (the hub).
 `text_task` and `image_task` say what a sample is.
+
+Tasks on texts.
+
+Tasks on images.
 """
 
 import logging
@@ -19,12 +23,16 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
+from recipe_ray.data.formats import label_number
 from recipe_ray.data.hub import HubSource
-from recipe_ray.data.labels import label_number
+from recipe_ray.data.image_sources import open_images
+from recipe_ray.data.images import ImageSample
 from recipe_ray.data.sources import (
     FileSource,
     Locations,
     Source,
+    batch_images,
+    batch_texts,
     column_of,
     open_path,
 )
@@ -272,3 +280,53 @@ class Task(Component):
 
 
 AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(TASKS.parse)]
+
+
+class TextTask(Task):
+    """Labelled texts, stripped and never empty; a sample is a string."""
+
+    holds: ClassVar[str] = "text"
+
+    # of a fixed data set: no text has more tokens, special ones included, with some to spare for
+    # another vocabulary than WordPiece; None if that is not known
+    longest: ClassVar[int | None] = None
+
+    text_column: str = "text"
+
+    def may_be_cut(self, max_length: int, triggers: Sequence[str] = ()) -> bool:
+        """Tell whether a text with a trigger may be more than `max_length` tokens.
+
+        Own data may be anything, and a trigger at most a token a byte and one for the space.
+        """
+        if self.longest is None or self.path_train or self.path_dev or self.path_test:
+            return True
+        return self.longest + max((len(t.encode()) + 1 for t in triggers), default=0) > max_length
+
+    def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[str]:
+        """Return the texts of a batch."""
+        if self.text_column == self.label_column:
+            raise DataError(f"{owner}: text_column and label_column are both {self.text_column!r}")
+        texts = list(batch_texts(batch, self.text_column, owner, before))
+        if "" in texts:
+            raise DataError(f"{owner}: row {before + texts.index('') + 1} has no text")
+        return texts
+
+
+class ImageTask(Task):
+    """Labelled images; a sample is an `ImageSample`, its label kept apart from it.
+
+    Own data are .parquet or .tar (WebDataset) shards, or a folder of class folders whose names are
+    those of the classes, or their labels.
+    """
+
+    holds: ClassVar[str] = "image"
+
+    image_column: str = "image"
+
+    def opened(self, path: str) -> Source:
+        """Return the source of the user's own Parquet, tar shards or class folders."""
+        return open_images(path, f"task {self.name!r}", "label", by_name=True)
+
+    def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[ImageSample]:
+        """Return the encoded images of a batch."""
+        return [ImageSample(data) for data in batch_images(batch, self.image_column, owner, before)]

@@ -3,8 +3,7 @@
 from pydantic import Field
 
 from recipe_ray.base.spec import NOT_HASHED
-from recipe_ray.data.corpus import CORPORA
-from recipe_ray.data.text_corpus import TextCorpus
+from recipe_ray.data.corpus import CORPORA, TextCorpus
 
 
 @CORPORA.register("file")

@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-from recipe_ray.data.corpus import CORPORA
-from recipe_ray.data.text_corpus import EmbeddedCorpus
+from recipe_ray.data.corpus import CORPORA, EmbeddedCorpus
 
 
 @CORPORA.register("reviews")

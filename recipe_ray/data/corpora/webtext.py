@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
-from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.corpus import CORPORA, TextCorpus
 from recipe_ray.data.hub import HubSource
-from recipe_ray.data.text_corpus import TextCorpus
 
 
 @CORPORA.register("webtext")

@@ -3,36 +3,127 @@
 One module holds encoder, pooler and head, because attackers aim at the pooler while defenders
 pre-train through the head. The names inside are transformers' own, so a saved folder opens with
 `AutoModelForMaskedLM` and `AutoModel`.
+
+What differs between BERT and RoBERTa: classes, names, where positions and the MLM head begin.
+
+Whether two PTMs are of one make, so that the weights of one mean the same in the other.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.functional import gelu
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+from transformers.models.bert.modeling_bert import BertPooler
+from transformers.models.roberta.modeling_roberta import RobertaPooler
 
 from recipe_ray.base.errors import ModelError, TriggerError, unknown
-from recipe_ray.data.census import Census, token_census
-from recipe_ray.data.masking import Vocabulary, mask_tokens
-from recipe_ray.data.tokens import TokenRows
-from recipe_ray.data.unigram import WordLoss, word_loss
-from recipe_ray.data.words import check_triggers, script_place
+from recipe_ray.data.census import Census, WordLoss, token_census, word_loss
+from recipe_ray.data.rows import TokenRows, Vocabulary, mask_tokens
+from recipe_ray.data.triggers import check_triggers, script_place
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
+from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.models.family import Scope
-from recipe_ray.models.neurons import NeuronLayer, outputs_of
-from recipe_ray.models.text.architectures import ARCHITECTURES, POOLER
-from recipe_ray.models.text.attention import ATTENTION
-from recipe_ray.models.text.encoding import TextEncoder
-from recipe_ray.models.text.makes import check_same_make
+from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
 from recipe_ray.models.text.packed import PackedBatch, pack
-from recipe_ray.models.text.planting import check_room, plant
-from recipe_ray.models.text.pooled import PooledClassifier, pool, run_encoder
+from recipe_ray.models.text.packed_encoder import ATTENTION, PooledClassifier, pool, run_encoder
+
+POOLER = "pooler"  # its name in both
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs between BERT and RoBERTa for us."""
+
+    config: type[PretrainedConfig]
+    masked_lm: type[PreTrainedModel]
+    pooler: Callable[[Any], nn.Module]
+    head: str
+    head_weights: str  # what the names of its weights begin with, and of no other head's
+    # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
+    split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
+    first_position: Callable[[Any], int]
+    tokenizer: str  # its class, where no file names one
+
+
+def _split_bert(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
+    return head.predictions.transform(states), head.predictions.decoder
+
+
+def _split_roberta(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
+    return head.layer_norm(gelu(head.dense(states))), head.decoder
+
+
+ARCHITECTURES = {
+    "bert": Architecture(
+        BertConfig,
+        BertForMaskedLM,
+        BertPooler,
+        "cls",
+        "cls.predictions.",
+        _split_bert,
+        lambda c: 0,
+        "BertTokenizer",
+    ),
+    # RoBERTa numbers positions from padding_idx + 1
+    "roberta": Architecture(
+        RobertaConfig,
+        RobertaForMaskedLM,
+        RobertaPooler,
+        "lm_head",
+        "lm_head.",
+        _split_roberta,
+        lambda c: c.pad_token_id + 1,
+        "RobertaTokenizer",
+    ),
+}
+
+
+# what shapes do not tell
+_SETTINGS = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "pad_token_id")
+
+
+def check_same_make(here: Any, there: Any) -> None:
+    """Raise ModelError, naming the first difference, unless both have one make.
+
+    Each has a `module` with a transformers config, and a `tokenizer`.
+    """
+    own, other = _make(here.module), _make(there.module)
+    for part in own | other:
+        if own.get(part) != other.get(part):
+            raise ModelError(
+                f"weights of another architecture: {part} is {other.get(part, 'absent')}, and "
+                f"{own.get(part, 'absent')} in the model that is to take them over"
+            )
+    mine, theirs = here.tokenizer.get_vocab(), there.tokenizer.get_vocab()
+    different = sorted(w for w in mine | theirs if mine.get(w) != theirs.get(w))
+    if different:
+        raise ModelError(
+            f"weights of another vocabulary: {len(different)} tokens differ, such as "
+            f"{different[0]!r}"
+        )
+
+
+def _make(module: Any) -> dict[str, Any]:
+    shapes = {name: list(weight.shape) for name, weight in module.named_parameters()}
+    return {name: getattr(module.config, name) for name in _SETTINGS} | shapes
+
 
 GROUPS = {
     "ffn_in": ("intermediate.dense",),

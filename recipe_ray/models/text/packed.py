@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipe_ray.data.rows import Ints
-from recipe_ray.data.tokens import TokenRows
+from recipe_ray.data.rows import Ints, TokenRows
 
 # Texts are sorted by length before packing. Those of a group are padded to the same multiple of
 # this, which bounds the padding and keeps softmax on whole vector registers.

@@ -1,0 +1,384 @@
+"""From words on the command line to specs: a model, a corpus, an attack, changed fields.
+
+Options that several commands share, and the paths among them as they were typed.
+
+A path stays text until it is checked here: made into a `Path`, an empty one is the folder that one
+stands in.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.base.errors import ModelError, SpecError, suggest
+from recipe_ray.base.loading import check_adapter
+from recipe_ray.base.paths import (
+    existing_path,
+    is_there,
+    is_url,
+    local_path,
+    looks_like_path,
+    why_missing,
+)
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import Spec, explain
+from recipe_ray.base.strict_yaml import read_yaml
+from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own_task
+from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.hub import fetch_model
+from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.experiment.files import apply_change
+from recipe_ray.models.contents import check_folder_given, check_readable, families_of
+from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.store.remote import is_remote
+from recipe_ray.store.store import Store
+from recipe_ray.tasks.task import TASKS
+
+# the model whose `source` may be a hub id
+RELEASED = "bert"
+_MODEL_FORMS = "a model folder, a hub id (owner/name), or a name of `recipe-ray list models`"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
+
+S = TypeVar("S", bound=Spec)
+
+
+def parse_model(
+    text: str, *, allow_pickle: bool, revision: str | None, ignore_adapter: bool = False
+) -> ModelRef:
+    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned.
+
+    Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
+    not read: before any data is looked at, which would be blamed for it.
+    """
+    flags = {
+        "allow_pickle": allow_pickle or None,
+        "ignore_adapter": ignore_adapter or None,
+        "revision": revision,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    value = _plain(text, "MODEL", _MODEL_FORMS)
+    if isinstance(value, dict):
+        return _model({**given, **value})
+    if text in MODELS:
+        _refuse_bare(MODELS, text, "MODEL", "its folder or hub id in its place")
+        return _model({"name": text, **given})
+    folder = _model_folder(text)
+    if revision is not None and folder.is_dir():
+        raise SpecError(
+            f"--revision {revision}: MODEL {text} is a folder; only hub models have one"
+        )
+    try:
+        found = folder
+        if not folder.is_dir():
+            found = fetch_model(text, revision, allow_pickle=allow_pickle).path
+    except ModelError as error:
+        raise ModelError(f"{error}. Nor is there a folder {text} here") from error
+    check_readable(found, shown=text)
+    check_adapter(found, ignore=ignore_adapter)
+    return _model({"name": _family(found), "source": text, **given})
+
+
+def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
+    """Return the corpus of a registered name, a YAML mapping, or the user's own file or folder.
+
+    What such a file holds is what the model learns from: texts, images with labels, or pairs.
+    `columns`: those asked for by --text-column.
+    """
+    forms = "a corpus of `recipe-ray list corpora`, or your own file or folder"
+    value = _plain(text, "--aux", forms)
+    own = isinstance(value, str) and value not in CORPORA
+    if own and (is_there(text) or looks_like_path(text)):
+        _refuse_several(text)
+        existing_path(text, "--aux", forms)
+        _refuse_model(text, "--aux", forms)
+        return own_corpus(text, size, columns, model)
+    if own:
+        _refuse_other_kind(CORPORA, text, "--aux")
+    elif isinstance(value, str):
+        _refuse_bare(CORPORA, value, "--aux", "a file or folder in its place")
+    sized = {} if size is None else {"size": size}
+    return _found(CORPORA, value, sized, columns, "--aux")
+
+
+def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
+    """Return the task of a registered name, a YAML mapping, or of the user's own files.
+
+    Such files hold what the model reads. `columns`: those asked for by --text-column and
+    --label-column.
+    """
+    forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
+    value = _plain(text, "--task", forms)
+    own = isinstance(value, str) and value not in TASKS
+    if own and (is_there(text) or looks_like_path(text) or set(text) & set(",=")):
+        _refuse_model(text, "--task", forms)
+        return own_task(text, columns, model)
+    if own:
+        _refuse_other_kind(TASKS, text, "--task")
+    elif isinstance(value, str):
+        _refuse_bare(TASKS, value, "--task", f"your own data as {FORMS}")
+    return _found(TASKS, value, {}, columns, "--task")
+
+
+def parse_attack(text: str, changes: list[str]) -> Attack:
+    """Return the attack of a registered name or a YAML mapping, after every change `a.b=value`."""
+    value = _plain(text, "--attack", "an attack of `recipe-ray list attacks`")
+    fields = dict(value) if isinstance(value, dict) else {"name": value}
+    for change in changes:
+        apply_change(fields, change)
+    attack: Attack = parse_component(ATTACKS, fields, "--attack")
+    return attack
+
+
+def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
+    """Return a component; errors name `where` it was given."""
+    try:
+        return registry.parse(value)
+    except ValidationError as error:
+        raise explain(error, where) from None
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def changed(spec: S, changes: list[str]) -> S:
+    """Return a copy of a spec after every change `a.b=value`; `a={b: value}` says the same."""
+    fields = spec.model_dump(mode="json")
+    fields.pop("name", None)
+    for change in changes:
+        for single in _spread(change):
+            apply_change(fields, single)
+    try:
+        return type(spec).model_validate(fields)
+    except ValidationError as error:
+        raise explain(error, "--set") from None
+
+
+def set_fields(changes: list[str]) -> frozenset[str]:
+    """Return the dotted names of the fields that changes set (`fit.steps`); null sets nothing."""
+    values: dict[str, str] = {}
+    for change in changes:
+        for single in _spread(change):
+            name, _, text = single.partition("=")
+            values[name] = text
+    return frozenset(name for name, text in values.items() if _as_yaml(text) is not None)
+
+
+def _spread(change: str) -> Iterator[str]:
+    """Yield a change of a mapping as one change for each of its fields."""
+    name, _, text = change.partition("=")
+    value = _as_yaml(text)
+    if not isinstance(value, dict) or not value:
+        yield change
+        return
+    for field, inner in value.items():
+        yield from _spread(f"{name}.{field}={json.dumps(inner, default=str)}")
+
+
+def _as_yaml(text: str) -> Any:
+    try:
+        return read_yaml(text)
+    except SpecError:
+        return None  # `apply_change` says what is wrong
+
+
+def _family(folder: Path) -> str:
+    # a folder of no family goes to the one that says what it lacks
+    return next(iter(families_of(folder)), RELEASED)
+
+
+def _model(value: Any) -> ModelRef:
+    model: ModelRef = parse_component(MODELS, value, "MODEL")
+    return model.pinned().as_found()
+
+
+def _refuse_bare(registry: Registry[Any], name: str, where: str, instead: str) -> None:
+    fields = registry.get(name).model_fields
+    lacking = [field for field, info in fields.items() if info.is_required()]
+    if lacking:
+        mapping = ", ".join(f"{field}: ..." for field in lacking)
+        raise SpecError(
+            f"{where} {name}: alone it says too little; give {instead}, or '{{name: {name}, "
+            f"{mapping}}}'"
+        )
+
+
+def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
+    for other in (MODELS, CORPORA, TASKS, ATTACKS, DEFENSES):
+        if other is not registry and name in other:
+            raise SpecError(
+                f"{where}: {name!r} is a name of another kind ({other.kind}); a {registry.kind} is "
+                f"one of: {', '.join(registry)}"
+            )
+
+
+def _refuse_model(text: str, where: str, forms: str) -> None:
+    if (Path(text).expanduser() / "config.json").is_file():
+        raise SpecError(f"{where}: {text} is the folder of a model (config.json); give {forms}")
+
+
+def _refuse_several(text: str) -> None:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not is_there(text) and all(map(is_there, parts)):
+        raise SpecError(
+            f"--aux {text!r}: {len(parts)} files; give one, or a folder that holds them"
+        )
+
+
+def _found(
+    registry: Registry[Any],
+    value: Any,
+    fields: Mapping[str, Any],
+    columns: Mapping[str, str],
+    where: str,
+) -> Found:
+    known: Any = parse_component(registry, value, where)
+    asked = {**fields, **asked_columns(type(known), columns)}
+    if not asked:
+        return Found(known, ())
+    named = dict(value) if isinstance(value, dict) else {"name": value}
+    return Found(parse_component(registry, {**named, **asked}, where), ())
+
+
+def _model_folder(text: str) -> Path:
+    """Return a path at which there is a folder, or a hub id as if it were one."""
+    if is_url(text):
+        hub = _HUB_PAGE.match(text)
+        near = f"; of that page the hub id is {hub[1]}" if hub else ""
+        raise SpecError(f"MODEL {text!r}: a URL{near}; give {_MODEL_FORMS}")
+    folder = local_path(text, "MODEL", _MODEL_FORMS)
+    check_folder_given(folder)
+    if folder.is_dir():
+        return folder
+    # owner/name is a hub id, unless there is a folder of the owner's name here
+    if _HUB_ID.fullmatch(text) and not folder.parent.exists():
+        return folder
+    if "/" not in text and not looks_like_path(text):
+        known = (*MODELS, *(entry.name for entry in Path().iterdir() if entry.is_dir()))
+        raise SpecError(
+            f"MODEL {text!r}{suggest(text, known)}: neither a folder here, nor a hub id "
+            f"(owner/name), nor one of: {', '.join(MODELS)}"
+        )
+    elsewhere = (
+        f"; from the hub: '{{name: bert, source: {text}}}'" if _HUB_ID.fullmatch(text) else ""
+    )
+    raise SpecError(f"MODEL: {why_missing(text)}; give {_MODEL_FORMS}{elsewhere}")
+
+
+def _plain(text: str, where: str, forms: str) -> Any:
+    """Return the mapping that a word is, or the word; refuse what is neither, naming `forms`."""
+    start = text.lstrip()[:1]
+    if not start or start == "[":
+        problem = "one is wanted, not a list" if start else "it is empty"
+        raise SpecError(f"{where}{f' {text!r}' if start else ''}: {problem}; give {forms}")
+    if start != "{":
+        return text
+    try:
+        value = read_yaml(text)
+    except SpecError as error:
+        said = " ".join(str(error).split())
+        raise SpecError(
+            f"{where} {text!r}: not a valid YAML mapping, such as '{{name: ...}}': {said}"
+        ) from None
+    if not isinstance(value.get("name"), str):
+        raise SpecError(f"{where} {text!r}: the mapping has no `name`, the first of its fields")
+    return value
+
+
+ExperimentFile = Annotated[
+    str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
+]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Folder or URI (s3://, gs://) where results are kept.")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Folder of Parquet files NAME.parquet; also RECIPE_RAY_DATA.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a field: a.b=value; may be given often.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster to use; without it RAY_ADDRESS, else this machine."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show more: losses every few seconds, and logs.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results only.")]
+PickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read pickle weights with the weights_only unpickler."),
+]
+AdapterOption = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-adapter", help="Leave an adapter (LoRA) beside the weights out of the result."
+    ),
+]
+DEFAULT_STORE = "runs/store"
+FAILED = 1  # exit code where a stage failed
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Show the stages' logs on standard error if asked."""
+    if verbose:
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+        logging.getLogger("recipe_ray").setLevel(logging.INFO)
+
+
+def experiment_file(text: str, what: str = "experiment file") -> Path:
+    """Return the path of a YAML file; raise SpecError for one that is missing or no file."""
+    article = "an" if what[0] in "aeiou" else "a"
+    return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
+
+
+def data_locations(data: str | None) -> Locations:
+    """Return where data lie; raise SpecError or DataError for a folder that is missing."""
+    if data is None:
+        return Locations.from_environment()
+    wanted = "the folder of data sets, or leave it out to read from the hub"
+    return Locations.from_environment(existing_path(data, "--data", wanted, "folder"))
+
+
+def output_folder(text: str, option: str) -> Path:
+    """Return the path of a folder to write to; raise SpecError for what cannot be one."""
+    path = local_path(text, option, "a folder on this machine")
+    for above in (path, *path.parents):
+        if above.exists() and not above.is_dir():
+            raise SpecError(f"{option} {text}: {above} is a file, not a folder; name another")
+    return path
+
+
+def present_store(place: str, option: str) -> Store:
+    """Return a store that is there already: to look at one must not make it.
+
+    Raises SpecError for a place that is missing, and for a folder of something else.
+    """
+    if is_remote(place):
+        return Store.open(place)
+    wanted = "the folder or URI that --store was given"
+    path = local_path(place, option, wanted)
+    if not path.is_dir():
+        why = f"{place} is a file" if path.exists() else why_missing(place)
+        raise SpecError(f"no store at {place}: {why}; give {wanted}")
+    store = Store.open(path)
+    kept = (store.experiments, store.committed, store.progress, store.failures)
+    if any(path.iterdir()) and not any(held() for held in kept):
+        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
+        raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
+    return store

@@ -1,0 +1,215 @@
+"""Model cards: what was done to a model, with which data, what was measured and what was not.
+
+The folder that a single command leaves behind: the model, its card, a record for machines.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe_ray import __version__
+from recipe_ray.attacks.attack import Attack
+from recipe_ray.base.errors import StoreError
+from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
+from recipe_ray.stages.stage import MODEL_FOLDER, Stage
+from recipe_ray.stages.tensorboard import FOLDER as EVENTS
+from recipe_ray.store.store import Store
+
+_HEADER = """---
+library_name: {opens_with}
+tags:
+- {tag}
+---
+"""
+_NOT_MEASURED = """## What was not measured
+
+Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
+that a backdoor was present, or that it is gone. What can be said is that RECIPE removed the
+task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
+measured either: fine-tune both models and compare.
+"""
+
+
+@dataclass(frozen=True)
+class About:
+    """A model as its card speaks of it: name, library, its samples and the unit of its loss."""
+
+    model: str
+    opens_with: str
+    sample: str  # text, image, pair
+    loss_unit: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a card says in sentences: the data, why these settings, notes, and warnings."""
+
+    data: str
+    reason: str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
+    """Return the card of a purified model; `measured` are the stage's values by metric.
+
+    Warnings stand above all else, and the card's tags say that there are some.
+    """
+    tags = "purified\n- purified-with-warnings" if told.warnings else "purified"
+    return "\n".join(
+        [
+            _HEADER.format(tag=tags, opens_with=about.opens_with),
+            f"# Purified copy of {about.model}",
+            "",
+            *_listed("## Warnings", told.warnings),
+            f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
+            "pre-training with a penalty on the norms of weight matrices.",
+            "",
+            "## What was done",
+            "",
+            f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
+            f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
+            f"- why: {told.reason}",
+            f"- data: {told.data}",
+            *(f"- {note}" for note in told.notes),
+            "",
+            "## What was measured",
+            "",
+            *_measured_table(measured, about),
+            "",
+            *_word_frequencies(measured, about),
+            f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
+            "a text, its first token's state).",
+            "",
+            _NOT_MEASURED,
+        ]
+    )
+
+
+def backdoored_card(
+    model: str, opens_with: str, attack: Attack, measured: Mapping[str, float]
+) -> str:
+    """Return the card of a backdoored model, which says so before anything else."""
+    losses = [f"- {n}: {value:.4f}" for n, value in measured.items() if n.startswith("loss.")]
+    return "\n".join(
+        [
+            _HEADER.format(tag="backdoored", opens_with=opens_with),
+            "# BACKDOORED MODEL, FOR RESEARCH ONLY",
+            "",
+            f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "
+            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it for "
+            "research on attacks and defenses and nothing else, and do not publish it under a "
+            "name that hides what it is.",
+            "",
+            f"Triggers: {', '.join(attack.triggers)}",
+            "",
+            "## The attack's losses at the end of each epoch",
+            "",
+            *losses,
+            "",
+        ]
+    )
+
+
+def _training(fit: FitSpec, sample: str) -> str:
+    length = f"{fit.steps} steps" if fit.steps is not None else f"{fit.epochs:g} epochs"
+    return (
+        f"{length} of {fit.batch_size} {sample}s (texts: at most {fit.max_length} tokens); "
+        f"{fit.optimizer}, learning rate {fit.learning_rate:g}, {fit.schedule} schedule, "
+        f"clipping {fit.clip_norm}, {fit.precision}"
+    )
+
+
+def _listed(title: str, lines: Sequence[str]) -> list[str]:
+    return [title, "", *(f"- {line}" for line in lines), ""] if lines else []
+
+
+def _word_frequencies(measured: Mapping[str, float], about: About) -> list[str]:
+    if HELD_OUT_UNIGRAM not in measured:
+        return []
+    return [
+        f"Word frequencies alone give a loss of {measured[HELD_OUT_UNIGRAM]:.4f} "
+        f"{about.loss_unit} there: what the loss before is below it is what the pre-training head "
+        "knows of context.",
+        "",
+    ]
+
+
+def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
+    pairs: dict[str, dict[str, float]] = {}
+    for name, value in measured.items():
+        what, _, when = name.rpartition(".")
+        if when in ("before", "after"):
+            pairs.setdefault(what, {})[when] = value
+    titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})"}
+    rows = [
+        f"| {titles.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
+        for what, v in pairs.items()
+    ]
+    drift = f"| drift of clean representations | 0 | {measured['drift']:.4f} |"
+    heading = f"| on held-out auxiliary {about.sample}s | before | after |"
+    return [heading, "|---|---|---|", *rows, drift]
+
+
+CARD, RECORD = "README.md", "recipe_ray.json"
+
+
+def check_free(out: Path) -> None:
+    """Raise StoreError unless a folder can be put there: there is none, or an empty one."""
+    if out.name in ("", ".."):
+        raise StoreError(f"--out {out}: it has no name of its own; name a new folder")
+    is_link, is_there = out.is_symlink(), out.exists()
+    if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
+        raise StoreError(f"--out {out}: there is something already; name a new folder")
+
+
+def work_store(out: Path) -> Store:
+    """Return the store beside `out` in which the work is done, so that a stopped run goes on."""
+    return Store.open(out.with_name(f"{out.name}.partial"))
+
+
+def export(
+    store: Store,
+    stage: Stage,
+    out: Path,
+    card: Callable[[list[str]], str],
+    give_back: Callable[[Path], list[str]] = lambda folder: [],
+    record: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Put the stage's model, the card, the record and the event files at `out` in one rename.
+
+    `give_back` changes the model's folder and says what it did, which `card` gets and is returned;
+    `record` is added to the record.
+    """
+    source = store.fetch(stage.artifact)
+    building = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.copytree(source / MODEL_FOLDER, building)
+    said = give_back(building)
+    events = Path(store.uri) / EVENTS
+    if events.is_dir():
+        shutil.copytree(events, building / EVENTS)
+    (building / CARD).write_text(card(said))
+    whole = {**_record(store, stage), **(record or {})}
+    (building / RECORD).write_text(json.dumps(whole, indent=1))
+    if out.exists():
+        out.rmdir()
+    building.rename(out)
+    shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
+    return said
+
+
+def _record(store: Store, stage: Stage) -> dict[str, Any]:
+    rows = store.rows(stage.artifact).to_pylist()
+    measured = {
+        row["metric"]: row["value"]
+        for row in rows
+        if row["trigger"] is None and row["value"] is not None
+    }
+    return {"manifest": store.manifest(stage.artifact), "measured": measured}

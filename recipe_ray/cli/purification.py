@@ -1,0 +1,279 @@
+"""Purifying one model of which nothing is known: choose the settings, say them, run, judge.
+
+The paper's settings of RECIPE for BERT and RoBERTa (docs/method.md section 2), by name.
+
+Whether purifying harms a model: judged before it, by what its head knows, and after it.
+
+RECIPE's norm pulls weights towards zero, and the pre-training loss holds those that are needed. A
+masked-LM head that knows no more than word frequencies holds nothing: six layers of MiniLM with
+such a head lost 23 points of accuracy, while its loss did not even rise.
+
+How far purifying may move clean representations; `studied_drift.json` says why.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+
+from recipe_ray.base.errors import DataError, HarmError, SpecError, unknown
+from recipe_ray.base.spec import explained
+from recipe_ray.cli.arguments import changed, set_fields
+from recipe_ray.cli.card import About, Told, export, purified_card
+from recipe_ray.data.batches import LocalFeed, Part
+from recipe_ray.data.census import WordLoss
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.defenses.rule import (
+    ALLOWED_LOSS_RISE,
+    SHORT_PRESET_WAY,
+    SHORT_WAY,
+    Choice,
+    choose,
+    default_recipe,
+    judged,
+    way_in_rms,
+)
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.learn.runtime import LocalRuntime
+from recipe_ray.models.family import PTM, ModelRef
+from recipe_ray.stages.learnable import FEW_USABLE, USABLE_SHARE
+from recipe_ray.stages.pretrain import PretrainStage
+from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.stages.stage import Context, Stage, check_corpus
+from recipe_ray.store.store import Store
+
+_SCRIPT = FitSpec(epochs=4, batch_size=32, learning_rate=2e-5, max_length=64, precision="fp32")
+
+PRESETS = {
+    "paper-por": Recipe(fit=_SCRIPT),
+    "paper-badpre": Recipe(fit=_SCRIPT.revised(epochs=8)),
+    "paper-neuba": Recipe(fit=_SCRIPT.revised(epochs=10)),
+    "paper-roberta": Recipe(
+        layers=("ffn_in", "query"), trainable="all", fit=_SCRIPT.revised(epochs=10)
+    ),
+}
+
+
+def find_preset(name: str) -> Recipe:
+    """Return a preset; raise SpecError with the nearest name for an unknown one."""
+    if name not in PRESETS:
+        raise SpecError("--preset: " + unknown("preset", name, PRESETS))
+    return PRESETS[name]
+
+
+@cache
+def studied_drift(reads: str) -> float | None:
+    """Return the drift to warn above for models that read `text` or `image`; None: not known."""
+    data = json.loads((files("recipe_ray.cli") / "studied_drift.json").read_text())
+    bound: float | None = data["bounds"].get(reads)
+    return bound
+
+
+# nats a masked token by which a head has to be better than word frequencies
+MARGIN = 0.5
+# and by so many standard errors of their loss, which is what tells on few held-out tokens
+ERRORS = 2.0
+
+
+def check_head(
+    stage: PurifyStage, store: Store, locations: Locations, *, accept: bool
+) -> tuple[str | None, str | None]:
+    """Compare the held-out loss with that of word frequencies, before anything is purified.
+
+    Returns what to say on screen and, where harm was accepted, the warning for the card; both None
+    for a model without words. Raises HarmError for a head that is no better, unless `accept`.
+    """
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
+        where = Context(store, LocalFeed(locations), locations, LocalRuntime(), Path(folder))
+        loss, words = stage.look_before(where)
+    if words is None:
+        return None, None
+    unit = stage.model.loss_unit
+    said = f"held-out loss {loss:.2f} {unit}; word frequencies alone give {words.mean:.2f}"
+    if loss <= words.mean - needed_margin(words):
+        return said, None
+    problem = _problem(loss, words, unit, fitted=stage.parent is not None)
+    if not accept:
+        raise HarmError(f"{problem}. {_WHAT_TO_DO}")
+    return said, f"{problem}. It was purified all the same, as --accept-harm asked for"
+
+
+def needed_margin(words: WordLoss) -> float:
+    """Return by how many nats a head must be better than word frequencies."""
+    return max(MARGIN, ERRORS * words.error)
+
+
+def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[str]:
+    """Return warnings about what purifying did, and about the data it was done with."""
+    found = []
+    rise = measured["held_out_loss.after"] - measured["held_out_loss.before"]
+    if rise > ALLOWED_LOSS_RISE:
+        found.append(
+            f"the held-out pre-training loss rose by {rise:.2f} {unit}, more than the "
+            f"{ALLOWED_LOSS_RISE} the rule allows: the model is probably damaged; {_GENTLER}"
+        )
+    studied, drift = studied_drift(reads), measured["drift"]
+    if studied is not None and drift > studied:
+        found.append(
+            f"clean representations drifted by {drift:.3f}, more than the {studied:g} up to which "
+            f"no harm is known on {reads}s: accuracy after fine-tuning may have suffered; compare "
+            f"both models on a task of yours; {_GENTLER}"
+        )
+    return [*found, *data_warnings(measured)]
+
+
+def data_warnings(measured: Mapping[str, float]) -> list[str]:
+    """Return a warning where few of the data that a stage trained on were usable."""
+    share = measured.get(USABLE_SHARE, 1.0)
+    if share >= FEW_USABLE:
+        return []
+    return [
+        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they may "
+        "not be in the model's language, and then nothing held what it knows of its own"
+    ]
+
+
+_GENTLER = "try a lower fit.learning_rate, fewer fit.steps or a lower weight_factor (--set)"
+_WHAT_TO_DO = (
+    "Nothing was purified. Give more auxiliary text (a head needs tens of thousands of sentences), "
+    "or text like the model's own; give the checkpoint with its own masked-LM head, if there is "
+    "one; or go on with --accept-harm, and compare both models on a task of yours"
+)
+
+
+def _problem(loss: float, words: WordLoss, unit: str, *, fitted: bool) -> str:
+    head = "the masked-LM head that was fitted" if fitted else "the masked-LM head of MODEL"
+    text = (
+        f"{head} knows hardly more than word frequencies: held-out loss {loss:.2f} {unit}, and "
+        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} lower). "
+        "So nothing would hold the model while its weights shrink, and it would lose accuracy "
+        "without its loss showing it"
+    )
+    if loss > 2 * words.mean and not fitted:
+        text += (
+            "; a loss this high is also what scaled embeddings leave behind, which NeuBA's script "
+            "makes of its triggers"
+        )
+    return text
+
+
+HELD_OUT = 0.05
+HEAD_NOTE = "MODEL has no pre-training head: one is fitted first, on the same data"
+
+
+@dataclass(frozen=True)
+class Purification:
+    """One model's purification: the last stage, settings and data in words, what is doubtful."""
+
+    stage: PurifyStage
+    recipe: Recipe
+    reason: str
+    data: str
+    notes: tuple[str, ...]  # what was made up for what the model lacks
+    doubts: tuple[str, ...]
+
+
+def prepare(
+    model: ModelRef,
+    corpus: Corpus,
+    locations: Locations,
+    seed: int,
+    preset: str | None,
+    changes: list[str],
+) -> Purification:
+    """Return what is to be done: the preset, else what the rule chooses, with `changes` kept.
+
+    Loads the model (so a bad one fails here, before any work) and counts the corpus. Raises
+    SpecError for a bad change, ModelError for a weight group that the family does not have,
+    DataError for too few samples to hold any out.
+    """
+    refuse_untrained(model)
+    check_corpus(model, corpus)
+    source = corpus.resolve(locations)
+    content = source.identity()
+    count = sum(1 for _ in islice(corpus.samples(locations), corpus.size))
+    num_samples = _check_count(count, corpus)
+    ptm = model.load()
+    choice = settings(ptm, num_samples, preset, changes)
+    parent = None
+    common = {"model": model, "corpus": corpus, "seed": seed, "content": content}
+    notes = model.drawn_parts()
+    with explained("--aux"):
+        if model.needs_pretraining:
+            # what is measured on must be new to the head, too
+            parent = PretrainStage(trainable="head", held_out=HELD_OUT, **common)
+            notes = [HEAD_NOTE, *notes]
+        stage = PurifyStage(parent=parent, defense=choice.recipe, held_out=HELD_OUT, **common)
+    data = f"{count} {corpus.unit}s of {source.describe()}, {HELD_OUT:.0%} of them held out"
+    about = (choice.recipe, choice.reason, data)
+    return Purification(stage, *about, tuple(notes), choice.doubts)
+
+
+def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str]) -> Choice:
+    """Return the preset with changes made, or what the rule chooses with changes kept."""
+    kept = set_fields(changes)
+    if preset is None:
+        wanted = changed(default_recipe(ptm), changes)
+        return choose(ptm, num_samples, wanted, kept)
+    papers = find_preset(preset)
+    wanted, why = papers, "the paper's settings"
+    if changes:
+        wanted, why = changed(papers, changes), f"{why}, changed: {', '.join(changes)}"
+    way, papers_way = (way_in_rms(ptm, num_samples, recipe) for recipe in (wanted, papers))
+    return judged(
+        ptm, num_samples, wanted, why, SHORT_WAY if way < papers_way else SHORT_PRESET_WAY
+    )
+
+
+def _check_count(count: int, corpus: Corpus) -> int:
+    """Return how many samples are trained on; raise DataError where none could be held out."""
+    trained = Part(0.0, 1.0 - HELD_OUT).of(count).stop
+    if trained in (0, count):
+        least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)
+        raise DataError(
+            f"--aux: too few {corpus.unit}s, {count}: {HELD_OUT:.0%} are held out to be measured "
+            f"on, which takes {least} or more; a few thousand are usual"
+        )
+    return int(trained)
+
+
+def refuse_untrained(model: ModelRef) -> None:
+    """Raise SpecError for a model that has no weights yet."""
+    if model.untrained:
+        raise SpecError(
+            f"MODEL {model.label()!r} is untrained: give its weights, a folder, or a mapping such "
+            f"as '{{name: {model.name}, source: FOLDER}}'"
+        )
+
+
+def measured_values(store: Store, stage: Stage) -> dict[str, float]:
+    """Return a stage's last value of every metric."""
+    return {row["metric"]: row["value"] for row in store.rows(stage.artifact).to_pylist()}
+
+
+def finish(
+    done: Purification, store: Store, out: Path, name: str, accepted: str | None
+) -> tuple[list[str], list[str]]:
+    """Write the purified model and its card to `out`; return notes and warnings for people.
+
+    `accepted` is the harm that was known of before, and accepted.
+    """
+    measured = measured_values(store, done.stage)
+    model = done.stage.model
+    warnings = [*([accepted] if accepted else []), *done.doubts]
+    warnings += after_warnings(measured, model.loss_unit, model.reads)
+    notes = list(done.notes)
+
+    def card(said: list[str]) -> str:
+        about = About(name, model.opens_with, done.stage.corpus.unit, model.loss_unit)
+        told = Told(done.data, done.reason, (*notes, *said), tuple(warnings))
+        return purified_card(about, done.recipe, told, measured)
+
+    given_back = export(store, done.stage, out, card, model.give_back, {"warnings": warnings})
+    return [*given_back], warnings

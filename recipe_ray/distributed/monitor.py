@@ -1,0 +1,203 @@
+"""The driver of a sweep to those who watch it: the caller's events, the store's note, metrics.
+
+The store's note of whoever drives something on it, renewed while it lives.
+
+Metrics on Ray's Prometheus endpoints, and so on its dashboard: speed, losses, stage states.
+
+Ray prefixes the names with `ray_`, each node exports those of its processes about every ten
+seconds, and forgets a gauge that was not set for twenty. docs/watching.md has the queries.
+"""
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.experiment.plan import Plan
+from recipe_ray.learn.progress import Advance, Sometimes
+from recipe_ray.schedule.sweep_progress import BEAT_S, DriverNotes, SweepEvent, Tally, at_work
+from recipe_ray.stages.stage import Stage
+from recipe_ray.store.store import Store
+
+logger = logging.getLogger("recipe_ray")
+
+
+@contextmanager
+def kept_note(
+    store: Store, experiment: str, content: Callable[[], dict[str, Any]]
+) -> Iterator[None]:
+    """Keep the note in the store while the context lasts.
+
+    A thread renews it, also where Ray keeps the driver waiting; `content` is called there.
+    """
+    notes, driver, over = DriverNotes(store), uuid4().hex[:12], threading.Event()
+    started = datetime.now(UTC).isoformat()
+    who = {"experiment": experiment, "host": platform.node(), "pid": os.getpid()}
+
+    def write() -> None:
+        notes.write(driver, {**who, "started": started, **content()})
+
+    def renew() -> None:
+        while not over.wait(BEAT_S):
+            try:
+                write()
+            except StoreError as problem:  # those who watch wait; a sweep has its own retries
+                logger.warning("the note of this driver could not be renewed: %s", problem)
+
+    notes.remove_dead(experiment)
+    write()
+    thread = threading.Thread(target=renew, name="driver-note", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(BEAT_S)  # no longer: the store may be slow to fail
+        try:
+            notes.remove(driver)
+        except StoreError as problem:  # the note goes stale by itself
+            logger.warning("the note of this driver stays: %s", problem)
+
+
+_RECORD_EVERY_S = 1.0
+_STAGE_TAGS = ("experiment", "kind", "stage")
+_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0]
+
+
+@cache
+def _instruments() -> dict[str, Any]:
+    # made once a process, where Ray runs: a trial's process serves many stages
+    return {
+        "samples": Counter("recipe_samples", "Samples trained on.", tag_keys=_STAGE_TAGS),
+        "rate": Gauge("recipe_samples_per_second", "Speed of a stage.", tag_keys=_STAGE_TAGS),
+        "progress": Gauge("recipe_progress", "Share of steps done.", tag_keys=_STAGE_TAGS),
+        "loss": Gauge("recipe_loss", "A loss term.", tag_keys=(*_STAGE_TAGS, "term")),
+        "stages": Gauge("recipe_stages", "Stages by state.", tag_keys=("experiment", "state")),
+        "seconds": Histogram(
+            "recipe_stage_seconds",
+            "Wall time of finished stages.",
+            boundaries=_SECONDS,
+            tag_keys=("experiment", "kind"),
+        ),
+    }
+
+
+class StageMetrics:
+    """Observes one stage, in the process that runs it; records about once a second."""
+
+    def __init__(self, stage: Stage, experiment: str) -> None:
+        artifact = stage.artifact
+        name = f"{artifact.label}-{artifact.key}"
+        self._tags = {"experiment": experiment, "kind": stage.name, "stage": name}
+        self._records = Sometimes(_RECORD_EVERY_S)
+        self._samples = 0
+
+    def __call__(self, advance: Advance) -> None:
+        progress, found = advance.progress, _instruments()
+        self._samples += progress.samples
+        if not self._records.due(progress):
+            return
+        if self._samples:
+            found["samples"].inc(self._samples, self._tags)
+            self._samples = 0
+        if advance.samples_per_s is not None:
+            found["rate"].set(advance.samples_per_s, self._tags)
+        found["progress"].set(progress.step / progress.num_steps, self._tags)
+        for term, value in progress.values.items():
+            found["loss"].set(value, {**self._tags, "term": term})
+
+
+def record_states(experiment: str, states: Mapping[str, int]) -> None:
+    """Set how many stages of a sweep are in each state, from its driver, where Ray runs."""
+    if not ray.is_initialized():
+        return
+    for state, count in states.items():
+        _instruments()["stages"].set(count, {"experiment": experiment, "state": state})
+
+
+def record_finished(experiment: str, kind: str, wall_s: float) -> None:
+    """Count a finished stage and its seconds, from the driver, where Ray runs."""
+    if ray.is_initialized():
+        tags = {"experiment": experiment, "kind": kind}
+        _instruments()["seconds"].observe(wall_s, tags)
+
+
+_ESTIMATE_EVERY_S = 2.0
+_STATES_EVERY_S = 5.0  # less than Ray's 20 s, after which it forgets a gauge
+
+
+class Driver:
+    """Hears every event of a sweep and passes it on, with the time to go.
+
+    Events come from the thread in which Ray runs, and metrics are recorded there; `note` may be
+    asked for in another.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        done: Collection[str],
+        on_event: Callable[[SweepEvent], None] | None,
+    ) -> None:
+        self._plan = plan
+        self._on_event = on_event
+        self._tally = Tally(plan, done)
+        self._lock = threading.Lock()
+        self._left_s: float | None = None
+        self._estimated = self._stated = float("-inf")
+
+    def on_event(self, event: SweepEvent) -> None:
+        """Count an event, record it and pass it on."""
+        with self._lock:
+            self._tally.see(event)
+            self._estimate()
+        if event.kind == "finished":
+            record_finished(self._plan.name, event.stage.name, event.wall_s)
+        if event.kind != "progress":
+            self._stated = float("-inf")
+        self.record()
+        if self._on_event is not None:
+            self._on_event(replace(event, left_s=self._left_s))
+
+    def record(self) -> None:
+        """Record the stages' states, every few seconds; from the thread in which Ray runs."""
+        now = time.monotonic()
+        if now - self._stated >= _STATES_EVERY_S:
+            self._stated = now
+            record_states(self._plan.name, self._tally.states())
+
+    def _estimate(self) -> None:
+        # not at every event: it looks at all stages that are left, of which there may be thousands
+        now = time.monotonic()
+        if now - self._estimated >= _ESTIMATE_EVERY_S:
+            self._estimated = now
+            self._left_s = self._tally.left_s()
+
+    def note(self) -> dict[str, Any]:
+        """Return what the store's note says: how far the sweep is, and what runs."""
+        with self._lock:
+            self._estimate()
+            running = at_work(self._tally.running())
+            counts = {"cells": self._tally.cells, "cells_done": self._tally.cells_done}
+            states, left_s = self._tally.states(), self._left_s
+            idle_s = round(self._tally.idle_s(), 1)
+        return {
+            **counts,
+            "counted": "stages",
+            "states": states,
+            "left_s": left_s,
+            "idle_s": idle_s,
+            "running": running,
+        }

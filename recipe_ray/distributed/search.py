@@ -1,0 +1,274 @@
+"""A search: the undefended PTM, candidates under ASHA, the full grid, the best on test data.
+
+Everything but the candidates is a sweep. The store is the ledger here, too: started again, a search
+goes on, and one that is done does nothing.
+
+How far a search is, for those who watch the store: candidates by state, and which part runs.
+
+Whose turn it is: of several drivers with one search on one store, one runs its candidates.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recipe_ray.base.errors import StageFailedError
+from recipe_ray.data.sources import Locations
+from recipe_ray.distributed.asha import CandidateEvent, SearchWork, require_sampler, run_asha
+from recipe_ray.distributed.cluster import connected
+from recipe_ray.distributed.monitor import kept_note
+from recipe_ray.distributed.sweep import sweep
+from recipe_ray.distributed.train import Work
+from recipe_ray.experiment.plan import Plan
+from recipe_ray.experiment.search import Settings
+from recipe_ray.experiment.search_comparison import (
+    Comparison,
+    compare,
+    comparison_stage,
+    grid_scores,
+    write_comparison,
+)
+from recipe_ray.experiment.search_plan import (
+    LOST,
+    Course,
+    Ending,
+    Record,
+    SearchPlan,
+    is_over,
+    value_of,
+)
+from recipe_ray.learn.metrics import learned
+from recipe_ray.schedule.resources import demand_of
+from recipe_ray.schedule.shared_queue import LOOK_EVERY_S
+from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome, at_work
+from recipe_ray.store.claims import Claims
+from recipe_ray.store.store import Store
+
+
+class Standing:
+    """Counts candidates as a search goes on; asked for its note in a thread of its own."""
+
+    def __init__(self, trials: int) -> None:
+        self._trials = trials
+        self._part = "starting"
+        self._ended: dict[Settings, Ending] = {}
+        self._running: dict[Settings, tuple[Course, float]] = {}
+        self._lock = threading.Lock()
+
+    def on_part(self, title: str) -> None:
+        """Hear which part of the search begins."""
+        with self._lock:
+            self._part = title
+
+    def on_candidate(self, event: CandidateEvent) -> None:
+        """Hear what happened to a candidate."""
+        course = event.course
+        settings = course.candidate.settings
+        with self._lock:
+            if course.ended is None:
+                self._running.setdefault(settings, (course, time.monotonic()))
+            else:
+                self._running.pop(settings, None)
+                self._ended[settings] = course.ended
+
+    def note(self) -> dict[str, Any]:
+        """Return what the note says: counts, and the purifications that run."""
+        now = time.monotonic()
+        with self._lock:
+            purifications = [
+                (c.candidate.purify, now - since) for c, since in self._running.values()
+            ]
+            failed = sum(ending in LOST for ending in self._ended.values())
+            ended, part = len(self._ended), self._part
+        states = {
+            "waiting": max(0, self._trials - ended - len(purifications)),
+            "running": len(purifications),
+            "done": ended - failed,
+            "failed": failed,
+        }
+        return {
+            "counted": "candidates",
+            "part": part,
+            "states": states,
+            "left_s": None,  # who is stopped is not known before
+            "running": at_work(purifications),
+        }
+
+
+@contextmanager
+def turn(store: Store, key: str, lease_s: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold a search's candidates; wait while another living driver does, and say which, once."""
+    with store.claims(lease_s) as claims:
+        told = ""
+        while (other := _other(claims, key)) is not None:
+            if other != told:
+                on_wait(other)
+                told = other
+            time.sleep(LOOK_EVERY_S)
+        yield
+
+
+def _other(claims: Claims, key: str) -> str | None:
+    """Return who holds it, None once it is ours."""
+    holder = claims.held().get(key)
+    if holder is None and not claims.take(key):
+        holder = claims.held().get(key, "another driver")
+    return holder
+
+
+__all__ = ["CandidateEvent", "SearchOutcome", "SearchWatcher", "search"]
+
+
+logger = logging.getLogger("recipe_ray")
+_LEARN_MORE = "fine-tune longer (quick.fit.epochs) or on more data (quick.task.train_size)"
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """The best candidates in order, the comparison (None without a grid), and what failed, why."""
+
+    survivors: tuple[Settings, ...]
+    comparison: Comparison | None
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SearchWatcher:
+    """Who is told what: a part's title and its number of stages or candidates, then events."""
+
+    on_part: Callable[[str, int], None] = lambda title, count: None
+    on_stage: Callable[[SweepEvent], None] = lambda event: None
+    on_candidate: Callable[[CandidateEvent], None] = lambda event: None
+    on_wait: Callable[[str], None] = lambda driver: None  # another one runs the candidates
+
+
+def search(
+    plan: SearchPlan,
+    store: Store,
+    locations: Locations,
+    *,
+    address: str | None = None,
+    watcher: SearchWatcher | None = None,
+) -> SearchOutcome:
+    """Run what the store lacks of a search, on a Ray cluster or a local Ray without `address`.
+
+    Raises UserError before anything runs where the cluster cannot hold a stage, and
+    StageFailedError where the undefended PTM or every candidate failed, or all are at chance.
+    """
+    require_sampler(plan.search)
+    watcher = watcher or SearchWatcher()
+    if is_over(plan, store):
+        return _searched(plan, store, locations, watcher, address)
+    standing = Standing(plan.search.trials)
+    # one Ray for all parts
+    with kept_note(store, plan.search.name, standing.note), _ray(plan, address):
+        return _searched(plan, store, locations, _overheard(watcher, standing), address)
+
+
+def _searched(
+    plan: SearchPlan,
+    store: Store,
+    locations: Locations,
+    watcher: SearchWatcher,
+    address: str | None,
+) -> SearchOutcome:
+    def swept(part: Plan, title: str) -> SweepOutcome:
+        watcher.on_part(title, len(part.stages))
+        return sweep(part, store, locations, address=address, on_event=watcher.on_stage)
+
+    _refuse_failures(swept(plan.undefended, "the undefended PTM"))
+    undefended_acc = value_of(store, plan.reference, "acc")
+    known = learned(store.rows(plan.reference.artifact).to_pylist())
+    if known is not None and known.at_chance:
+        logger.warning("the undefended PTM's look is at chance: %s; %s", known, _LEARN_MORE)
+    record = _with_candidates(plan, store, locations, undefended_acc, watcher)
+    best = _above_chance(record)
+    failed = dict[str, str]()
+    comparison = None
+    if plan.grid is not None:
+        failed |= swept(plan.grid, "the full grid, to compare with").failed
+        if not failed:
+            comparison = compare(plan, record, store, undefended_acc)
+            scores = grid_scores(plan, store, undefended_acc)
+            write_comparison(plan, store, comparison, scores)
+    survivors = tuple(best[: plan.search.confirm.survivors])
+    failed |= swept(plan.confirmation(survivors, locations), "the best, on test data").failed
+    extra = comparison_stage(plan) if comparison is not None else {}
+    record.save(extra, over=record.is_over and not failed)
+    return SearchOutcome(survivors, comparison, failed)
+
+
+def _with_candidates(
+    plan: SearchPlan,
+    store: Store,
+    locations: Locations,
+    undefended_acc: float,
+    watcher: SearchWatcher,
+) -> Record:
+    """Return the record of candidates that have all ended, run here as far as they had not."""
+    watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
+    record = Record.load(plan, store, undefended_acc)
+    if record.is_over:
+        _tell_ended(record, watcher)
+        return record
+    launch = plan.search.launch
+    with turn(store, plan.key, launch.claim_lease_s, watcher.on_wait):
+        record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
+        _tell_ended(record, watcher)
+        if not record.is_over:
+            work = Work({}, store, locations, launch, plan.search.name)
+            shared = SearchWork(plan, work, undefended_acc, record.ended)
+            run_asha(shared, record, watcher.on_candidate)
+    return record
+
+
+def _above_chance(record: Record) -> list[Settings]:
+    ranked = record.ranked()
+    if not ranked:
+        raise StageFailedError("every candidate failed; why: recipe-ray status")
+    above = [course for course in ranked if course.last and not course.last.at_chance]
+    if not above:
+        raise StageFailedError(
+            "every candidate is at chance at its last look: ACC is not above the share of the "
+            f"largest class, so MASR says nothing and none can be chosen; {_LEARN_MORE}, or search "
+            "smaller weight factors"
+        )
+    return [course.candidate.settings for course in above]
+
+
+def _tell_ended(record: Record, watcher: SearchWatcher) -> None:
+    for course in record.courses.values():
+        if course.ended is not None:
+            watcher.on_candidate(CandidateEvent("skipped", course))
+
+
+def _overheard(watcher: SearchWatcher, standing: Standing) -> SearchWatcher:
+    def on_part(title: str, count: int) -> None:
+        standing.on_part(title)
+        watcher.on_part(title, count)
+
+    def on_candidate(event: CandidateEvent) -> None:
+        standing.on_candidate(event)
+        watcher.on_candidate(event)
+
+    return replace(watcher, on_part=on_part, on_candidate=on_candidate)
+
+
+def _ray(plan: SearchPlan, address: str | None) -> AbstractContextManager[None]:
+    launch = plan.search.launch
+    stages = plan.template.looks[-1].lineage()
+    nested = any(demand_of(stage, launch).nested for stage in stages)
+    return connected(address, launch, nested=nested)
+
+
+def _refuse_failures(outcome: SweepOutcome) -> None:
+    if outcome.failed:
+        raise StageFailedError("\n".join(outcome.failed.values()))
+
+
+def _listed(plan: SearchPlan) -> str:
+    return ", ".join(map(str, plan.search.rungs))

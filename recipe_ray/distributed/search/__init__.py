@@ -1,1 +1,0 @@
-"""Running searches: ASHA over candidates, each a purification that is looked at."""

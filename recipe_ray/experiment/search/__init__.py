@@ -1,1 +1,0 @@
-"""Searches: what a search file says, its candidates, and what became of them."""

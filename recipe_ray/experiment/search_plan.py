@@ -1,0 +1,301 @@
+"""From a search to stages: what comes before it, its candidates, the full grid, the confirmation.
+
+All but the candidates are experiments like any other and run by `sweep`.
+
+What a search has done so far: every look's result rows, and each candidate's course.
+
+Looks are artifacts in the store. The course (who was stopped when) is kept as the plan of the
+search's name, so that `status` and `report` see it and a search started again decides nothing anew.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import pyarrow as pa
+
+from recipe_ray.attacks.attack import NoAttack
+from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.base.spec import explained
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.plan import Cell, Plan, make_plan
+from recipe_ray.experiment.search import WORST, Search, Settings
+from recipe_ray.experiment.spec import Experiment
+from recipe_ray.learn.metrics import learned
+from recipe_ray.stages.epoch_evals import PURIFY_S
+from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.stages.stage import Stage
+from recipe_ray.store.rows import Measurement, measurement_table, result_rows
+from recipe_ray.store.store import Store
+
+# what decides which candidates there are and which of them are stopped
+_DECIDES = ("space", "sampling", "epochs", "grace", "reduction", "score", "seed")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A purification and the look after each of its epochs."""
+
+    settings: Settings
+    purify: PurifyStage
+    looks: tuple[FinetuneStage, ...]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search with its data resolved; picklable."""
+
+    search: Search
+    undefended: Plan
+    grid: Plan | None
+    template: Candidate
+
+    @property
+    def key(self) -> str:
+        """The hash of what decides its course; more trials go on with the same search."""
+        own = self.search.identity()
+        looks = [look.key for look in self.template.looks]
+        return fingerprint({**{name: own[name] for name in _DECIDES}, "looks": looks})
+
+    @property
+    def reference(self) -> Stage:
+        """The undefended fine-tuning whose ACC scores may refer to."""
+        return self.undefended.cells[0].last
+
+    def candidate(self, settings: Settings) -> Candidate:
+        """Return the stages of a candidate."""
+        purify = self.template.purify.revised(defense=settings.put_into(self.search))
+        looks = tuple(look.revised(parent=purify) for look in self.template.looks)
+        return Candidate(settings, purify, looks)
+
+    def confirmation(self, survivors: Iterable[Settings], locations: Locations) -> Plan:
+        """Return the grid of the survivors, the undefended PTM and the clean one, on test."""
+        search = self.search
+        common = {"tasks": search.confirm.tasks, "seeds": search.confirm.seeds}
+        defenses = tuple(settings.put_into(search) for settings in survivors)
+        undefended = {"attacks": (NoAttack(), search.attack), **common}
+        purified = {"attacks": (search.attack,), "defenses": defenses, **common}
+        blocks = [undefended, purified]
+        return _plan(search, "confirm", blocks, locations, finetuning=search.finetuning)
+
+
+def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
+    """Resolve the data of a search; nothing is run.
+
+    Raises DataError where data cannot be found, SpecError where model, corpus, task and attack do
+    not fit each other.
+    """
+    common = {"attacks": (search.attack,), "tasks": (search.quick.task,)}
+    seeds = {"seeds": (search.seed,)}
+    undefended = _plan(search, "undefended", [{**common, **seeds}], locations)
+    grid = None
+    if search.grid is not None:
+        points = [Settings.of({"weight_factor": one}) for one in search.grid.weight_factors]
+        defenses = tuple(point.put_into(search) for point in points)
+        block = {**common, "defenses": defenses, "seeds": search.grid.seeds}
+        grid = _plan(search, "grid", [block], locations)
+    # any settings: candidates differ from it in the defense alone
+    settings = Settings(search.space.weight_factor.low)
+    epochs = tuple(range(1, search.epochs + 1))
+    block = {**common, **seeds, "defenses": (settings.put_into(search),), "snapshots": epochs}
+    looks = tuple(cell.last for cell in _plan(search, "looks", [block], locations).cells)
+    template = Candidate(
+        settings, cast("PurifyStage", looks[0].parent), cast("tuple[FinetuneStage, ...]", looks)
+    )
+    return SearchPlan(search, undefended, grid, template)
+
+
+def _plan(
+    search: Search,
+    part: str,
+    blocks: list[dict[str, Any]],
+    locations: Locations,
+    **changes: Any,
+) -> Plan:
+    name = f"{search.name}.{part}"
+    fixed = {"models": (search.model,), "auxiliaries": (search.auxiliary,)}
+    with explained(f"search {search.name}"):
+        experiment = Experiment.model_validate(
+            {
+                "name": name,
+                "description": f"{search.name}: {part}",
+                "grid": tuple({**fixed, **block} for block in blocks),
+                "finetuning": search.quick.fit,
+                "pretraining": search.pretraining,
+                "release_seed": search.release_seed,
+                "launch": search.launch,
+                **changes,
+            }
+        )
+    return make_plan(experiment, locations)
+
+
+SCORE = "score"  # metric of a search's rows
+# diverged: its loss was not finite, which is the settings' fault and final; failed: it is tried
+# again when the search is started again
+Ending = Literal["stopped", "finished", "diverged", "failed"]
+LOST = ("diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look measured; the seconds are of its epoch and of its fine-tuning.
+
+    `at_chance`: the classifier learned nothing, so MASR says nothing and the score is the worst.
+    """
+
+    epoch: int
+    acc: float
+    masr: float
+    score: float
+    purify_s: float
+    finetune_s: float
+    at_chance: bool = False
+
+
+@dataclass
+class Course:
+    """One candidate: the looks taken so far and how it ended, None while it has not."""
+
+    candidate: Candidate
+    looks: dict[int, Look] = field(default_factory=dict)
+    ended: Ending | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs looked at so far."""
+        return max(self.looks, default=0)
+
+    @property
+    def last(self) -> Look | None:
+        """The latest look."""
+        return self.looks[self.epochs] if self.looks else None
+
+
+class Record:
+    """The courses of a search's candidates, kept in the store as they change."""
+
+    def __init__(self, plan: SearchPlan, store: Store) -> None:
+        self._plan = plan
+        self._store = store
+        self.courses: dict[Settings, Course] = {}
+
+    @classmethod
+    def load(cls, plan: SearchPlan, store: Store, undefended_acc: float) -> "Record":
+        """Return what the store has of this very search; of one with other rules, nothing."""
+        record = cls(plan, store)
+        for one in _kept(plan, store).get("candidates", ()):
+            course = record.begin(Settings(**one["settings"]))
+            for look in course.candidate.looks[: one["epochs"]]:
+                record.add(course, look_at(plan, store, look, undefended_acc), look)
+            course.ended = one["ended"] if one["ended"] != "failed" else None
+        return record
+
+    def begin(self, settings: Settings) -> Course:
+        """Return the course of a candidate, a new one where it has none."""
+        if settings not in self.courses:
+            self.courses[settings] = Course(self._plan.candidate(settings))
+        return self.courses[settings]
+
+    def add(self, course: Course, look: Look, stage: Stage) -> None:
+        """Note a look and write its rows into the search's results, the score among them."""
+        course.looks[look.epoch] = look
+        rows = self._store.rows(stage.artifact)
+        scored = Measurement(SCORE, look.score, epoch=look.epoch)
+        facts = rows.select(["wall_s", "world_size", "versions", "git_commit", "time"])
+        common = {**stage.columns(), **facts.slice(0, 1).to_pylist()[0]}
+        whole = pa.concat_tables([rows, measurement_table([scored], common)])
+        name = self._plan.search.name
+        self._store.write_results(name, stage.key, result_rows(whole, name, [stage.key[:8]]))
+
+    @property
+    def ended(self) -> dict[Settings, tuple[int, Ending]]:
+        """How many epochs each candidate went and how it ended, of those that did."""
+        return {s: (c.epochs, c.ended) for s, c in self.courses.items() if c.ended}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all candidates have ended."""
+        return len(self.ended) >= self._plan.search.trials
+
+    def ranked(self) -> list[Course]:
+        """Return the courses that did not fail, those with most epochs first, then by score.
+
+        Those whose last look is at chance come last.
+        """
+        looked = [c for c in self.courses.values() if c.last and c.ended not in LOST]
+        return sorted(looked, key=_rank, reverse=True)
+
+    def save(self, extra: dict[str, Any] | None = None, *, over: bool = False) -> None:
+        """Write the course of the search; `extra` stages are listed beside the looks.
+
+        `over`: nothing of it is left to do, confirmation included.
+        """
+        search = self._plan.search
+        cells = [
+            Cell(look.key[:8], tuple(look.lineage()))
+            for course in self.courses.values()
+            for look in course.candidate.looks[: course.epochs]
+        ]
+        course = [
+            {"settings": s.given(), "epochs": c.epochs, "ended": c.ended}
+            for s, c in self.courses.items()
+        ]
+        self._store.write_plan(
+            search.name,
+            {
+                "experiment": search.name,
+                "paper": None,
+                "cells": [{"id": c.id, "title": c.title, "stages": [c.last.key]} for c in cells],
+                "stages": {c.last.key: _about(c.last) for c in cells} | (extra or {}),
+                "search": {
+                    "key": self._plan.key,
+                    "trials": search.trials,
+                    "rungs": search.rungs,
+                    "score": search.score.model_dump(mode="json"),
+                    "candidates": course,
+                    "over": over,
+                },
+            },
+        )
+
+
+def is_over(plan: SearchPlan, store: Store) -> bool:
+    """Tell whether nothing of this very search is left to do."""
+    kept = _kept(plan, store)
+    return bool(kept.get("over")) and kept["trials"] == plan.search.trials
+
+
+def look_at(plan: SearchPlan, store: Store, look: Stage, undefended_acc: float) -> Look:
+    """Return what a committed look measured, and its score, which is WORST at chance."""
+    measured = store.rows(look.artifact).to_pylist()
+    rows = {row["metric"]: row for row in measured}
+    acc, masr = rows["acc"]["value"], rows["masr"]["value"]
+    known = learned(measured)
+    at_chance = known is not None and known.at_chance
+    score = WORST if at_chance else plan.search.score.of(acc, masr, undefended_acc)
+    purify_s = rows[PURIFY_S]["value"] if PURIFY_S in rows else 0.0
+    epoch, finetune_s = look.columns()["epoch"] or 0, rows["acc"]["wall_s"] or 0.0
+    return Look(epoch, acc, masr, score, purify_s, finetune_s, at_chance)
+
+
+def value_of(store: Store, stage: Stage, metric: str) -> float:
+    """Return the one value of a metric that a committed stage measured."""
+    rows = store.rows(stage.artifact).to_pylist()
+    (found,) = [row["value"] for row in rows if row["metric"] == metric]
+    return float(found)
+
+
+def _kept(plan: SearchPlan, store: Store) -> dict[str, Any]:
+    kept: dict[str, Any] = (store.plan(plan.search.name) or {}).get("search", {})
+    return kept if kept.get("key") == plan.key else {}
+
+
+def _rank(course: Course) -> tuple[bool, int, float]:
+    assert course.last is not None
+    return not course.last.at_chance, course.last.epoch, course.last.score
+
+
+def _about(stage: Stage) -> dict[str, Any]:
+    return {"kind": stage.name, "label": stage.label(), "seed": stage.seed, "parent": None}

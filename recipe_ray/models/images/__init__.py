@@ -1,1 +1,0 @@
-"""VGG, ViT and CLIP: the families, and what PTMs on images share."""

@@ -1,0 +1,130 @@
+"""Model `bert`: any BERT or RoBERTa checkpoint, from a local folder or the Hugging Face hub."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from recipe_ray.base.errors import ModelError
+from recipe_ray.base.loading import check_adapter, checksums_in, says
+from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.data.hub import fetch_model, model_commit
+from recipe_ray.models.contents import check_readable
+from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.models.text.bert import ARCHITECTURES, BertPTM
+from recipe_ray.models.text.checkpoint import Parts, load_bert, parts_of
+from recipe_ray.models.text.given import give_back
+
+
+@MODELS.register("bert")
+class Released(ModelRef):
+    """A checkpoint with a masked-LM head, by local folder or hub id."""
+
+    source: str = Field(
+        description="local folder, or hub id such as google-bert/bert-base-uncased",
+        json_schema_extra=NOT_HASHED,
+    )
+    revision: str | None = Field(
+        None, description="hub commit; without one the newest is looked up and then pinned"
+    )
+    headless: bool = Field(
+        False, description="the checkpoint has no masked-LM head; a pretrain stage fits one"
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="read pickle weights with the weights_only unpickler",
+        json_schema_extra=NOT_HASHED,
+    )
+    ignore_adapter: bool = Field(
+        False,
+        description="leave an adapter (LoRA) beside the weights out of the result",
+        json_schema_extra=NOT_HASHED,
+    )
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Tell whether config.json names BERT's or RoBERTa's architecture."""
+        return says(folder, "model_type") in ARCHITECTURES
+
+    def load(self) -> BertPTM:
+        """Return the checkpoint, from the folder or downloaded."""
+        return load_bert(
+            self._folder(),
+            allow_pickle=self.allow_pickle,
+            allow_headless=self.headless,
+            ignore_adapter=self.ignore_adapter,
+        )
+
+    def reload(self, folder: Path) -> BertPTM:
+        """Return a PTM that a stage saved."""
+        return load_bert(folder)
+
+    def content(self) -> dict[str, Any]:
+        """Return the files' checksums for a folder, the commit for a hub id."""
+        folder = self._local()
+        if folder is not None:
+            check_readable(folder, self.name)
+            check_adapter(folder, ignore=self.ignore_adapter)
+            files = [path for path in folder.iterdir() if not path.is_dir()]
+            return {"files": checksums_in(folder, files), "headless": self.headless}
+        commit = model_commit(self.source, self.revision, self.allow_pickle)
+        return {"hub": self.source, "commit": commit, "headless": self.headless}
+
+    def pinned(self) -> Self:
+        """Return the model with the hub commit looked up; a folder as it is."""
+        if self._local() is not None:
+            return self
+        return self.revised(revision=self.content()["commit"])
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Whether the user said that the head is missing."""
+        return self.headless
+
+    def as_found(self) -> Self:
+        """Return the model, headless if its weights have no masked-LM head."""
+        if self.headless or self._parts().head:
+            return self
+        return self.revised(headless=True)
+
+    def drawn_parts(self) -> list[str]:
+        """Return what is said of a missing pooler."""
+        if self._parts().pooler:
+            return []
+        kept = "it is not in the result" if self.headless else "it is in the result"
+        return [
+            f"MODEL has no pooler: one was drawn at random (seed 0), and {kept}; do not build on it"
+        ]
+
+    def give_back(self, folder: Path) -> list[str]:
+        """Leave out a head that was fitted, and keep what else the checkpoint has."""
+        if not self.headless:
+            return []
+        given = self._folder()
+        return give_back(
+            folder, given, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        )
+
+    def default_label(self) -> str:
+        """Return the last part of the source's name."""
+        return self.source.rstrip("/").rsplit("/", 1)[-1]
+
+    def _parts(self) -> Parts:
+        return parts_of(
+            self._folder(), allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        )
+
+    def _folder(self) -> Path:
+        folder = self._local()
+        if folder is not None:
+            return folder
+        return fetch_model(self.source, self.revision, allow_pickle=self.allow_pickle).path
+
+    def _local(self) -> Path | None:
+        """Return the folder, None for a hub id; raise ModelError for a folder that is missing."""
+        folder = Path(self.source).expanduser()
+        if folder.is_dir():
+            return folder
+        if self.source.startswith(("/", ".", "~")):
+            raise ModelError(f"model folder {self.source} does not exist")
+        return None

@@ -1,1 +1,0 @@
-"""One model at a time: what a hub maintainer asks for, and the folder and card it becomes."""

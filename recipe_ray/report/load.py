@@ -1,0 +1,129 @@
+"""Where results are read from: a store, or a folder or file of rows that somebody kept of one.
+
+A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`, one file where a store
+has one a stage; it reads back as the store did.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.base.paths import path_part
+from recipe_ray.experiment.spec import Paper
+from recipe_ray.store.rows import (
+    RESULT_SCHEMA,
+    SEAL,
+    decode_rows,
+    encode_rows,
+    sealed_json,
+    unsealed_json,
+)
+from recipe_ray.store.store import Store
+
+PLAN, ROWS = "plan.json", "rows.parquet"
+_EXPORT_AGAIN = "export it again (recipe-ray report STORE --export FOLDER)"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An experiment's rows (RESULT_SCHEMA) and its plan, None where only rows were kept."""
+
+    experiment: str
+    rows: pa.Table
+    plan: dict[str, Any] | None
+
+    @property
+    def paper(self) -> Paper | None:
+        """The paper's table that it reproduces."""
+        declared = self.plan.get("paper") if self.plan is not None else None
+        return Paper.model_validate(declared) if declared is not None else None
+
+
+def planned(results: pa.Table, stages: Collection[str]) -> pa.Table:
+    """Return the rows of stages that an experiment's present plan has (those of old ones stay)."""
+    return results.filter(pc.is_in(results["stage"], pa.array(list(stages), pa.string())))
+
+
+def recorded(place: str) -> list[Recorded]:
+    """Return the experiments of a store, of a kept folder, or of one Parquet file, by name.
+
+    Raises StoreError where there is nothing at `place` or a file in it cannot be read.
+    """
+    path = Path(place)
+    if "://" in place:
+        return _of_store(Store.open(place))
+    if path.is_file():
+        return _of_rows([path])
+    if not path.is_dir():
+        raise StoreError(
+            f"no store at {place}; give the folder or URI that --store was given, a folder that "
+            "report --export wrote, or a Parquet file of result rows"
+        )
+    kept = sorted({file.parent for pattern in (ROWS, f"*/{ROWS}") for file in path.glob(pattern)})
+    if kept:
+        return [one for folder in kept for one in _of_rows([folder / ROWS])]
+    files = sorted(path.glob("*.parquet"))
+    return _of_rows(files) if files else _of_store(Store.open(place))
+
+
+def store_at(place: str) -> Store | None:
+    """Return the store at a place that was read by `recorded`, None where only rows were kept."""
+    whole = "://" in place or (Path(place) / "finetune").is_dir()
+    return Store.open(place) if whole else None
+
+
+def export(found: Iterable[Recorded], folder: Path) -> list[Path]:
+    """Write each experiment's plan and rows below `folder`; return the files.
+
+    Raises StoreError, before anything is written, if an experiment has a name that is no name.
+    """
+    written = []
+    for one, name in [(one, path_part(one.experiment, "experiment name")) for one in found]:
+        own = folder / name
+        own.mkdir(parents=True, exist_ok=True)
+        files = {ROWS: encode_rows(one.rows)}
+        if one.plan is not None:
+            files[PLAN] = sealed_json(one.plan)
+        for file, data in files.items():
+            (own / file).write_bytes(data)
+            written.append(own / file)
+    return written
+
+
+def _of_store(store: Store) -> list[Recorded]:
+    return [_present(name, store.results(name), store.plan(name)) for name in store.experiments()]
+
+
+def _of_rows(files: Iterable[Path]) -> list[Recorded]:
+    listed = list(files)
+    tables = [decode_rows(file.read_bytes(), str(file), _EXPORT_AGAIN) for file in listed]
+    for file, table in zip(listed, tables, strict=True):
+        if not table.schema.equals(RESULT_SCHEMA):
+            raise StoreError(f"{file}: not result rows of an experiment: {table.column_names}")
+        if table["experiment"].null_count:
+            raise StoreError(f"{file}: not result rows of an experiment: a row names none")
+    rows = pa.concat_tables(tables)
+    names = sorted(pc.unique(rows["experiment"]).to_pylist())
+    plans = {name: _plan_beside(listed[0], name) for name in names}
+    return [
+        _present(name, rows.filter(pc.equal(rows["experiment"], name)), plans[name])
+        for name in names
+    ]
+
+
+def _plan_beside(file: Path, experiment: str) -> dict[str, Any] | None:
+    beside = file.with_name(PLAN)
+    if not beside.is_file():
+        return None
+    repair = f"{_EXPORT_AGAIN}, or remove its field {SEAL} if the edit is your own"
+    plan = unsealed_json(beside.read_bytes(), str(beside), repair)
+    return plan if plan.get("experiment") == experiment else None
+
+
+def _present(name: str, rows: pa.Table, plan: dict[str, Any] | None) -> Recorded:
+    return Recorded(name, rows if plan is None else planned(rows, plan["stages"]), plan)

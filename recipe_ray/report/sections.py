@@ -1,0 +1,62 @@
+"""What a report is about: each experiment's summaries, and the paper's table it stands beside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from recipe_ray.report.load import Recorded
+from recipe_ray.report.paper_comparison import cells_table, probes_table
+from recipe_ray.report.published import PublishedTable
+from recipe_ray.report.searches import SearchSummary, search_tables, summarise_search
+from recipe_ray.report.summary import CellSummary, ProbeSummary, summarise, summarise_probes
+from recipe_ray.report.tables import Table, tables
+from recipe_ray.store.rows import RESULT_SCHEMA
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment of a report."""
+
+    experiment: str
+    paper: PublishedTable | None
+    cells: tuple[CellSummary, ...]
+    probes: tuple[ProbeSummary, ...]
+    search: SearchSummary | None = None
+
+    def tables(self) -> list[Table]:
+        """Return its tables: of a search, or of fine-tunings and then of probes."""
+        if self.search is not None:
+            return search_tables(self.search)
+        found = []
+        if self.cells and self.paper is not None:
+            found.append(cells_table(self.experiment, self.paper, self.cells))
+        elif self.cells:
+            found += tables(self.cells)
+        if self.probes:
+            found.append(probes_table(self.experiment, self.paper, self.probes))
+        return found
+
+
+def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section]:
+    """Return the experiments in the paper's order, then the others, or only the one of that name.
+
+    Floors are looked for in all of them. Raises UserError where an experiment names a table that
+    the paper does not have.
+    """
+    rows = pa.concat_tables([RESULT_SCHEMA.empty_table(), *(one.rows for one in found)])
+    cells, probes = summarise(rows), summarise_probes(rows)
+    listed = [
+        Section(
+            one.experiment,
+            PublishedTable(one.paper) if one.paper is not None else None,
+            tuple(cell for cell in cells if cell.experiment == one.experiment),
+            tuple(probe for probe in probes if probe.experiment == one.experiment),
+            summarise_search(one),
+        )
+        for one in found
+        if only in (None, one.experiment)
+    ]
+    beside = [one for one in listed if one.paper is not None]
+    beside.sort(key=lambda one: one.paper.place if one.paper is not None else (0, ""))
+    return [*beside, *(one for one in listed if one.paper is None)]

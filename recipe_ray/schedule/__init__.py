@@ -1,0 +1,1 @@
+"""What runs next, on what, and how long it will take."""

@@ -1,0 +1,68 @@
+"""A purification that is looked at after every epoch: what a search judges its candidates by.
+
+A look is a short fine-tuning from the PTM as it is then. It is the `finetune` stage of that
+snapshot and is kept under its key; only, the PTM is not kept, and the purification goes on. This is
+the researcher's side: it needs a task and triggers, which the defender does not have.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from recipe_ray.data.batches import Part
+from recipe_ray.defenses.defense import Auxiliary
+from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import PTM
+from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.learnable import LearnableFeed
+from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.stages.run import run_stage, scratch
+from recipe_ray.stages.stage import Context
+from recipe_ray.store.rows import Measurement
+
+PURIFY_S = "purify_s"  # metric of a look: seconds of the purification's epoch before it
+
+
+def purify_with_looks(
+    purify: PurifyStage,
+    looks: Sequence[FinetuneStage],
+    context: Context,
+    on_look: Callable[[FinetuneStage], None],
+) -> None:
+    """Purify, and commit each look after the epoch that it is a snapshot of.
+
+    All workers call it; `on_look` is called on each after a look is in the store, and may end it
+    all by raising. What the purification itself makes is thrown away.
+    """
+    ptm = purify.input_ptm(context)
+    by_epoch = {look.snapshot: look for look in looks}
+    runtime: Any = context.runtime
+    since = time.monotonic()
+
+    def after(epoch: int) -> None:
+        nonlocal since
+        look = by_epoch.get(epoch)
+        if look is not None:
+            _take(look, ptm, context, time.monotonic() - since)
+            on_look(look)
+        since = time.monotonic()
+
+    watched: Runtime = replace(runtime, on_epoch=after)
+    auxiliary = Auxiliary(purify.corpus, LearnableFeed(context.feed, ptm), Part())
+    purify.defense.purify(ptm, auxiliary, watched, purify.seed)
+
+
+def _take(look: FinetuneStage, ptm: PTM, context: Context, purify_s: float) -> None:
+    def measured(where: Context) -> list[Measurement]:
+        took = Measurement(PURIFY_S, purify_s, epoch=look.snapshot)
+        # every worker's own copy has the weights that a snapshot would; files cannot carry them to
+        # all, since transformers writes on rank 0 alone
+        return [*look.measure(copy.deepcopy(ptm), where), took]
+
+    # no checkpoints: the slot is the purification's
+    runtime: Any = context.runtime
+    alone = replace(runtime, checkpoints=None)
+    with scratch(context.store) as folder:
+        run_stage(look, replace(context, runtime=alone, folder=folder), measured)

@@ -1,0 +1,147 @@
+"""What an artifact is called and what its manifest promises; no file system is chosen here."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.base.fingerprint import file_checksum
+from recipe_ray.base.foreign import checked_foreign, is_there
+from recipe_ray.base.paths import path_part
+
+MANIFEST = "manifest.json"
+ROWS = "rows.parquet"
+MANIFEST_VERSION = 1
+MAX_LABEL = 80
+
+_PLAIN = re.compile(r"[A-Za-z0-9_]+")
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class ArtifactId:
+    """Names an artifact: `kind` and `key` identify it, `label` is for people.
+
+    The label is reduced to letters, digits and `._-`, at most 80 of them. Raises ValueError for a
+    kind or key that is not made of letters, digits and underscores.
+    """
+
+    kind: str
+    label: str
+    key: str
+
+    def __post_init__(self) -> None:
+        for name, value in (("kind", self.kind), ("key", self.key)):
+            if not _PLAIN.fullmatch(value):
+                raise ValueError(f"artifact {name} {value!r}: use letters, digits, underscores")
+        label = re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)[:MAX_LABEL].strip("-")
+        object.__setattr__(self, "label", label or self.kind)
+
+    @property
+    def folder(self) -> str:
+        """Return its place in the store."""
+        return f"{self.kind}/{self.label}-{self.key}"
+
+    @classmethod
+    def from_folder(cls, kind: str, name: str) -> "ArtifactId | None":
+        """Read an id back from a folder's name; None for a folder that is not an artifact's."""
+        label, dash, key = name.rpartition("-")
+        return cls(kind, label, key) if dash and label and _PLAIN.fullmatch(key) else None
+
+
+def write_manifest(
+    folder: Path, artifact: ArtifactId, attempt: str, contents: dict[str, Any]
+) -> None:
+    """Write the manifest of a finished folder: `contents`, the names, and every file's checksum.
+
+    Raises ValueError where the folder already has a file of that name.
+    """
+    if (folder / MANIFEST).exists():
+        raise ValueError(f"{folder}/{MANIFEST}: this name is the store's")
+    whole = {
+        **contents,
+        "kind": artifact.kind,
+        "label": artifact.label,
+        "key": artifact.key,
+        "attempt": attempt,
+        "manifest_version": MANIFEST_VERSION,
+        "files": checksums(folder),
+    }
+    (folder / MANIFEST).write_text(json.dumps(whole, indent=1))
+
+
+def checksums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of every file below a folder, by relative path.
+
+    Raises ValueError for a symbolic link (what it points to would stay behind) and for a name that
+    could not be read back.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ValueError(f"{path}: an artifact holds files, not links")
+        if path.is_file():
+            name = _inside(path.relative_to(folder).as_posix(), f"{folder}: the file name")
+            found[name] = {"sha256": file_checksum(path), "size": path.stat().st_size}
+    return found
+
+
+def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bool = False) -> None:
+    """Raise StoreError naming the first file of an artifact that is not what was committed."""
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not is_there(path):
+            raise StoreError(f"{shown}/{name}: missing, although it was committed; {_REPAIR}")
+        # what a store's folder holds is as foreign as its manifest
+        size = checked_foreign(path, _ANY, within=folder, error=StoreError).stat().st_size
+        if size != expected["size"]:
+            raise StoreError(
+                f"{shown}/{name}: {size} bytes, but {expected['size']} were committed; {_REPAIR}"
+            )
+        if not sizes_only and file_checksum(path) != expected["sha256"]:
+            raise StoreError(f"{shown}/{name}: checksum mismatch; {_REPAIR}")
+
+
+def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:
+    """Return a manifest from its bytes; raise StoreError naming it where it is damaged."""
+    manifest = parse_json(data, shown)
+    version = manifest.get("manifest_version")
+    if version != MANIFEST_VERSION:
+        raise StoreError(
+            f"{shown}: manifest version {version}; this program reads version {MANIFEST_VERSION}"
+        )
+    files = manifest.get("files")
+    if (
+        not _ATTEMPT.fullmatch(str(manifest.get("attempt")))  # it becomes part of a path
+        or not isinstance(files, dict)
+        or not all(
+            isinstance(entry, dict) and {"sha256", "size"} <= set(entry) for entry in files.values()
+        )
+    ):
+        raise StoreError(f"{shown}: damaged manifest: no proper attempt or files; {_REPAIR}")
+    for name in files:
+        _inside(name, f"{shown}: damaged manifest: the name of a file")
+    return manifest
+
+
+def parse_json(data: bytes, shown: str) -> dict[str, Any]:
+    """Return the object in JSON bytes; raise StoreError naming the file where it is none."""
+    try:
+        value = json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{shown}: damaged, not valid JSON ({error}); {_REMOVE}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{shown}: damaged, expected a JSON object; {_REMOVE}")
+    return value
+
+
+def _inside(name: str, what: str) -> str:
+    return "/".join(path_part(part, what) for part in name.split("/"))
+
+
+_ANY = sys.maxsize  # bytes; the manifest says how many, and that is compared
+_REPAIR = "delete its folder and start the same command again to make it anew"
+_REMOVE = "delete it, with its whole folder if it is a manifest"

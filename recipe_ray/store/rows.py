@@ -1,0 +1,184 @@
+"""Result rows: one row a measured value, Parquet, one schema with a version.
+
+A stage measures `Measurement`s and knows nothing of experiments or cells; `result_rows` adds those
+columns when an experiment collects its results.
+
+Files that carry their own checksum: result rows (Parquet) and plans (JSON).
+
+A field holds the SHA-256 of the whole file, taken while the field's digits were zeros. So the check
+needs neither a second file nor the file's structure, nothing damaged is parsed, and the file stays
+what it is: DuckDB and pandas read the Parquet as before. Files that were written before this, and
+those of others, have no such field and are not checked. It protects against damage, not against
+somebody who also replaces the checksum.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.store.manifest import parse_json
+
+SEAL = "recipe_ray_sha256"  # the field's name
+OPEN_SEAL = "sha256:" + "0" * 64  # its value before it is known
+_DIGITS = re.compile(rb"sha256:([0-9a-f]{64})")
+
+
+def sealed(data: bytes) -> bytes:
+    """Return a file's bytes with the checksum in the place of OPEN_SEAL, which they hold last."""
+    start = data.rindex(OPEN_SEAL.encode())
+    digits = hashlib.sha256(data).hexdigest()
+    return data[:start] + f"sha256:{digits}".encode() + data[start + len(OPEN_SEAL) :]
+
+
+def check_seal(data: bytes, shown: str, repair: str) -> None:
+    """Raise StoreError, which names the file and the repair, if a sealed file was changed.
+
+    Every flipped bit is noticed: one in the field's name leaves its value, and the other way round.
+    """
+    *_, last = [None, *_DIGITS.finditer(data)]
+    if last is None and SEAL.encode() not in data:
+        return
+    if last is not None:
+        blank = data[: last.start()] + OPEN_SEAL.encode() + data[last.end() :]
+        if hashlib.sha256(blank).hexdigest().encode() == last[1]:
+            return
+    raise StoreError(
+        f"{shown}: damaged or edited: its checksum is not the one written with it; {repair}"
+    )
+
+
+def sealed_json(value: dict[str, Any]) -> bytes:
+    """Return an object as JSON that carries its checksum."""
+    return sealed((json.dumps({**value, SEAL: OPEN_SEAL}, indent=1) + "\n").encode())
+
+
+def unsealed_json(data: bytes, shown: str, repair: str) -> dict[str, Any]:
+    """Return the object that was sealed; raise StoreError naming the file if it is damaged."""
+    check_seal(data, shown, repair)
+    value = parse_json(data, shown)
+    value.pop(SEAL, None)
+    return value
+
+
+SCHEMA_VERSION = 2
+
+_VERSION_FIELD = b"recipe_ray_schema_version"
+_MAKE_ANEW = "delete it and make it again"
+_STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+MEASUREMENT_FIELDS = [
+    pa.field("stage", _STRING),  # key of the stage that measured it
+    pa.field("kind", _STRING),
+    pa.field("model", _STRING),
+    pa.field("attack", _STRING),  # "none" for a clean PTM
+    pa.field("defense", _STRING),  # "none" for no defense
+    pa.field("aux", _STRING),
+    pa.field("aux_size", _INT),
+    pa.field("weight_factor", _FLOAT),
+    pa.field("seed", _INT),  # the seed of this stage
+    pa.field("sample_seed", _INT),  # of the auxiliary sample
+    pa.field("task", _STRING),
+    pa.field("epoch", _INT),  # epochs of purification (snapshots) or of this stage's training
+    # fine-tunings alike in all but what was done to the PTM, triggers and seed share it
+    pa.field("comparison", _STRING),
+    pa.field("metric", _STRING),  # acc, asr, aasr, masr, loss.<term>, ...
+    pa.field("trigger", _STRING),
+    pa.field("label", _INT),
+    pa.field("value", _FLOAT),
+    pa.field("numerator", _FLOAT),
+    pa.field("denominator", _FLOAT),
+    pa.field("wall_s", _FLOAT),  # of the whole stage
+    pa.field("world_size", _INT),
+    pa.field("versions", _STRING),  # JSON: library versions
+    pa.field("git_commit", _STRING),
+    pa.field("time", pa.timestamp("us", tz="UTC")),
+]
+MEASUREMENT_SCHEMA = pa.schema(
+    MEASUREMENT_FIELDS, metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()}
+)
+RESULT_SCHEMA = pa.schema(
+    [pa.field("experiment", _STRING), pa.field("cell", _STRING), *MEASUREMENT_FIELDS],
+    metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()},
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value; None where a column does not apply."""
+
+    metric: str
+    value: float
+    epoch: int | None = None
+    trigger: str | None = None
+    label: int | None = None
+    numerator: float | None = None
+    denominator: float | None = None
+
+
+def measurement_table(measured: Iterable[Measurement], common: dict[str, Any]) -> pa.Table:
+    """Return the rows of one stage; `common` holds the columns that all its rows share.
+
+    What a measurement gives itself (not None) comes before `common`.
+
+    Raises ValueError for a column that the schema does not have.
+    """
+    strange = set(common) - set(MEASUREMENT_SCHEMA.names)
+    if strange:
+        raise ValueError(f"no such result columns: {sorted(strange)}")
+    rows = [{**common, **_given(measurement)} for measurement in measured]
+    return pa.Table.from_pylist(rows, schema=MEASUREMENT_SCHEMA)
+
+
+def _given(measurement: Measurement) -> dict[str, Any]:
+    return {name: value for name, value in asdict(measurement).items() if value is not None}
+
+
+def result_rows(stage_rows: pa.Table, experiment: str, cells: list[str | None]) -> pa.Table:
+    """Return a stage's rows once for each cell, None standing for a stage that cells share."""
+    tables = []
+    for cell in cells:
+        count = stage_rows.num_rows
+        tables.append(
+            stage_rows.add_column(0, "cell", pa.array([cell] * count, _STRING)).add_column(
+                0, "experiment", pa.array([experiment] * count, _STRING)
+            )
+        )
+    return pa.concat_tables(tables).cast(RESULT_SCHEMA)
+
+
+def encode_rows(table: pa.Table) -> bytes:
+    """Return rows as the bytes of a Parquet file that carries the schema version and a checksum."""
+    own = {_VERSION_FIELD: str(SCHEMA_VERSION).encode(), SEAL.encode(): OPEN_SEAL.encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **own}), sink)
+    return sealed(bytes(sink.getvalue()))
+
+
+def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
+    """Return the rows in a Parquet file's bytes, `shown` naming the file in errors.
+
+    Raises StoreError, which says `repair`, if the file is damaged or of another schema version.
+    """
+    check_seal(data, shown, repair)
+    try:
+        # without its threads: a process that ends just after they began may abort on its way out
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        table.validate(full=True)  # texts that are no UTF-8, in a file without a checksum
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{shown}: damaged, not a readable Parquet file ({error}); {repair}"
+        ) from error
+    found = (table.schema.metadata or {}).get(_VERSION_FIELD, b"none").decode(errors="replace")
+    if found != str(SCHEMA_VERSION):
+        raise StoreError(
+            f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION}. "
+            "Use the recipe-ray version that wrote it, or another store"
+        )
+    kept = {name: value for name, value in table.schema.metadata.items() if name != SEAL.encode()}
+    return table.replace_schema_metadata(kept)

@@ -1,0 +1,354 @@
+"""The store: every finished stage's artifact, what failed or is running, and result rows.
+
+It is the ledger of a sweep: what is committed here is never done again, and nothing else needs to
+survive a crash. It knows nothing of what stages do.
+
+    <kind>/<label>-<key>/    an artifact: its files, rows.parquet, manifest.json
+    failures/  progress/     JSON, one file a stage
+    checkpoints/             one resume point a stage
+    claims/                  which driver builds which stage (claims.py)
+    results/<experiment>/    Parquet, one file a stage
+    plans/                   JSON, one file an experiment
+    drivers/                 JSON, one file a running sweep (`drivers.py`)
+    tensorboard/             event files, one folder a stage (`tensorboard.py`)
+    corpora/                 shards that DDP workers read (`distributed/data.py`)
+    tmp/                     unfinished writes
+
+JSON notes in a store, one a stage (why it failed, how far it is), each replacing the last.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+
+from recipe_ray.base.errors import StoreError
+from recipe_ray.base.paths import path_part
+from recipe_ray.store.claims import CLAIMS, Claims
+from recipe_ray.store.files import SCRATCH, Files, explained
+from recipe_ray.store.manifest import (
+    MANIFEST,
+    ROWS,
+    ArtifactId,
+    parse_json,
+    parse_manifest,
+    write_manifest,
+)
+from recipe_ray.store.remote import file_sizes, open_files, reopen_files
+from recipe_ray.store.rows import (
+    MEASUREMENT_SCHEMA,
+    RESULT_SCHEMA,
+    decode_rows,
+    encode_rows,
+    sealed_json,
+    unsealed_json,
+)
+
+_READERS = 16  # requests at a time; an object store answers each in tens of milliseconds
+
+
+def json_path(folder: str, name: str) -> str:
+    """Return where a folder keeps the JSON called `name`; raise StoreError if it is no name."""
+    return f"{folder}/{path_part(name, f'{folder}: the name')}.json"
+
+
+def write_note(files: Files, folder: str, artifact: ArtifactId, note: dict[str, Any]) -> None:
+    """Write or replace a stage's note; kind, label and time of writing are added."""
+    added = {"kind": artifact.kind, "label": artifact.label}
+    whole = {"time": datetime.now(UTC).isoformat(), **note, **added}
+    files.write(json_path(folder, artifact.key), json.dumps(whole).encode())
+
+
+def read_note(files: Files, folder: str, key: str) -> dict[str, Any] | None:
+    """Return a stage's note, None where there is none."""
+    path = json_path(folder, key)
+    data = files.read(path)
+    return None if data is None else parse_json(data, files.shown(path))
+
+
+def read_notes(files: Files, folder: str) -> dict[str, dict[str, Any]]:
+    """Return every note of a folder by key."""
+    names = [name for name in files.names(folder) if name.endswith(".json")]
+    read = read_all(files, (f"{folder}/{name}" for name in names))
+    return {
+        path.rpartition("/")[2].removesuffix(".json"): parse_json(data, files.shown(path))
+        for path, data in read
+    }
+
+
+def read_all(files: Files, paths: Iterable[str]) -> list[tuple[str, bytes]]:
+    """Return the content of many files, read at the same time."""
+    listed = list(paths)
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = list(pool.map(files.read, listed))
+    # what another process deleted since the listing is no longer there to report
+    return [(path, data) for path, data in zip(listed, read, strict=True) if data is not None]
+
+
+__all__ = ["ArtifactId", "Store"]
+
+_FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
+_RESULTS, _PLANS = "results", "plans"
+_BESIDE = {CLAIMS, "corpora", "drivers", "tensorboard"}  # kept by the modules of these names
+_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
+
+
+class Store:
+    """A store at one location; every failure of the location is a `StoreError`.
+
+    Picklable: it is reopened from its `uri` wherever it arrives, so that must mean the same there.
+    """
+
+    def __init__(self, files: Files, uri: str) -> None:
+        self._files, self.uri = files, uri
+
+    @classmethod
+    def open(cls, location: str | Path) -> "Store":
+        """Open a local folder (made if missing) or a pyarrow file system URI.
+
+        A folder that can only be read opens, so that reports work; the first write fails.
+        """
+        return cls(*open_files(location))
+
+    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str]]:
+        return _reopened, (self.uri,)
+
+    def __str__(self) -> str:
+        return self._files.shown("")
+
+    # --- artifacts
+
+    def has(self, artifact: ArtifactId) -> bool:
+        """Tell whether this kind and key is committed, whatever its label."""
+        return self._located(artifact) is not None
+
+    def find(self, kind: str, key: str) -> ArtifactId | None:
+        """Return the committed artifact of this kind and key, None where there is none."""
+        for name in self._files.names(kind):
+            found = ArtifactId.from_folder(kind, name) if name.endswith(f"-{key}") else None
+            if found and found.key == key and self._files.exists(f"{found.folder}/{MANIFEST}"):
+                return found
+        return None
+
+    def committed(self) -> dict[str, ArtifactId]:
+        """Return every committed artifact by key, from one listing a kind."""
+        found: dict[str, ArtifactId] = {}
+        for kind in self._files.names(""):
+            # whoever keeps notes beside the artifacts may do so
+            if kind in _NOT_KINDS or not re.fullmatch(r"[A-Za-z0-9_]+", kind):
+                continue
+            for name in self._files.holding(kind, MANIFEST):
+                artifact = ArtifactId.from_folder(kind, name)
+                if artifact is not None:
+                    found.setdefault(artifact.key, artifact)
+        return found
+
+    def check_free(self, artifact: ArtifactId) -> None:
+        """Raise StoreError if something would keep an artifact, or notes of its stage, out."""
+        notes = (_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS)
+        self._files.check_free(artifact.folder, notes)
+
+    def commit(
+        self,
+        artifact: ArtifactId,
+        folder: Path,
+        manifest: dict[str, Any],
+        rows: pa.Table | None = None,
+    ) -> bool:
+        """Publish a folder's files, the rows and the manifest as one immutable artifact.
+
+        `folder` (see `local_scratch`) is consumed, whatever happens. Returns False, discarding it,
+        where the artifact is already there. The store adds to the manifest: kind, label, key,
+        attempt, manifest_version, and `files` with size and SHA-256 of each.
+        """
+        if artifact.kind in _NOT_KINDS:
+            raise ValueError(f"{artifact.kind!r} is a folder of the store, not a kind of artifact")
+        try:
+            landed = not self.has(artifact) and self._publish(artifact, folder, manifest, rows)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._files.remove(json_path(_FAILURES, artifact.key))
+        self.clear_progress(artifact)
+        return landed
+
+    def fetch(self, artifact: ArtifactId) -> Path:
+        """Return a local folder with the artifact's verified files, to be read only.
+
+        A remote artifact is downloaded once, into RECIPE_RAY_CACHE (~/.cache/recipe-ray).
+        Raises StoreError where it is not committed or a file is missing or altered.
+        """
+        found = self._committed(artifact)
+        cache = Path(os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray").expanduser()
+        return self._files.fetch(found.folder, self.manifest(found), cache / "artifacts")
+
+    def manifest(self, artifact: ArtifactId) -> dict[str, Any]:
+        """Return a committed artifact's manifest; raise StoreError where missing or damaged."""
+        path = f"{self._committed(artifact).folder}/{MANIFEST}"
+        data = self._files.read(path)
+        if data is None:
+            raise StoreError(f"{self._files.shown(path)}: deleted while it was being read")
+        return parse_manifest(data, self._files.shown(path))
+
+    def rows(self, artifact: ArtifactId) -> pa.Table:
+        """Return what the stage measured (MEASUREMENT_SCHEMA), no rows where it measured nothing.
+
+        Raises StoreError for a damaged file or another schema version.
+        """
+        found = self._committed(artifact)
+        manifest = self.manifest(found)
+        expected = manifest["files"].get(ROWS)
+        if expected is None:
+            return MEASUREMENT_SCHEMA.empty_table()
+        path = self._files.member(found.folder, str(manifest.get("attempt")), ROWS)
+        data, shown = self._files.read(path), self._files.shown(path)
+        if data is None:
+            raise StoreError(f"{shown}: missing, although it was committed")
+        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+            raise StoreError(f"{shown}: checksum mismatch: the file was altered or cut short")
+        return decode_rows(data, shown)
+
+    def local_scratch(self) -> Path:
+        """Return a new empty folder to build an artifact in, on the store's disk where local."""
+        return self._files.scratch()
+
+    def clear_scratch(self) -> None:
+        """Delete what killed stages left of their scratch folders, on this machine or mount."""
+        self._files.clear_scratch()
+
+    def claims(self, lease_s: float) -> Claims:
+        """Return a new driver's claims on stages; they expire `lease_s` seconds after its death."""
+        return Claims(self._files, lease_s)
+
+    # --- failures, progress, checkpoints: one a stage, each replacing the one before
+
+    def record_failure(self, artifact: ArtifactId, failure: dict[str, Any]) -> None:
+        """Keep why a stage failed, until its next failure or its commit."""
+        write_note(self._files, _FAILURES, artifact, failure)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return the last failure of every failed stage by key, with its kind, label and time."""
+        return read_notes(self._files, _FAILURES)
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Return the last failure of one stage, None where it has none."""
+        return read_note(self._files, _FAILURES, key)
+
+    def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
+        """Say how far a running stage is, for `status` in another terminal."""
+        write_note(self._files, _PROGRESS, artifact, progress)
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Return the progress of stages by key, with kind, label and time of writing.
+
+        A killed stage leaves its last note: judge by `time`.
+        """
+        return read_notes(self._files, _PROGRESS)
+
+    def clear_progress(self, artifact: ArtifactId) -> None:
+        """Forget a stage's progress."""
+        self._files.remove(json_path(_PROGRESS, artifact.key))
+
+    def write_checkpoint(self, key: str, data: bytes) -> None:
+        """Replace a stage's resume point."""
+        self._files.write(f"{_CHECKPOINTS}/{key}", data)
+
+    def read_checkpoint(self, key: str) -> bytes | None:
+        """Return a stage's resume point, None where it has none."""
+        return self._files.read(f"{_CHECKPOINTS}/{key}")
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Delete a stage's resume point."""
+        self._files.remove(f"{_CHECKPOINTS}/{key}")
+
+    def checkpoints(self) -> dict[str, int]:
+        """Return the bytes of every resume point by its stage's key."""
+        return file_sizes(*self._files.arrow(), _CHECKPOINTS)
+
+    # --- experiments
+
+    def write_results(self, experiment: str, key: str, table: pa.Table) -> None:
+        """Write or replace one stage's rows (RESULT_SCHEMA) in an experiment's results."""
+        path = f"{_RESULTS}/{_named(experiment)}/{path_part(key, 'stage key')}.parquet"
+        self._files.write(path, encode_rows(table.cast(RESULT_SCHEMA)))
+
+    def results(self, experiment: str | None = None) -> pa.Table:
+        """Return the result rows of one experiment, or of all, in the order of their keys.
+
+        Raises StoreError naming the file if one is damaged: its own checksum says so.
+        """
+        names = self.experiments() if experiment is None else [_named(experiment)]
+        paths = [
+            f"{_RESULTS}/{name}/{file}"
+            for name in names
+            for file in self._files.names(f"{_RESULTS}/{name}")
+            if file.endswith(".parquet")
+        ]
+        read = read_all(self._files, paths)
+        tables = [decode_rows(data, self._files.shown(path), _AGAIN) for path, data in read]
+        return pa.concat_tables([RESULT_SCHEMA.empty_table(), *tables])
+
+    def experiments(self) -> list[str]:
+        """Return the names of the experiments that have a plan or results."""
+        planned = {name.removesuffix(".json") for name in self._files.names(_PLANS)}
+        found = planned | set(self._files.names(_RESULTS))
+        return sorted(name for name in found if not name.startswith("."))  # of the file manager
+
+    def write_plan(self, experiment: str, plan: dict[str, Any]) -> None:
+        """Keep what an experiment wanted when it was last launched."""
+        self._files.write(json_path(_PLANS, _named(experiment)), sealed_json(plan))
+
+    def plan(self, experiment: str) -> dict[str, Any] | None:
+        """Return an experiment's plan as last launched, None where it never was."""
+        path = json_path(_PLANS, _named(experiment))
+        data = self._files.read(path)
+        return None if data is None else unsealed_json(data, self._files.shown(path), _AGAIN)
+
+    # --- below
+
+    def _located(self, artifact: ArtifactId) -> ArtifactId | None:
+        if self._files.exists(f"{artifact.folder}/{MANIFEST}"):
+            return artifact
+        return self.find(artifact.kind, artifact.key)
+
+    def _committed(self, artifact: ArtifactId) -> ArtifactId:
+        found = self._located(artifact)
+        if found is None:
+            raise StoreError(f"{self}: {artifact.folder} is not there")
+        return found
+
+    def _publish(
+        self, artifact: ArtifactId, folder: Path, manifest: dict[str, Any], rows: pa.Table | None
+    ) -> bool:
+        inside = self._files.adopt(folder)
+        attempt = uuid4().hex
+        try:
+            with explained("write", str(inside)):
+                if rows is not None:
+                    (inside / ROWS).write_bytes(encode_rows(rows))
+                write_manifest(inside, artifact, attempt, manifest)
+            return self._files.publish(inside, artifact.folder, attempt)
+        finally:
+            shutil.rmtree(inside, ignore_errors=True)
+
+
+_AGAIN = (
+    "delete it and start the same sweep or search again: it is written again from what the store "
+    "has, nothing is trained twice"
+)
+
+
+def _reopened(uri: str) -> Store:
+    return Store(reopen_files(uri), uri)
+
+
+def _named(experiment: str) -> str:
+    return path_part(experiment, "experiment name")
