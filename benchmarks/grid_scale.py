@@ -1,7 +1,7 @@
 """Grids of 100, 1,000 and 10,000 cells whose stages do nothing: cells/s and the driver's memory.
 
 Every size is a fresh process (`python -m benchmarks.grid_scale CELLS`). `expand`: from the file's
-values to cells and distinct stages with their keys; `plan`: the record for the store, the agenda
+values to cells and distinct stages with their keys; `plan`: the record for the store, the queue
 and one listing of the store; `schedule`: the sweep, from the first finished stage to the last;
 `start`: what comes before that, Ray's start among it. BENCHMARK_QUICK=1 leaves out 10,000: to try
 it, not to quote.
@@ -21,7 +21,7 @@ from benchmarks.noop import NOWHERE, grid_of, idle
 from recipe_ray.experiment.collect import plan_record
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.schedule.resources import Capacity, demand_of
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.store.store import Store
 
 SIZES = (100, 1000) if os.environ.get("BENCHMARK_QUICK") else (100, 1000, 10000)
@@ -104,7 +104,9 @@ def _prepare(plan: Plan) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder)
         store.write_plan(plan.name, plan_record(plan))
-        Agenda(plan.stages, store.committed(), lambda s: demand_of(s, plan.launch), lambda: room)
+        StageQueue(
+            plan.stages, store.committed(), lambda s: demand_of(s, plan.launch), lambda: room
+        )
 
 
 def _peak_mb() -> float:

@@ -83,7 +83,7 @@ def _ask(request: dict[str, Any]) -> dict[str, float]:
 def _trained(request: dict[str, Any]) -> dict[str, float]:
     """Pre-train on a stream; return what the stage's log says of waiting, sums over the epochs."""
     from recipe_ray.distributed.cluster import connected
-    from recipe_ray.distributed.train import Work, run_nested
+    from recipe_ray.distributed.train import SweepContext, run_nested
     from recipe_ray.experiment.spec import Launch, Workers
 
     stage = PretrainStage.model_validate(
@@ -99,7 +99,8 @@ def _trained(request: dict[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, connected(None, launch):
         store = Store.open(folder)
         run_nested(
-            stage, Work({stage.key: stage}, store, Locations(data_folder(), Path(folder)), launch)
+            stage,
+            SweepContext({stage.key: stage}, store, Locations(data_folder(), Path(folder)), launch),
         )
         log = (store.fetch(stage.artifact) / LOG_FILE).read_text()
     epochs = [tuple(map(float, found)) for found in _WAITED.findall(log)]

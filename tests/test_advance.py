@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipe_ray.learn.progress import Advance, Meter, Observers, Sometimes
+from recipe_ray.learn.progress import Meter, Observers, Sometimes, Throughput
 from recipe_ray.learn.runtime import Progress
 
 
@@ -59,16 +59,16 @@ def test_a_new_phase_is_measured_anew() -> None:
 
 
 def test_a_note_gives_back_what_was_noted_and_older_ones_lack_the_speed() -> None:
-    advance = Advance(Progress("poison", 3, 9, {"mlm": 2.5}, 4), 12.5, 3.0, 7.0)
+    advance = Throughput(Progress("poison", 3, 9, {"mlm": 2.5}, 4), 12.5, 3.0, 7.0)
     note = {"time": "now", "kind": "backdoor", **advance.to_note()}
-    assert Advance.from_note(note) == advance
+    assert Throughput.from_note(note) == advance
     for name in ("samples", "samples_per_s", "left_s"):
         del note[name]
-    assert Advance.from_note(note) == Advance(Progress("poison", 3, 9, {"mlm": 2.5}), 12.5)
+    assert Throughput.from_note(note) == Throughput(Progress("poison", 3, 9, {"mlm": 2.5}), 12.5)
 
 
 def test_all_observers_see_the_same_advance() -> None:
-    seen: list[list[Advance]] = [[], []]
+    seen: list[list[Throughput]] = [[], []]
     tell = Observers(seen[0].append, seen[1].append)
     tell(Progress("purify", 1, 2))
     tell(Progress("purify", 2, 2))

@@ -8,7 +8,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment, Launch, Workers
 from recipe_ray.schedule.resources import Capacity, demand_of
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.stage import Stage
 
 LAUNCH = Launch(workers=Workers(purify=2))
@@ -33,23 +33,23 @@ def wide_plan(seeds: int) -> Plan:
     return make_plan(Experiment.model_validate(values), Locations(None, Path("/nowhere")))
 
 
-def agenda_of(stages: dict[str, Stage], done: Callable[[Stage], bool], cpus: int) -> Agenda:
+def agenda_of(stages: dict[str, Stage], done: Callable[[Stage], bool], cpus: int) -> StageQueue:
     committed = [key for key, stage in stages.items() if done(stage)]
-    return Agenda(
+    return StageQueue(
         stages, committed, lambda s: demand_of(s, LAUNCH), lambda: Capacity(cpus, 0, cpus, 0)
     )
 
 
 def test_a_stage_that_others_wait_for_is_not_squeezed_out_by_last_stages() -> None:
     found = plan()
-    agenda = agenda_of(found.stages, lambda s: s.name in ("pretrain", "backdoor"), cpus=3)
-    first = agenda.next()
+    queue = agenda_of(found.stages, lambda s: s.name in ("pretrain", "backdoor"), cpus=3)
+    first = queue.next()
     assert first is not None
     assert first.name == "purify"
     # one CPU is free and the second purify needs two: the fine-tunes that are ready must wait
-    assert agenda.next() is None
-    agenda.commit(first)
-    second = agenda.next()
+    assert queue.next() is None
+    queue.commit(first)
+    second = queue.next()
     assert second is not None
     assert second.name == "purify"
 
@@ -57,74 +57,74 @@ def test_a_stage_that_others_wait_for_is_not_squeezed_out_by_last_stages() -> No
 def test_what_is_left_fills_the_cluster_once_nothing_larger_waits() -> None:
     found = plan()
     done = ("pretrain", "backdoor", "purify")
-    agenda = agenda_of(found.stages, lambda s: s.name in done, cpus=2)
-    started = [agenda.next() for _ in range(3)]
+    queue = agenda_of(found.stages, lambda s: s.name in done, cpus=2)
+    started = [queue.next() for _ in range(3)]
     assert [stage.name if stage else None for stage in started] == ["finetune", "finetune", None]
 
 
 def test_a_stage_that_was_lost_comes_before_its_equals() -> None:
     found = plan()
     done = ("pretrain", "backdoor", "purify")
-    agenda = agenda_of(found.stages, lambda s: s.name in done, cpus=2)
-    first, second = agenda.next(), agenda.next()
+    queue = agenda_of(found.stages, lambda s: s.name in done, cpus=2)
+    first, second = queue.next(), queue.next()
     assert first is not None
-    agenda.take_back(first)
-    assert [agenda.next(), agenda.next()] == [first, None]
-    assert agenda.running == [second, first]
+    queue.take_back(first)
+    assert [queue.next(), queue.next()] == [first, None]
+    assert queue.running == [second, first]
 
 
 def test_a_failed_stage_takes_its_descendants_and_nothing_else() -> None:
     found = plan()
-    agenda = agenda_of(found.stages, lambda s: s.name == "pretrain", cpus=1)
-    backdoor = agenda.next()
+    queue = agenda_of(found.stages, lambda s: s.name == "pretrain", cpus=1)
+    backdoor = queue.next()
     assert backdoor is not None
     assert backdoor.name == "backdoor"
-    lost = {stage.label() for stage in agenda.fail(backdoor)}
+    lost = {stage.label() for stage in queue.fail(backdoor)}
     assert lost == {"minilm-6.por.recipe", "minilm-6.por.snippets", "minilm-6.por.recipe.snippets"}
-    assert not agenda.is_over
+    assert not queue.is_over
 
 
 def test_short_stages_share_a_trial_once_their_time_is_known() -> None:
     found = plan()
     done = ("pretrain", "backdoor", "purify")
-    agenda = agenda_of(found.stages, lambda s: s.name in done, cpus=1)
-    (first,) = agenda.next_batch()  # nobody knows yet how long it takes
-    agenda.commit(first, took_s=0.1)
-    assert len(agenda.next_batch()) == 1  # half of the three that are left
+    queue = agenda_of(found.stages, lambda s: s.name in done, cpus=1)
+    (first,) = queue.next_batch()  # nobody knows yet how long it takes
+    queue.commit(first, took_s=0.1)
+    assert len(queue.next_batch()) == 1  # half of the three that are left
 
 
 def test_a_batch_holds_the_room_of_one_stage_until_its_last_has_ended() -> None:
-    agenda = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
-    (first,) = agenda.next_batch()
-    agenda.commit(first, took_s=0.1)
-    batch = agenda.next_batch()
+    queue = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
+    (first,) = queue.next_batch()
+    queue.commit(first, took_s=0.1)
+    batch = queue.next_batch()
     assert len(batch) == 5
-    assert agenda.next() is None
+    assert queue.next() is None
     for stage in batch[:-1]:
-        agenda.commit(stage, took_s=0.1)
-        assert agenda.next() is None
-    agenda.commit(batch[-1], took_s=0.1)
-    assert agenda.next() is not None
+        queue.commit(stage, took_s=0.1)
+        assert queue.next() is None
+    queue.commit(batch[-1], took_s=0.1)
+    assert queue.next() is not None
 
 
 def test_long_stages_stay_alone() -> None:
-    agenda = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
-    (first,) = agenda.next_batch()
-    agenda.commit(first, took_s=60)
-    assert len(agenda.next_batch()) == 1
+    queue = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
+    (first,) = queue.next_batch()
+    queue.commit(first, took_s=60)
+    assert len(queue.next_batch()) == 1
 
 
 def test_what_a_lost_batch_had_not_begun_waits_again() -> None:
-    agenda = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
-    (first,) = agenda.next_batch()
-    agenda.commit(first, took_s=0.1)
-    lost, *others = agenda.next_batch()
+    queue = agenda_of(wide_plan(3).stages, lambda s: s.name != "finetune", cpus=1)
+    (first,) = queue.next_batch()
+    queue.commit(first, took_s=0.1)
+    lost, *others = queue.next_batch()
     for stage in others:
-        agenda.take_back(stage)
-    assert agenda.fail(lost) == []
+        queue.take_back(stage)
+    assert queue.fail(lost) == []
     started = []
-    while (stage := agenda.next()) is not None:
-        agenda.commit(stage)
+    while (stage := queue.next()) is not None:
+        queue.commit(stage)
         started.append(stage.key)
     assert len(started) == 10
     assert lost.key not in started
@@ -138,7 +138,7 @@ def test_ten_thousand_stages_take_no_more_time_each_than_a_hundred() -> None:
 
 
 def drained_in(count: int) -> float:
-    """Return the CPU seconds that an agenda of so many fine-tunings takes to be worked off."""
+    """Return the CPU seconds that an queue of so many fine-tunings takes to be worked off."""
     parent = next(s for s in plan().stages.values() if s.name == "purify")
     leaf = next(s for s in plan().stages.values() if s.parent == parent)
     stages: dict[str, Stage] = {parent.key: parent}
@@ -147,10 +147,10 @@ def drained_in(count: int) -> float:
         stage.__dict__["key"] = f"{number:016}"  # hashing is not what is measured
         stages[stage.key] = stage
     began = process_time()
-    agenda = agenda_of(stages, lambda s: s is parent, cpus=4)
-    while not agenda.is_over:
-        while agenda.next() is not None:
+    queue = agenda_of(stages, lambda s: s is parent, cpus=4)
+    while not queue.is_over:
+        while queue.next() is not None:
             pass
-        for running in agenda.running:
-            agenda.commit(running)
+        for running in queue.running:
+            queue.commit(running)
     return process_time() - began

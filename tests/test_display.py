@@ -5,7 +5,7 @@ from test_tally import kinds, plan_of
 
 from recipe_ray.cli import display
 from recipe_ray.cli.display import Display
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.schedule.sweep_progress import SweepEvent
 from recipe_ray.stages.stage import Stage
@@ -16,8 +16,8 @@ def stage() -> Stage:
     return kinds(plan_of([0]), "purify")[0]
 
 
-def resumed(step: int, left_s: float | None) -> Advance:
-    return Advance(Progress("purify", step, 1000, {"mlm": 2.5}), left_s=left_s)
+def resumed(step: int, left_s: float | None) -> Throughput:
+    return Throughput(Progress("purify", step, 1000, {"mlm": 2.5}), left_s=left_s)
 
 
 def test_a_log_says_the_time_to_go_that_was_measured(

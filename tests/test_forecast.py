@@ -1,4 +1,4 @@
-"""`plan --cluster`: the sweep's own agenda on described nodes; what it says of time and money."""
+"""`plan --cluster`: the sweep's own queue on described nodes; what it says of time and money."""
 
 import json
 from pathlib import Path

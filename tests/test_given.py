@@ -23,7 +23,7 @@ from recipe_ray.data.census import WordLoss, word_loss
 from recipe_ray.data.rows import TokenRows, Vocabulary
 from recipe_ray.data.sources import Locations
 from recipe_ray.models.text.checkpoint import load_bert
-from recipe_ray.models.text.released import Released
+from recipe_ray.models.text.released import BertCheckpoint
 from recipe_ray.store.store import Store
 
 __all__ = ["shell"]  # a fixture
@@ -48,7 +48,7 @@ def headless(folder: Path, kind: str = "encoder") -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_without_a_head_comes_back_as_what_it_was(kind: str, tmp_path: Path) -> None:
     source = headless(tmp_path, kind)
-    model = Released(source=str(source)).as_found()
+    model = BertCheckpoint(source=str(source)).as_found()
     assert model.headless
     ptm: Any = model.load()
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_a_model_without_a_head_comes_back_as_what_it_was(kind: str, tmp_path: P
 def test_a_model_with_a_head_keeps_it_and_a_pooler_that_is_drawn_is_told_of(
     tmp_path: Path,
 ) -> None:
-    whole = Released(source=str(tiny_folder()))
+    whole = BertCheckpoint(source=str(tiny_folder()))
     assert whole.as_found() == whole
     assert whole.drawn_parts() == whole.give_back(tmp_path) == []
 
@@ -86,7 +86,7 @@ def test_a_head_of_unknown_kind_is_named_among_what_is_left_out(tmp_path: Path) 
     values = json.loads((source / "config.json").read_text())
     values["architectures"] = ["SomebodysOwn"]
     (source / "config.json").write_text(json.dumps(values))
-    model = Released(source=str(source)).as_found()
+    model = BertCheckpoint(source=str(source)).as_found()
     model.load().save(tmp_path / "out")
     assert "left out are weights of no architecture" in " ".join(model.give_back(tmp_path / "out"))
     assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), BertModel)
@@ -107,7 +107,7 @@ def sentence_files(folder: Path, *kinds: str, path: str = "") -> None:
 def test_files_of_sentence_transformers_are_written_afresh(tmp_path: Path) -> None:
     source = headless(tmp_path)
     sentence_files(source, "Pooling", "Normalize")
-    model = Released(source=str(source)).as_found()
+    model = BertCheckpoint(source=str(source)).as_found()
     model.load().save(tmp_path / "out")
     assert "sentence-transformers are in the result" in " ".join(model.give_back(tmp_path / "out"))
     types = [one["type"] for one in json.loads((tmp_path / "out" / "modules.json").read_text())]
@@ -120,7 +120,7 @@ def test_files_of_sentence_transformers_are_written_afresh(tmp_path: Path) -> No
 def test_modules_that_are_not_known_are_left_out_and_named(tmp_path: Path) -> None:
     source = headless(tmp_path)
     sentence_files(source, "Pooling", "Dense")
-    model = Released(source=str(source)).as_found()
+    model = BertCheckpoint(source=str(source)).as_found()
     model.load().save(tmp_path / "out")
     assert "sentence-transformers are left out" in " ".join(model.give_back(tmp_path / "out"))
     assert not (tmp_path / "out" / "modules.json").exists()
@@ -172,7 +172,7 @@ class Look:
 
     def __init__(self, loss: float, words: WordLoss | None) -> None:
         self.loss, self.words = loss, words
-        self.model: Any = Released(source="x")
+        self.model: Any = BertCheckpoint(source="x")
 
     def look_before(self, context: Any) -> tuple[float, WordLoss | None]:
         return self.loss, self.words

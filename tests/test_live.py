@@ -12,7 +12,7 @@ from shell import Shell, shell
 
 from recipe_ray.cli import status as live
 from recipe_ray.cli.status import View, draw, watch
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.schedule.sweep_progress import DriverNotes
 from recipe_ray.store.files import LocalFiles
@@ -43,7 +43,7 @@ def driving(experiment: str, *running: ArtifactId, failed: int = 0) -> dict[str,
 
 def note(step: int = 25) -> dict[str, Any]:
     progress = Progress("purify", step, 100, {"mlm": 2.345, "norm": 80.0}, 32)
-    return {**Advance(progress, 9.0, 210.4, 90.0).to_note(), "host": "node-8"}
+    return {**Throughput(progress, 9.0, 210.4, 90.0).to_note(), "host": "node-8"}
 
 
 def aged(folder: Path, name: str) -> None:

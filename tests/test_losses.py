@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from benchmarks.noop import NOWHERE, idle_plan
 from recipe_ray.distributed.failures import (
     MAX_NODE_LOSSES,
-    Losses,
+    LossCount,
     WorkersLostError,
     is_node_loss,
     original,
@@ -27,21 +27,21 @@ def in_a_task(error: Exception) -> RayTaskError:
 
 
 def test_a_killed_process_is_forgiven_as_often_as_the_launch_says() -> None:
-    losses = Losses(max_failures=2)
+    losses = LossCount(max_failures=2)
     assert [losses.forgives("a", KILLED) for _ in range(4)] == [True, True, False, False]
     assert losses.forgives("b", KILLED)
-    assert not Losses(max_failures=0).forgives("a", KILLED)
+    assert not LossCount(max_failures=0).forgives("a", KILLED)
 
 
 def test_lost_nodes_use_up_nothing_of_that() -> None:
-    losses = Losses(max_failures=1)
+    losses = LossCount(max_failures=1)
     assert all(losses.forgives("a", UNREACHABLE) for _ in range(MAX_NODE_LOSSES))
     assert losses.forgives("a", KILLED)
     assert not losses.forgives("a", UNREACHABLE)  # by now it is the stage that takes the nodes
 
 
 def test_a_group_that_found_no_room_waits_and_uses_up_nothing() -> None:
-    losses = Losses(max_failures=0)
+    losses = LossCount(max_failures=0)
     full = in_a_task(WorkersLostError("the cluster had no room", no_room=True))
     assert all(losses.forgives("a", full) for _ in range(2 * MAX_NODE_LOSSES))
     assert not losses.forgives("a", KILLED)
@@ -79,4 +79,4 @@ def test_a_preempted_group_is_counted_by_us_alone_and_as_a_lost_node(tmp_path: P
     assert policy.make_decision(preempted) == FailureDecision.RAISE
     cause = train._cause(preempted)
     assert is_node_loss(cause)
-    assert Losses(max_failures=0).forgives(stage.key, in_a_task(cause))
+    assert LossCount(max_failures=0).forgives(stage.key, in_a_task(cause))

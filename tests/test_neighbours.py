@@ -7,8 +7,8 @@ import pytest
 from store_samples import filled
 from test_agenda import agenda_of, plan
 
-from recipe_ray.schedule.shared_queue import Neighbours
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.shared_queue import SharedQueue
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.run import failure_note
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.claims import Claims
@@ -17,9 +17,9 @@ from recipe_ray.store.store import Store
 
 @dataclass
 class Driver:
-    """A driver without Ray: its agenda, its claims, and what it heard."""
+    """A driver without Ray: its queue, its claims, and what it heard."""
 
-    agenda: Agenda
+    queue: StageQueue
     claims: Claims
     heard: list[tuple[str, str]] = field(default_factory=list)
 
@@ -30,11 +30,11 @@ class Driver:
         self.heard.append(("taken over", stage.name))
 
     def committed_elsewhere(self, stage: Stage) -> None:
-        self.agenda.commit(stage)
+        self.queue.commit(stage)
         self.heard.append(("committed", stage.name))
 
     def failed_elsewhere(self, stage: Stage, message: str) -> None:
-        self.agenda.fail(stage)
+        self.queue.fail(stage)
         self.heard.append(("failed", message))
 
 
@@ -43,8 +43,8 @@ class Pair:
     """Two drivers on one store."""
 
     store: Store
-    one: Neighbours
-    two: Neighbours
+    one: SharedQueue
+    two: SharedQueue
     heard: list[tuple[str, str]]  # by the second
     folder: Path
 
@@ -55,14 +55,14 @@ def pair(tmp_path: Path) -> "Pair":
     store, stages = Store.open(tmp_path), plan().stages
     both = []
     for _ in range(2):
-        agenda = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
-        driver = Driver(agenda, store.claims(60))
-        both.append((Neighbours(agenda, driver.claims, store, driver, look_every_s=0), driver))
+        queue = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
+        driver = Driver(queue, store.claims(60))
+        both.append((SharedQueue(queue, driver.claims, store, driver, look_every_s=0), driver))
         driver.claims._write_sign(0)
     return Pair(store, both[0][0], both[1][0], both[1][1].heard, tmp_path)
 
 
-def started(neighbours: Neighbours) -> list[Stage]:
+def started(neighbours: SharedQueue) -> list[Stage]:
     """Return all stages that may start now."""
     found = []
     while batch := neighbours.next_batch():
@@ -87,7 +87,7 @@ def test_what_the_other_commits_is_done_and_its_children_may_start(pair: Pair) -
     children = started(pair.two)
     assert {stage.parent for stage in children} == {backdoor}
     assert ("committed", "backdoor") in pair.heard
-    assert started(pair.one) == []  # its own agenda has not heard of its commit yet
+    assert started(pair.one) == []  # its own queue has not heard of its commit yet
 
 
 def test_what_fails_for_the_other_fails_here_with_its_descendants(pair: Pair) -> None:
@@ -97,7 +97,7 @@ def test_what_fails_for_the_other_fails_here_with_its_descendants(pair: Pair) ->
     pair.one.claims.release(backdoor.key)
     assert started(pair.two) == []
     assert ("failed", "RuntimeError: too large") in pair.heard
-    assert backdoor.key not in {stage.key for stage in pair.two.agenda.elsewhere}
+    assert backdoor.key not in {stage.key for stage in pair.two.queue.elsewhere}
 
 
 def test_what_the_other_gives_up_is_taken_over(pair: Pair) -> None:
@@ -115,8 +115,8 @@ def test_a_driver_that_others_took_for_dead_stops_what_it_runs(pair: Pair) -> No
     assert started(pair.one) == [stage]
     assert started(pair.two) == []
     assert pair.heard == [("taken over", stage.name)]
-    assert not pair.two.agenda.is_running(stage.key)
-    assert all(pair.two.agenda.is_running(other.key) for other in mine[1:])
+    assert not pair.two.queue.is_running(stage.key)
+    assert all(pair.two.queue.is_running(other.key) for other in mine[1:])
     pair.store.commit(stage.artifact, filled(pair.store.local_scratch()), {}, None)
     pair.one.claims.release(stage.key)
     started(pair.two)
@@ -127,7 +127,7 @@ def test_a_failure_of_before_is_tried_again(tmp_path: Path) -> None:
     store, stages = Store.open(tmp_path), plan().stages
     backdoor = next(stage for stage in stages.values() if stage.name == "backdoor")
     store.record_failure(backdoor.artifact, failure_note(RuntimeError("yesterday")))
-    agenda = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
+    queue = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
     with store.claims(60) as claims:
-        neighbours = Neighbours(agenda, claims, store, Driver(agenda, claims), look_every_s=0)
+        neighbours = SharedQueue(queue, claims, store, Driver(queue, claims), look_every_s=0)
         assert neighbours.next_batch() == [backdoor]

@@ -16,7 +16,7 @@ from recipe_ray.experiment.collect import plan_record
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.spec import Growth, Launch
 from recipe_ray.schedule.resources import Capacity, check_fits, demand_of
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.stage_queue import StageQueue
 
 HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
 NODE = {"CPU": 8.0, "GPU": 1.0}
@@ -64,8 +64,8 @@ def test_four_fine_tunings_run_on_one_gpu_at_a_time(plan: Plan) -> None:
         stage = type(leaf).model_validate({**leaf.fields(), "parent": None, "seed": 100 + number})
         stages[stage.key] = stage
     one_gpu = Capacity(cpus=8, gpus=1, node_cpus=8, node_gpus=1)
-    agenda = Agenda(stages, (), lambda stage: demand_of(stage, shared), lambda: one_gpu)
-    started = [agenda.next() for _ in range(6)]
+    queue = StageQueue(stages, (), lambda stage: demand_of(stage, shared), lambda: one_gpu)
+    started = [queue.next() for _ in range(6)]
     assert [stage is not None for stage in started] == [True] * 4 + [False] * 2
 
 

@@ -15,7 +15,7 @@ from recipe_ray.cli.card import check_free
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.stages.run import StoreCheckpoints
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
@@ -29,7 +29,7 @@ def stopped(plan: Plan, folder: Path) -> Store:
     """Return a store in which the purification was stopped after its second step."""
     store = Store.open(folder / "store")
 
-    def stop(stage: Stage, advance: Advance) -> None:
+    def stop(stage: Stage, advance: Throughput) -> None:
         if (advance.progress.phase, advance.progress.step) == ("purify", 3):
             raise KeyboardInterrupt
 
@@ -167,7 +167,7 @@ def test_what_is_in_the_way_of_an_artifact_is_found_before_any_work(
 ) -> None:
     store = Store.open(tmp_path / "store")
     put(tmp_path / "store" / kept.stage.artifact.folder)
-    steps: list[Advance] = []
+    steps: list[Throughput] = []
     with pytest.raises(StoreError, match="in the way"):
         run_inline(
             [kept.stage],

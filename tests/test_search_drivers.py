@@ -12,7 +12,7 @@ from recipe_ray.cli.status import View, draw
 from recipe_ray.distributed import search as turns
 from recipe_ray.distributed.asha import CandidateEvent
 from recipe_ray.distributed.monitor import kept_note
-from recipe_ray.distributed.search import Standing, turn
+from recipe_ray.distributed.search import SearchProgress, search_lock
 from recipe_ray.experiment.search import drawn_at_random
 from recipe_ray.experiment.search_plan import Course
 from recipe_ray.store.store import Store
@@ -33,11 +33,11 @@ def test_of_two_drivers_one_holds_the_candidates_and_the_other_waits_for_it(
         waiting.set()
 
     def second() -> None:
-        with turn(store, KEY, 60, told):
+        with search_lock(store, KEY, 60, told):
             entered.set()
 
     other = threading.Thread(target=second)
-    with turn(store, KEY, 60, waits.append):
+    with search_lock(store, KEY, 60, waits.append):
         (holder,) = [name.partition(".")[2] for name in _claims(tmp_path)]
         other.start()
         assert waiting.wait(10)
@@ -50,7 +50,7 @@ def test_of_two_drivers_one_holds_the_candidates_and_the_other_waits_for_it(
 
 def test_other_searches_do_not_wait(tmp_path: Path) -> None:
     store, waits = Store.open(tmp_path), list[str]()
-    with turn(store, KEY, 60, waits.append), turn(store, "1" * 16, 60, waits.append):
+    with search_lock(store, KEY, 60, waits.append), search_lock(store, "1" * 16, 60, waits.append):
         assert len(_claims(tmp_path)) == 2
     assert waits == []
 
@@ -59,7 +59,7 @@ def test_its_note_counts_candidates_and_the_live_view_shows_them(tmp_path: Path)
     plan = tiny_search(tmp_path, trials=5)
     courses = [Course(plan.candidate(settings)) for settings in drawn_at_random(plan.search)]
     stopped, diverged, before, running, _ = courses
-    standing = Standing(plan.search.trials)
+    standing = SearchProgress(plan.search.trials)
     standing.on_part("candidates, compared after epochs 1, 2, 4")
     before.ended = "finished"
     standing.on_candidate(CandidateEvent("skipped", before))

@@ -8,7 +8,7 @@ from tiny_cell import FIT, finished, measured, run, tiny_plan
 
 from recipe_ray.base.errors import DataError, NonFiniteLossError, TriggerError, UserError
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
 
@@ -23,7 +23,7 @@ def test_a_run_stopped_in_any_stage_ends_with_the_same_numbers(
     plan, store = finished
     for phase in ("poison", "purify", "fine-tune"):
 
-        def stop(stage: Stage, advance: Advance, phase: str = phase) -> None:
+        def stop(stage: Stage, advance: Throughput, phase: str = phase) -> None:
             if (advance.progress.phase, advance.progress.step) == (phase, 3):
                 raise ConnectionError("gone")
 

@@ -12,7 +12,7 @@ from tiny_cell import FIT, finished, measured, run, tiny_plan, value
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import collect, run_inline
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.store.store import Store
 
@@ -115,7 +115,7 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, defenses=["none"])
     store = run(plan, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
-    seen: list[Advance] = []
+    seen: list[Throughput] = []
     run(plan, tmp_path, on_progress=lambda stage, advance: seen.append(advance))
     assert seen == []
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before

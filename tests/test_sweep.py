@@ -18,7 +18,7 @@ from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Cpus, Experiment, Launch, Workers
 from recipe_ray.schedule.resources import Capacity, check_fits, demand_of
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
 from recipe_ray.store.store import Store
 
@@ -159,13 +159,13 @@ def test_stages_on_long_chains_come_first(plan: Plan) -> None:
     launch = Launch(workers=Workers(purify=2))
     room = Capacity(cpus=2, gpus=0, node_cpus=2, node_gpus=0)
     there = [stage.key for stage in plan.cells[0].stages[:2]]
-    agenda = Agenda(plan.stages, there, lambda stage: demand_of(stage, launch), lambda: room)
-    first = agenda.next()
+    queue = StageQueue(plan.stages, there, lambda stage: demand_of(stage, launch), lambda: room)
+    first = queue.next()
     assert first is not None
     assert first.name == "purify"
-    assert agenda.next() is None  # both CPUs are taken by its workers
-    agenda.commit(first)
-    started = [agenda.next(), agenda.next(), agenda.next()]
+    assert queue.next() is None  # both CPUs are taken by its workers
+    queue.commit(first)
+    started = [queue.next(), queue.next(), queue.next()]
     assert [stage.name for stage in started if stage] == ["purify"]
 
 

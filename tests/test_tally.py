@@ -9,9 +9,15 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.monitor import Driver, kept_note
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import Progress
-from recipe_ray.schedule.sweep_progress import DriverNotes, EventKind, SweepEvent, Tally, stalled_s
+from recipe_ray.schedule.sweep_progress import (
+    DriverNotes,
+    EventKind,
+    SweepEvent,
+    SweepProgress,
+    stalled_s,
+)
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
 
@@ -40,14 +46,16 @@ class Sweep:
 
     def __init__(self, plan: Plan, done: list[str] | None = None) -> None:
         self.clock = Clock()
-        self.tally = Tally(plan, done or [], self.clock)
+        self.tally = SweepProgress(plan, done or [], self.clock)
         self._since: dict[str, float] = {}
 
     def tell(self, kind: EventKind, stage: Stage, left_s: float | None = None) -> None:
         if kind == "started":
             self._since[stage.key] = self.clock.now
         wall_s = self.clock.now - self._since.get(stage.key, self.clock.now)
-        advance = Advance(Progress("purify", 1, 2), left_s=left_s) if left_s is not None else None
+        advance = (
+            Throughput(Progress("purify", 1, 2), left_s=left_s) if left_s is not None else None
+        )
         self.tally.see(SweepEvent(kind, stage, wall_s, advance))
 
 

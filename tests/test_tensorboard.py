@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_cell import FIT, finished, tiny_plan, value
 
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.tensorboard import Board
@@ -35,8 +35,10 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return {tag: {p.step: p.value for p in found} for tag, found in points.items()}
 
 
-def advances(steps: range) -> list[Advance]:
-    return [Advance(Progress("poison", s, 6, {"mlm": 10.0 - s}), samples_per_s=8.0) for s in steps]
+def advances(steps: range) -> list[Throughput]:
+    return [
+        Throughput(Progress("poison", s, 6, {"mlm": 10.0 - s}), samples_per_s=8.0) for s in steps
+    ]
 
 
 def a_stage(folder: Path) -> Stage:

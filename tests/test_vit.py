@@ -28,7 +28,7 @@ from recipe_ray.learn.objective import (
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.vision.vit import PENALISED, load_vit, torchvision_vit
 from recipe_ray.models.vision.vit_network import VitArchitecture
-from recipe_ray.stages.evaluate import examine, predict
+from recipe_ray.stages.evaluate import held_out_eval, predict
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -56,7 +56,7 @@ def test_both_libraries_compute_and_count_the_same(tmp_path: Path) -> None:
         for one, other in zip(*both, strict=True):
             torch.testing.assert_close(one, other)
     rows = image_rows(ours, 8)
-    norms = [examine(p, rows, LocalRuntime()).norms for p in (ours, theirs)]
+    norms = [held_out_eval(p, rows, LocalRuntime()).norms for p in (ours, theirs)]
     assert norms[0] == pytest.approx(norms[1])
     assert weight_rms(ours, PENALISED) == pytest.approx(weight_rms(theirs, PENALISED))
 

@@ -16,7 +16,7 @@ from recipe_ray.data.batches import Feed
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.text.bert import BertPTM
-from recipe_ray.models.text.released import Released
+from recipe_ray.models.text.released import BertCheckpoint
 
 
 @ATTACKS.register("released")
@@ -68,8 +68,8 @@ class ReleasedBackdoor(Attack):
         ptm.adopt(self._checkpoint().load(), keep_head=self.headless)
         return ()
 
-    def _checkpoint(self) -> Released:
-        return Released(
+    def _checkpoint(self) -> BertCheckpoint:
+        return BertCheckpoint(
             source=self.source,
             revision=self.revision,
             headless=self.headless,

@@ -18,7 +18,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
 from recipe_ray.stages.run import Warned
 from recipe_ray.stages.stage import Stage
@@ -84,7 +84,7 @@ class Display:
         self._handlers[event.kind](event)
         self._draw_overall(event.left_s)
 
-    def on_progress(self, stage: Stage, advance: Advance) -> None:
+    def on_progress(self, stage: Stage, advance: Throughput) -> None:
         """Draw how far one stage is."""
         progress = advance.progress
         values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())

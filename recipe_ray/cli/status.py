@@ -24,7 +24,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.cli.display import duration
 from recipe_ray.experiment.collect import prune_checkpoints, stale_checkpoints
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.schedule.sweep_progress import STALE_S, DriverNotes, age_s, stalled_s
 from recipe_ray.store.store import Store
 
@@ -161,7 +161,7 @@ def _table(rows: Any) -> Table:
 def _bar_and_words(row: dict[str, Any]) -> tuple[RenderableType, Text]:
     if "step" not in row:
         return "", Text(f"starting, {duration(row['running_s'])}", "dim")
-    advance = Advance.from_note(row)
+    advance = Throughput.from_note(row)
     progress = advance.progress
     words = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
     if advance.samples_per_s is not None:

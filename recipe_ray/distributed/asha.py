@@ -32,7 +32,7 @@ from recipe_ray.distributed.contact import head_is_silent
 from recipe_ray.distributed.data import RayFeed, Reading
 from recipe_ray.distributed.failures import WorkersLostError, error_of, why_lost
 from recipe_ray.distributed.monitor import StageMetrics
-from recipe_ray.distributed.train import Work, observed_worker, on_workers, use_threads
+from recipe_ray.distributed.train import SweepContext, observed_worker, on_workers, use_threads
 from recipe_ray.distributed.trial import FAILURE, WARNINGS, Halving, SettledSearcher, resources_of
 from recipe_ray.experiment.search import WORST, Range, Search, Settings, drawn_at_random, layer_sets
 from recipe_ray.experiment.search_plan import (
@@ -56,30 +56,30 @@ EPOCH, DIVERGED = "epoch", "diverged"
 
 
 @dataclass(frozen=True)
-class SearchWork:
+class SearchContext:
     """What every candidate shares; `ended`: those that ended before, and are only reported."""
 
     plan: SearchPlan
-    work: Work
+    work: SweepContext
     undefended_acc: float
     ended: Mapping[Settings, tuple[int, Ending]]
 
 
-def result_of(look: FinetuneStage, shared: SearchWork) -> dict[str, Any]:
+def result_of(look: FinetuneStage, shared: SearchContext) -> dict[str, Any]:
     """Return what Tune is told of a committed look."""
     found = look_at(shared.plan, shared.work.store, look, shared.undefended_acc)
     return {EPOCH: found.epoch, SCORE: found.score, FAILURE: "", DIVERGED: False}
 
 
 def run_on_workers(
-    candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchWork
+    candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchContext
 ) -> None:
     """Purify with looks on a worker group; every look is reported by all workers, rank 0's counts.
 
     Tune stops it from outside: the group dies with the trial that started it.
     """
 
-    def do(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
+    def do(stage: Stage, work: SweepContext, readings: tuple[Reading, ...]) -> None:
         feed = RayFeed(readings, work.launch.stream)
         with observed_worker(stage, work) as seen, scratch(work.store) as folder:
             runtime = seen.runtime
@@ -95,7 +95,7 @@ def run_on_workers(
     on_workers(do, candidate.purify, shared.work, callbacks=[to_tune()])
 
 
-def run_candidate(config: dict[str, Any], shared: SearchWork) -> None:
+def run_candidate(config: dict[str, Any], shared: SearchContext) -> None:
     """Report the looks of the candidate that the configuration holds, until told to stop.
 
     A purification that fails is reported as the worst there is, so that the search goes on.
@@ -121,7 +121,7 @@ def run_candidate(config: dict[str, Any], shared: SearchWork) -> None:
         tune.report({**lost, FAILURE: message, DIVERGED: diverged})
 
 
-def _known(candidate: Candidate, shared: SearchWork) -> list[FinetuneStage]:
+def _known(candidate: Candidate, shared: SearchContext) -> list[FinetuneStage]:
     known = []
     for look in candidate.looks:
         if not shared.work.store.has(look.artifact):
@@ -130,7 +130,7 @@ def _known(candidate: Candidate, shared: SearchWork) -> list[FinetuneStage]:
     return known
 
 
-def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchWork) -> None:
+def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchContext) -> None:
     if not looks:
         return
     demand = demand_of(candidate.purify, shared.work.launch)
@@ -176,7 +176,7 @@ class CandidateEvent:
 
 
 def run_asha(
-    shared: SearchWork, record: Record, on_event: Callable[[CandidateEvent], None] | None = None
+    shared: SearchContext, record: Record, on_event: Callable[[CandidateEvent], None] | None = None
 ) -> None:
     """Run candidates until all have ended; the record is kept up to date in the store.
 
@@ -245,7 +245,7 @@ class CandidateWatch(tune.Callback):
 
     def __init__(
         self,
-        shared: SearchWork,
+        shared: SearchContext,
         record: Record,
         on_event: Callable[[CandidateEvent], None] | None,
     ) -> None:
@@ -352,7 +352,7 @@ def _domain(wanted: Range) -> Any:
     return draw(wanted.low, wanted.high)
 
 
-def _concurrency(shared: SearchWork) -> int:
+def _concurrency(shared: SearchContext) -> int:
     # Tune does not know the workers that a candidate starts; and Optuna is to draw late
     launch = shared.work.launch
     demand, room = demand_of(shared.plan.template.purify, launch), ClusterCapacity(launch.grow_to)()

@@ -39,7 +39,7 @@ SETTINGS = {
     "RAY_local_fs_capacity_threshold": "0.9",  # no spilling onto a disk that is nine tenths full
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the ledger
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep, it is resumed from the store
-    "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes start side by side; the agenda is the limit
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes start side by side; the queue is the limit
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -193,7 +193,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-_ASK_EVERY_S = 1.0  # the agenda asks at every turn of Tune, an answer takes a request
+_ASK_EVERY_S = 1.0  # the queue asks at every turn of Tune, an answer takes a request
 
 
 def living_nodes() -> list[Mapping[str, float]]:

@@ -46,7 +46,7 @@ class WorkersLostError(RuntimeError):
 
 
 @dataclass
-class Losses:
+class LossCount:
     """How often each stage of a sweep was lost."""
 
     max_failures: int

@@ -26,8 +26,14 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance, Sometimes
-from recipe_ray.schedule.sweep_progress import BEAT_S, DriverNotes, SweepEvent, Tally, at_work
+from recipe_ray.learn.progress import Sometimes, Throughput
+from recipe_ray.schedule.sweep_progress import (
+    BEAT_S,
+    DriverNotes,
+    SweepEvent,
+    SweepProgress,
+    at_work,
+)
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
 
@@ -104,7 +110,7 @@ class StageMetrics:
         self._records = Sometimes(_RECORD_EVERY_S)
         self._samples = 0
 
-    def __call__(self, advance: Advance) -> None:
+    def __call__(self, advance: Throughput) -> None:
         progress, found = advance.progress, _instruments()
         self._samples += progress.samples
         if not self._records.due(progress):
@@ -138,7 +144,7 @@ _ESTIMATE_EVERY_S = 2.0
 _STATES_EVERY_S = 5.0  # less than Ray's 20 s, after which it forgets a gauge
 
 
-class Driver:
+class Monitor:
     """Hears every event of a sweep and passes it on, with the time to go.
 
     Events come from the thread in which Ray runs, and metrics are recorded there; `note` may be
@@ -153,7 +159,7 @@ class Driver:
     ) -> None:
         self._plan = plan
         self._on_event = on_event
-        self._tally = Tally(plan, done)
+        self._tally = SweepProgress(plan, done)
         self._lock = threading.Lock()
         self._left_s: float | None = None
         self._estimated = self._stated = float("-inf")

@@ -18,11 +18,11 @@ from typing import Any
 
 from recipe_ray.base.errors import StageFailedError
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.asha import CandidateEvent, SearchWork, require_sampler, run_asha
+from recipe_ray.distributed.asha import CandidateEvent, SearchContext, require_sampler, run_asha
 from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.monitor import kept_note
 from recipe_ray.distributed.sweep import sweep
-from recipe_ray.distributed.train import Work
+from recipe_ray.distributed.train import SweepContext
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.search import Settings
 from recipe_ray.experiment.search_comparison import (
@@ -49,7 +49,7 @@ from recipe_ray.store.claims import Claims
 from recipe_ray.store.store import Store
 
 
-class Standing:
+class SearchProgress:
     """Counts candidates as a search goes on; asked for its note in a thread of its own."""
 
     def __init__(self, trials: int) -> None:
@@ -100,7 +100,9 @@ class Standing:
 
 
 @contextmanager
-def turn(store: Store, key: str, lease_s: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+def search_lock(
+    store: Store, key: str, lease_s: float, on_wait: Callable[[str], None]
+) -> Iterator[None]:
     """Hold a search's candidates; wait while another living driver does, and say which, once."""
     with store.claims(lease_s) as claims:
         told = ""
@@ -163,7 +165,7 @@ def search(
     watcher = watcher or SearchWatcher()
     if is_over(plan, store):
         return _searched(plan, store, locations, watcher, address)
-    standing = Standing(plan.search.trials)
+    standing = SearchProgress(plan.search.trials)
     # one Ray for all parts
     with kept_note(store, plan.search.name, standing.note), _ray(plan, address):
         return _searched(plan, store, locations, _overheard(watcher, standing), address)
@@ -216,12 +218,12 @@ def _with_candidates(
         _tell_ended(record, watcher)
         return record
     launch = plan.search.launch
-    with turn(store, plan.key, launch.claim_lease_s, watcher.on_wait):
+    with search_lock(store, plan.key, launch.claim_lease_s, watcher.on_wait):
         record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
         _tell_ended(record, watcher)
         if not record.is_over:
-            work = Work({}, store, locations, launch, plan.search.name)
-            shared = SearchWork(plan, work, undefended_acc, record.ended)
+            work = SweepContext({}, store, locations, launch, plan.search.name)
+            shared = SearchContext(plan, work, undefended_acc, record.ended)
             run_asha(shared, record, watcher.on_candidate)
     return record
 
@@ -246,7 +248,7 @@ def _tell_ended(record: Record, watcher: SearchWatcher) -> None:
             watcher.on_candidate(CandidateEvent("skipped", course))
 
 
-def _overheard(watcher: SearchWatcher, standing: Standing) -> SearchWatcher:
+def _overheard(watcher: SearchWatcher, standing: SearchProgress) -> SearchWatcher:
     def on_part(title: str, count: int) -> None:
         standing.on_part(title)
         watcher.on_part(title, count)

@@ -13,15 +13,15 @@ from ray import tune
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import ClusterCapacity, connected
-from recipe_ray.distributed.monitor import Driver, kept_note
-from recipe_ray.distributed.train import Work
+from recipe_ray.distributed.monitor import Monitor, kept_note
+from recipe_ray.distributed.train import SweepContext
 from recipe_ray.distributed.trial import STAGES, InOrder, StageSearcher, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.experiment.collect import collect, plan_record
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.schedule.resources import check_fits, demand_of
-from recipe_ray.schedule.shared_queue import Neighbours
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.shared_queue import SharedQueue
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
@@ -53,7 +53,7 @@ def sweep(
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
     store.clear_scratch()
-    driver = Driver(plan, there, on_event)
+    driver = Monitor(plan, there, on_event)
     with (
         # claims are let go of last, when no stage of ours runs any more
         store.claims(launch.claim_lease_s) as claims,
@@ -62,10 +62,10 @@ def sweep(
     ):
         capacity = ClusterCapacity(launch.grow_to)
         check_fits(missing, launch, capacity())
-        agenda = Agenda(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
-        watch = Watch(plan, store, agenda, claims, driver)
-        neighbours = Neighbours(agenda, claims, store, watch)
-        work = Work(plan.stages, store, locations, launch, plan.name)
+        queue = StageQueue(plan.stages, committed, lambda stage: demand_of(stage, launch), capacity)
+        watch = Watch(plan, store, queue, claims, driver)
+        neighbours = SharedQueue(queue, claims, store, watch)
+        work = SweepContext(plan.stages, store, locations, launch, plan.name)
         try:
             _tune(work, StageSearcher(neighbours), watch)
         finally:
@@ -86,7 +86,7 @@ def _collect_what_is_there(
             on_event(SweepEvent("skipped", stage))
 
 
-def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
+def _tune(work: SweepContext, searcher: StageSearcher, watch: Watch) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(StageTrial, work=work),
         lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
@@ -108,6 +108,6 @@ def _tune(work: Work, searcher: StageSearcher, watch: Watch) -> None:
                 verbose=0,
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=0),  # `Losses` counts them
+                failure_config=tune.FailureConfig(max_failures=0),  # `LossCount` counts them
             ),
         ).fit()

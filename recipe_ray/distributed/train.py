@@ -41,7 +41,7 @@ from recipe_ray.store.store import Store
 
 
 @dataclass(frozen=True)
-class Work:
+class SweepContext:
     """The stages of a sweep, where their artifacts and data are, and how they are launched."""
 
     stages: dict[str, Stage]
@@ -62,7 +62,7 @@ _PLACEMENTS = 5
 _PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hour to come up
 
 
-def run_nested(stage: Stage, work: Work) -> list[str]:
+def run_nested(stage: Stage, work: SweepContext) -> list[str]:
     """Run one stage to its commit on a worker group; raises what the workers raised.
 
     Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
@@ -73,9 +73,9 @@ def run_nested(stage: Stage, work: Work) -> list[str]:
 
 
 def on_workers(
-    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    do: Callable[[Stage, SweepContext, tuple[Reading, ...]], None],
     stage: Stage,
-    work: Work,
+    work: SweepContext,
     callbacks: Sequence[Any] = (),
 ) -> list[str]:
     """Let every worker of a group do something for a stage; raises what the workers raised.
@@ -111,7 +111,7 @@ def on_workers(
     return list(warnings)
 
 
-def observed_worker(stage: Stage, work: Work) -> AbstractContextManager[Observed]:
+def observed_worker(stage: Stage, work: SweepContext) -> AbstractContextManager[Observed]:
     """Return the runtime of the worker that asks, and the event file of what it does."""
     return observed(
         stage,
@@ -124,9 +124,9 @@ def observed_worker(stage: Stage, work: Work) -> AbstractContextManager[Observed
 
 
 def _work(
-    do: Callable[[Stage, Work, tuple[Reading, ...]], None],
+    do: Callable[[Stage, SweepContext, tuple[Reading, ...]], None],
     stage: Stage,
-    work: Work,
+    work: SweepContext,
     readings: tuple[Reading, ...],
 ) -> tuple[str | None, list[str]]:
     # in every worker; returns why it stopped, if all workers know it and trying again is useless,
@@ -140,7 +140,7 @@ def _work(
     return None, heard
 
 
-def _run(stage: Stage, work: Work, readings: tuple[Reading, ...]) -> None:
+def _run(stage: Stage, work: SweepContext, readings: tuple[Reading, ...]) -> None:
     feed = RayFeed(readings, work.launch.stream)
     with observed_worker(stage, work) as seen:
         attempt(stage, work.store, feed, work.locations, seen)
@@ -156,14 +156,14 @@ def _scaling(demand: Demand) -> ScalingConfig:
 
 
 def _run_config(
-    stage: Stage, work: Work, folder: str, callbacks: Sequence[Any]
+    stage: Stage, work: SweepContext, folder: str, callbacks: Sequence[Any]
 ) -> Any:  # typed as Train V1 still
     placements = _PLACEMENTS if work.launch.grow_to is None else _PLACEMENTS_WHILE_GROWING
     return RunConfig(
         name=stage.key,
         storage_path=folder,
         callbacks=list(callbacks),
-        # `Losses` counts; without a limit Train starts preempted groups again for ever
+        # `LossCount` counts; without a limit Train starts preempted groups again for ever
         failure_config=FailureConfig(
             max_failures=0, max_preemption_failures=0, controller_failure_limit=placements
         ),

@@ -30,11 +30,11 @@ from ray.tune.search import Searcher
 
 from recipe_ray.distributed.failures import WorkersLostError
 from recipe_ray.distributed.monitor import StageMetrics
-from recipe_ray.distributed.train import Work, use_threads
+from recipe_ray.distributed.train import SweepContext, use_threads
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.schedule.resources import demand_of
-from recipe_ray.schedule.shared_queue import Neighbours
+from recipe_ray.schedule.shared_queue import SharedQueue
 from recipe_ray.stages.run import failure_note, warnings_heard
 from recipe_ray.stages.stage import Stage
 
@@ -48,7 +48,7 @@ _ON_HEAD = {"node:__internal_head__": 0.001}
 class StageTrial(tune.Trainable):
     """Runs the stages that the configuration names, one a step."""
 
-    def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
+    def setup(self, config: dict[str, Any], work: SweepContext | None = None) -> None:
         """Keep what all stages share."""
         assert work is not None
         self._work = work
@@ -78,7 +78,7 @@ class StageTrial(tune.Trainable):
         return {"done": self._turn == len(keys), **found}
 
 
-def run_in_trial(stage: Stage, work: Work) -> list[str]:
+def run_in_trial(stage: Stage, work: SweepContext) -> list[str]:
     """Run one stage to its commit; raises what the stage raises.
 
     Returns what the log of other processes warned of.
@@ -136,10 +136,10 @@ class SettledSearcher(Searcher):
 class StageSearcher(SettledSearcher):
     """Suggests a stage as soon as it may start; says "not yet" otherwise, and when it is over.
 
-    The agenda is asked through `Neighbours`, which knows what other drivers are at.
+    The queue is asked through `SharedQueue`, which knows what other drivers are at.
     """
 
-    def __init__(self, neighbours: Neighbours) -> None:
+    def __init__(self, neighbours: SharedQueue) -> None:
         super().__init__()
         self._neighbours = neighbours
 

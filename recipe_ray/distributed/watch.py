@@ -1,4 +1,4 @@
-"""What happens as trials start, end and die: the agenda, the results, the failures, the events."""
+"""What happens as trials start, end and die: the queue, the results, the failures, the events."""
 
 import logging
 import time
@@ -7,13 +7,13 @@ from typing import Any
 from ray import tune
 
 from recipe_ray.distributed.contact import head_is_silent
-from recipe_ray.distributed.failures import Losses, error_of, kill_process_of, why_lost
-from recipe_ray.distributed.monitor import Driver
+from recipe_ray.distributed.failures import LossCount, error_of, kill_process_of, why_lost
+from recipe_ray.distributed.monitor import Monitor
 from recipe_ray.distributed.trial import FAILURE, STAGE, STAGES, TOOK_S, WARNINGS
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.learn.progress import Throughput
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.schedule.sweep_progress import EventKind, SweepEvent
 from recipe_ray.stages.run import failure_note
 from recipe_ray.stages.stage import Stage
@@ -39,15 +39,15 @@ class Watch(tune.Callback):
         self,
         plan: Plan,
         store: Store,
-        agenda: Agenda,
+        queue: StageQueue,
         claims: Claims,
-        driver: Driver,
+        driver: Monitor,
     ) -> None:
         self._plan = plan
         self._store = store
-        self._agenda = agenda
+        self._queue = queue
         self._claims = claims
-        self._losses = Losses(plan.launch.max_failures)
+        self._losses = LossCount(plan.launch.max_failures)
         self._driver = driver
         self._started: dict[str, float] = {}
         self._trials: dict[str, Any] = {}  # what runs each stage, or did
@@ -73,7 +73,7 @@ class Watch(tune.Callback):
     ) -> None:
         """Collect a committed stage's rows, or give up what needs a failed one."""
         stage = self._plan.stages[result[STAGE]]
-        if not self._agenda.is_running(stage.key):
+        if not self._queue.is_running(stage.key):
             return  # of a batch that was started again, and told of before
         for warning in result[WARNINGS]:
             logger.warning("%s %s: %s", stage.name, stage.label(), warning)
@@ -81,7 +81,7 @@ class Watch(tune.Callback):
             self._fail(stage, result[FAILURE])
         else:
             collect(self._plan, self._store, stage)
-            self._agenda.commit(stage, result[TOOK_S])
+            self._queue.commit(stage, result[TOOK_S])
             self._claims.release(stage.key)
             self.done.append(stage.key)
             self._tell("finished", stage)
@@ -114,13 +114,13 @@ class Watch(tune.Callback):
         self._looked = now
         self._driver.record()
         notes = self._store.progress()
-        for stage in self._agenda.running:
+        for stage in self._queue.running:
             note = notes.get(stage.key)
             # a note of the same time was told already
             if note is None or self._noted.get(stage.key) == note["time"]:
                 continue
             self._noted[stage.key] = note["time"]
-            self._tell("progress", stage, progress=Advance.from_note(note))
+            self._tell("progress", stage, progress=Throughput.from_note(note))
 
     def left_to(self, stage: Stage, driver: str) -> None:
         """Say, once, that another driver makes a stage."""
@@ -145,7 +145,7 @@ class Watch(tune.Callback):
     def committed_elsewhere(self, stage: Stage) -> None:
         """Collect the rows of a stage that another driver made."""
         collect(self._plan, self._store, stage)
-        self._agenda.commit(stage)
+        self._queue.commit(stage)
         self.skipped.append(stage.key)
         self._tell("skipped", stage)
 
@@ -155,7 +155,7 @@ class Watch(tune.Callback):
 
     def forget_the_running(self) -> None:
         """Remove the progress notes of stages that an interrupted sweep leaves unfinished."""
-        for stage in self._agenda.running:
+        for stage in self._queue.running:
             self._store.clear_progress(stage.artifact)
 
     def _lose(self, stage: Stage, reason: str) -> None:
@@ -167,7 +167,7 @@ class Watch(tune.Callback):
         self._store.clear_progress(stage.artifact)
         self.failed[stage.key] = message
         self._tell("failed", stage, message=message)
-        for child in self._agenda.fail(stage):
+        for child in self._queue.fail(stage):
             error = ParentFailedError(f"parent failed: {stage.artifact.folder}: {message}")
             self._store.record_failure(child.artifact, failure_note(error))
             self.failed[child.key] = str(error)
@@ -175,12 +175,12 @@ class Watch(tune.Callback):
         self._claims.release(stage.key)  # last: whoever takes it next must see that it failed
 
     def _give_back(self, stage: Stage) -> None:
-        self._agenda.take_back(stage)
+        self._queue.take_back(stage)
         self._claims.release(stage.key)
 
     def _unfinished(self, trial: Any) -> list[Stage]:
         # the first of them runs
-        keys = (key for key in trial.config[STAGES] if self._agenda.is_running(key))
+        keys = (key for key in trial.config[STAGES] if self._queue.is_running(key))
         return [self._plan.stages[key] for key in keys]
 
     def _start_next(self, trial: Any) -> None:
@@ -190,7 +190,7 @@ class Watch(tune.Callback):
                 self._tell("started", stage)
 
     def _tell(
-        self, kind: EventKind, stage: Stage, progress: Advance | None = None, message: str = ""
+        self, kind: EventKind, stage: Stage, progress: Throughput | None = None, message: str = ""
     ) -> None:
         started = self._started.get(stage.key)
         wall_s = time.monotonic() - started if started is not None else 0.0

@@ -16,7 +16,7 @@ import pyarrow as pa
 from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.run import attempt, failure_on_record, observed
 from recipe_ray.stages.stage import Stage
@@ -65,7 +65,7 @@ def run_inline(
     *,
     experiment: str = "inline",
     checkpoint_every_s: float = 60.0,
-    on_progress: Callable[[Stage, Advance], None] | None = None,
+    on_progress: Callable[[Stage, Throughput], None] | None = None,
 ) -> None:
     """Run the stages in order, parents first; what the store has is skipped.
 

@@ -18,7 +18,7 @@ _PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))
 
 
 @dataclass(frozen=True)
-class Advance:
+class Throughput:
     """A progress and its speed; rates are None until a second report of the phase was seen.
 
     `elapsed_s` counts from when this process took the stage up, `left_s` to the phase's end.
@@ -40,14 +40,14 @@ class Advance:
         }
 
     @classmethod
-    def from_note(cls, note: dict[str, Any]) -> "Advance":
+    def from_note(cls, note: dict[str, Any]) -> "Throughput":
         """Read it back; what an older version did not note is unknown."""
         progress = Progress(**{name: note[name] for name in _PROGRESS_FIELDS if name in note})
         known = (note.get("elapsed_s", 0.0), note.get("samples_per_s"), note.get("left_s"))
         return cls(progress, *known)
 
 
-Observer = Callable[[Advance], None]
+Observer = Callable[[Throughput], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Mark:
 
 
 class Meter:
-    """Makes an `Advance` of every `Progress` of one stage; `clock` gives seconds."""
+    """Makes an `Throughput` of every `Progress` of one stage; `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -67,7 +67,7 @@ class Meter:
         self._samples = 0
         self._marks: deque[_Mark] = deque(maxlen=_MARKS)
 
-    def __call__(self, progress: Progress) -> Advance:
+    def __call__(self, progress: Progress) -> Throughput:
         now = self._clock()
         self._samples += progress.samples
         if progress.phase != self._phase:
@@ -80,9 +80,9 @@ class Meter:
         elapsed_s, passed_s = now - self._started, now - first.at
         steps = progress.step - first.step
         if passed_s <= 0 or steps <= 0:
-            return Advance(progress, elapsed_s)
+            return Throughput(progress, elapsed_s)
         left_s = (progress.num_steps - progress.step) * passed_s / steps
-        return Advance(progress, elapsed_s, (here.samples - first.samples) / passed_s, left_s)
+        return Throughput(progress, elapsed_s, (here.samples - first.samples) / passed_s, left_s)
 
 
 class Observers:

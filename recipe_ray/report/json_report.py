@@ -41,7 +41,7 @@ from recipe_ray.report.published import Published, PublishedTable
 from recipe_ray.report.searches import SearchSummary
 from recipe_ray.report.sections import Section
 from recipe_ray.report.stats import Estimate
-from recipe_ray.report.summary import POISONED_ONLY, CellSummary, ProbeSummary, Trial
+from recipe_ray.report.summary import POISONED_ONLY, CellSummary, ProbeSummary, SeedResult
 
 JSON_SCHEMA_VERSION = 2
 _PRINTED = ("table", "model", "attack", "defense", "aux_data", "aux_size", "variant", "dataset")
@@ -114,7 +114,7 @@ def _paper(
     return {**where, "values": values, "differences": differences}
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: SeedResult) -> dict[str, Any]:
     return {
         "stage": trial.stage,
         "seed": trial.seed,

@@ -50,7 +50,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SeedResult:
     """One fine-tuning: a cell at one seed; `asr` is by (trigger, label).
 
     Trials of the same `comparison` differ only in what was done to the PTM, in triggers and seed.
@@ -105,7 +105,7 @@ class CellSummary:
     floor_aasr: float | None
     floor_masr: float | None
     seeds: tuple[int, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[SeedResult, ...]
     at_chance: tuple[int, ...] = ()
     floor_at_chance: tuple[int, ...] = ()
 
@@ -117,7 +117,7 @@ def summarise(results: pa.Table) -> list[CellSummary]:
     Raises UserError where two stages claim the same cell and seed.
     """
     groups = _trials_by_cell(results)
-    clean: dict[str, dict[str, Trial]] = defaultdict(dict)
+    clean: dict[str, dict[str, SeedResult]] = defaultdict(dict)
     for cell, trials in groups.items():
         _refuse_twins(cell, trials)
         if cell.attack == CLEAN and cell.defense == CLEAN:
@@ -130,7 +130,7 @@ def summarise(results: pa.Table) -> list[CellSummary]:
     return sorted(summaries, key=_order)
 
 
-def _trials_by_cell(results: pa.Table) -> dict[CellName, list[Trial]]:
+def _trials_by_cell(results: pa.Table) -> dict[CellName, list[SeedResult]]:
     wanted = pc.and_(
         pc.equal(results["kind"], "finetune"), pc.is_in(results["metric"], pa.array(METRICS))
     )
@@ -138,19 +138,19 @@ def _trials_by_cell(results: pa.Table) -> dict[CellName, list[Trial]]:
     for row in results.filter(wanted).to_pylist():
         cell = CellName(*(row[field] for field in CellName._fields))
         rows_by_stage[cell, row["stage"]].append(row)
-    groups: dict[CellName, list[Trial]] = defaultdict(list)
+    groups: dict[CellName, list[SeedResult]] = defaultdict(list)
     for (cell, stage), rows in rows_by_stage.items():
         groups[cell].append(_trial(stage, rows))
     return {cell: sorted(trials, key=_replicate) for cell, trials in groups.items()}
 
 
-def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> Trial:
+def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> SeedResult:
     # cells that share a stage repeat its rows: the same value again
     single = {row["metric"]: _share(row) for row in rows if row["metric"] != "asr"}
     asr = {(row["trigger"], row["label"]): _share(row) for row in rows if row["metric"] == "asr"}
     aasr, masr = single.get("aasr"), single.get("masr")
     known = learned(rows)
-    return Trial(
+    return SeedResult(
         stage=stage,
         comparison=rows[0]["comparison"],
         seed=rows[0]["seed"],
@@ -168,11 +168,11 @@ def _share(row: dict[str, Any]) -> Share:
     return Share(row["value"], row["numerator"], row["denominator"])
 
 
-def _replicate(trial: Trial) -> tuple[int, int]:
+def _replicate(trial: SeedResult) -> tuple[int, int]:
     return trial.seed, -1 if trial.sample_seed is None else trial.sample_seed
 
 
-def _refuse_twins(cell: CellName, trials: Sequence[Trial]) -> None:
+def _refuse_twins(cell: CellName, trials: Sequence[SeedResult]) -> None:
     (seeds, count), *_ = Counter(map(_replicate, trials)).most_common(1)
     if count > 1:
         stages = ", ".join(trial.stage for trial in trials if _replicate(trial) == seeds)
@@ -184,7 +184,7 @@ def _refuse_twins(cell: CellName, trials: Sequence[Trial]) -> None:
 
 
 def _summary(
-    cell: CellName, trials: Sequence[Trial], clean: Sequence[Mapping[str, Trial]]
+    cell: CellName, trials: Sequence[SeedResult], clean: Sequence[Mapping[str, SeedResult]]
 ) -> CellSummary:
     triggers = frozenset[str]().union(*(trial.triggers for trial in trials))
     alike = [trial for by_stage in clean for _, trial in sorted(by_stage.items())]
@@ -207,9 +207,9 @@ def _summary(
     )
 
 
-def _one_a_seed(trials: Iterable[Trial]) -> list[Trial]:
+def _one_a_seed(trials: Iterable[SeedResult]) -> list[SeedResult]:
     # two clean fine-tunings that differ in the triggers tried afterwards are one training
-    by_seed: dict[int, Trial] = {}
+    by_seed: dict[int, SeedResult] = {}
     for trial in trials:
         by_seed.setdefault(trial.seed, trial)
     return [by_seed[seed] for seed in sorted(by_seed)]

@@ -28,7 +28,7 @@ _SHARE = 0.5
 _WHAT = ("attack", "defense", "task")
 
 
-class Pace:
+class TrialBatching:
     """Mean seconds of the stages of each kind, model, and attack, defense or task."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """What a sweep would take on a described cluster: time, money, use, and the best number of nodes.
 
-The sweep's own agenda is asked which stage comes next; a clock that jumps from one stage's end to
+The sweep's own queue is asked which stage comes next; a clock that jumps from one stage's end to
 the next takes the place of the work. Nothing is run.
 """
 
@@ -13,7 +13,7 @@ from itertools import count
 from recipe_ray.base.errors import SpecError
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.schedule.resources import ClusterSpec, Demand, check_fits, demand_of
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.stage import Stage
 
 _HOUR = 3600.0
@@ -80,17 +80,17 @@ def forecast(
     check_fits(missing, plan.launch, cluster.capacity)
     demands = {stage.key: demand_of(stage, plan.launch) for stage in missing}
     capacity = cluster.capacity
-    agenda = Agenda(plan.stages, done, lambda stage: demands[stage.key], lambda: capacity)
+    queue = StageQueue(plan.stages, done, lambda stage: demands[stage.key], lambda: capacity)
     clock = _Clock(cluster, plan.launch.checkpoint_every_s)
     pending: list[Stage] = []
     while True:
-        while (stage := agenda.next()) is not None:
+        while (stage := queue.next()) is not None:
             pending.append(stage)
         pending = [s for s in pending if not clock.start(s, demands[s.key], seconds[s.key])]
         ended = clock.next_end()
         if ended is None:
             break
-        agenda.commit(ended)
+        queue.commit(ended)
     if pending:
         names = pending[0].name, pending[0].label()
         raise SpecError("{} {}: its workers do not fit on the nodes side by side".format(*names))

@@ -1,6 +1,6 @@
 """What a stage needs of a cluster, what a cluster has, and whether the one fits the other.
 
-The agenda asks it; launchers turn a demand into what Ray reserves.
+The queue asks it; launchers turn a demand into what Ray reserves.
 
 What a cluster file for `recipe-ray plan --cluster` may say: nodes, prices, overheads, times.
 

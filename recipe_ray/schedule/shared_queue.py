@@ -1,4 +1,4 @@
-"""The agenda of a driver that may not be alone: what another one on the same store builds is its.
+"""The queue of a driver that may not be alone: what another one on the same store builds is its.
 
 A stage is claimed before it starts. One that another driver holds is set aside until that claim is
 gone, and is then committed, failed, or free again. Free of Ray.
@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from recipe_ray.schedule.stage_queue import Agenda
+from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.claims import Claims
 from recipe_ray.store.store import Store
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 2.0  # a listing of the claims, for all stages together
 
 
 class Listener(Protocol):
-    """Who hears what becomes of stages elsewhere, and tells the agenda how they ended."""
+    """Who hears what becomes of stages elsewhere, and tells the queue how they ended."""
 
     def left_to(self, stage: Stage, driver: str) -> None:
         """Hear that another driver makes a stage."""
@@ -33,10 +33,10 @@ class Listener(Protocol):
 
 
 @dataclass
-class Neighbours:
-    """Gives out the agenda's stages, claimed, and follows those that other drivers hold."""
+class SharedQueue:
+    """Gives out the queue's stages, claimed, and follows those that other drivers hold."""
 
-    agenda: Agenda
+    queue: StageQueue
     claims: Claims
     store: Store
     listener: Listener
@@ -52,19 +52,19 @@ class Neighbours:
     @property
     def is_over(self) -> bool:
         """Whether every stage is committed or failed, here or elsewhere."""
-        return self.agenda.is_over
+        return self.queue.is_over
 
     def next_batch(self) -> list[Stage]:
         """Return what may start now in one process, claimed; empty where there is nothing."""
         self._look()
-        while batch := self.agenda.next_batch():
+        while batch := self.queue.next_batch():
             if claimed := [stage for stage in batch if self._claim(stage)]:
                 return claimed
         return []
 
     def _claim(self, stage: Stage) -> bool:
         if stage.key in self._held or not self.claims.take(stage.key):
-            self.agenda.set_aside(stage)
+            self.queue.set_aside(stage)
             self.listener.left_to(stage, self._held.get(stage.key, "another"))
             return False
         # another may have done it since the last look; a driver alone need not ask
@@ -79,13 +79,13 @@ class Neighbours:
             return
         self._looked = now
         self._held = self.claims.held()
-        for stage in self.agenda.running:
+        for stage in self.queue.running:
             if stage.key in self.claims.lost:
-                self.agenda.set_aside(stage)
+                self.queue.set_aside(stage)
                 self.listener.taken_over(stage)
-        for stage in self.agenda.elsewhere:
+        for stage in self.queue.elsewhere:
             if stage.key not in self._held and not self._settled(stage):
-                self.agenda.take_back(stage)
+                self.queue.take_back(stage)
 
     def _settled(self, stage: Stage) -> bool:
         """Tell whether another driver has committed or failed a stage, and say so."""

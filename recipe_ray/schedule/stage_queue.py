@@ -1,7 +1,7 @@
 """Which stage next: parents first, the longest chain first, never more than the cluster holds.
 
 It keeps its own account of CPUs and GPUs, because Tune does not know the DDP workers that a trial
-starts. It neither runs stages nor knows Ray, so `forecast.py` asks the same agenda as a sweep.
+starts. It neither runs stages nor knows Ray, so `forecast.py` asks the same queue as a sweep.
 Every answer costs O(log n) of the n stages, so that a grid of 10,000 cells is no slower a stage.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from recipe_ray.schedule.durations import Pace
+from recipe_ray.schedule.durations import TrialBatching
 from recipe_ray.schedule.resources import Capacity, Demand
 from recipe_ray.stages.stage import Stage
 
@@ -26,7 +26,7 @@ class _Slot:
     keys: set[str] = field(default_factory=set)
 
 
-class Agenda:
+class StageQueue:
     """The stages that are still to do, those that run, and what both leave of the cluster."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Agenda:
         capacity: Callable[[], Capacity],
     ) -> None:
         self._capacity = capacity
-        self._pace = Pace()
+        self._pace = TrialBatching()
         committed = set(done)
         self._waiting = {key: stage for key, stage in stages.items() if key not in committed}
         self._children = _children_of(self._waiting, committed)

@@ -1,4 +1,4 @@
-"""How far a sweep is: stages by state, cells, and the time to go. Free of Ray, like the agenda.
+"""How far a sweep is: stages by state, cells, and the time to go. Free of Ray, like the queue.
 
 What a sweep tells whoever watches it, and what it returns; free of Ray.
 
@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Literal
 
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Advance
+from recipe_ray.learn.progress import Throughput
 from recipe_ray.schedule.durations import Likeness, WallTimes
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.remote import reopen_files
@@ -37,7 +37,7 @@ class SweepEvent:
     kind: EventKind
     stage: Stage
     wall_s: float = 0.0
-    progress: Advance | None = None  # of kind "progress"
+    progress: Throughput | None = None  # of kind "progress"
     message: str = ""  # of "failed" and "lost": why; of "elsewhere": which driver
     left_s: float | None = None
 
@@ -55,10 +55,10 @@ class SweepOutcome:
 @dataclass
 class _Running:
     since: float
-    advance: Advance | None = None
+    advance: Throughput | None = None
 
 
-class Tally:
+class SweepProgress:
     """Counts what the events of one sweep come to; `done` are the stages that were there before.
 
     Not safe for threads: `see` it and ask it in one, or hold a lock.

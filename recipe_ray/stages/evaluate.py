@@ -53,7 +53,7 @@ MASK_SEED = 1  # the held-out masks are the same before and after, and not those
 
 
 @dataclass(frozen=True)
-class Examination:
+class HeldOutEval:
     """One look at a PTM: mean held-out loss, norms by weight group, first-token states [N, H]."""
 
     loss: float
@@ -63,7 +63,7 @@ class Examination:
 
 # not inference_mode: parameters moved to a GPU within it could not be trained afterwards
 @torch.no_grad()
-def examine(ptm: PTM, rows: Rows, runtime: Runtime) -> Examination:
+def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime) -> HeldOutEval:
     """Look at a PTM through N held-out rows; every worker looks at all of them.
 
     Raises DataError where the rows give the pre-training loss nothing to count.
@@ -90,10 +90,10 @@ def examine(ptm: PTM, rows: Rows, runtime: Runtime) -> Examination:
         name: sum(float(tensor_of(weight).norm()) for weight in ptm.weight_group(name))
         for name in ptm.weight_groups
     }
-    return Examination(total / count, norms, np.stack([states[i] for i in sorted(states)]))
+    return HeldOutEval(total / count, norms, np.stack([states[i] for i in sorted(states)]))
 
 
-def compare(before: Examination, after: Examination) -> list[Measurement]:
+def compare(before: HeldOutEval, after: HeldOutEval) -> list[Measurement]:
     """Return held-out losses, norms before and after, and the drift of the representations.
 
     Drift is 1 - cosine between a sample's states before and after, its mean over samples.

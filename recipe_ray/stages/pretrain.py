@@ -11,7 +11,7 @@ from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
-from recipe_ray.stages.evaluate import MASK_SEED, WORD_SAMPLES, examine, words_measured
+from recipe_ray.stages.evaluate import MASK_SEED, WORD_SAMPLES, held_out_eval, words_measured
 from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 from recipe_ray.store.rows import Measurement
@@ -62,7 +62,7 @@ class PretrainStage(Stage):
         part = Part(1.0 - self.held_out, 1.0)
         encode = ptm.encoder(self.fit.max_length)
         rows = encode_all(self.corpus, context.locations, encode, part)
-        loss = examine(ptm, rows, context.runtime).loss
+        loss = held_out_eval(ptm, rows, context.runtime).loss
         shares = ptm.pretraining_quality(rows, context.runtime)
 
         def seen() -> Any:

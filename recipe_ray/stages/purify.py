@@ -15,7 +15,7 @@ from recipe_ray.stages.evaluate import (
     MASK_SEED,
     WORD_SAMPLES,
     compare,
-    examine,
+    held_out_eval,
     words_measured,
 )
 from recipe_ray.stages.learnable import LearnableFeed, check_usable
@@ -55,9 +55,12 @@ class PurifyStage(Stage):
             context.save(ptm)
             return [*loss_measurements(records), *feed.measured()]
         rows = self._held_out_rows(ptm, context)
-        before, words = examine(ptm, rows, context.runtime), self.word_loss(ptm, rows, context)
+        before, words = (
+            held_out_eval(ptm, rows, context.runtime),
+            self.word_loss(ptm, rows, context),
+        )
         records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
-        compared = compare(before, examine(ptm, rows, context.runtime))
+        compared = compare(before, held_out_eval(ptm, rows, context.runtime))
         context.save(ptm)
         known = [words_measured(words)] if words is not None else []
         return [*loss_measurements(records), *feed.measured(), *compared, *known]
@@ -69,7 +72,7 @@ class PurifyStage(Stage):
         """
         ptm = self.input_ptm(context)
         rows = self._held_out_rows(ptm, context)
-        loss = examine(ptm, rows, context.runtime).loss
+        loss = held_out_eval(ptm, rows, context.runtime).loss
         return loss, self.word_loss(ptm, rows, context)
 
     def word_loss(self, ptm: PTM, held_out: Any, context: Context) -> WordLoss | None:

@@ -33,7 +33,7 @@ from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.data.batches import Feed
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.precision import arithmetic
-from recipe_ray.learn.progress import Advance, Observer, Observers, Sometimes
+from recipe_ray.learn.progress import Observer, Observers, Sometimes, Throughput
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.stages.stage import Context, Stage
 from recipe_ray.stages.tensorboard import Board
@@ -261,7 +261,7 @@ class ProgressNotes:
     _notes: Sometimes = field(default_factory=lambda: Sometimes(_NOTE_EVERY_S), init=False)
     _logs: Sometimes = field(default_factory=lambda: Sometimes(_LOG_EVERY_S), init=False)
 
-    def __call__(self, advance: Advance) -> None:
+    def __call__(self, advance: Throughput) -> None:
         progress = advance.progress
         if self._notes.due(progress):
             where = {"experiment": self.experiment, "host": platform.node()}

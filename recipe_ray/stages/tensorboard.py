@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from recipe_ray.base.paths import path_part
-from recipe_ray.learn.progress import Advance, Sometimes
+from recipe_ray.learn.progress import Sometimes, Throughput
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.remote import is_remote, reopen_files
 from recipe_ray.store.rows import Measurement
@@ -59,7 +59,7 @@ class Board:
         if self._file is not None:
             self._guarded(self._file.close)
 
-    def on_advance(self, advance: Advance) -> None:
+    def on_advance(self, advance: Throughput) -> None:
         """Write the loss terms and the speed at this step, about once a second."""
         progress = advance.progress
         self._step = progress.step

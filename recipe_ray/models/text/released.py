@@ -17,7 +17,7 @@ from recipe_ray.models.text.given import give_back
 
 
 @MODELS.register("bert")
-class Released(ModelRef):
+class BertCheckpoint(ModelRef):
     """A checkpoint with a masked-LM head, by local folder or hub id."""
 
     source: str = Field(
