@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_advance import Clock
+from test_throughput import Clock
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.monitor import Driver, kept_note
