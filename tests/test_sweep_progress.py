@@ -6,7 +6,7 @@ import pytest
 from test_throughput import Clock
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.monitor import Driver, kept_note
+from recipe_ray.distributed.monitor import Monitor, kept_note
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.progress import Throughput
@@ -162,7 +162,7 @@ def test_a_running_stage_that_is_slower_than_its_like_is_believed() -> None:
 def test_a_drivers_note_is_there_while_it_drives_and_tells_how_far_it_is(tmp_path: Path) -> None:
     plan, store = plan_of([0]), Store.open(tmp_path)
     events: list[SweepEvent] = []
-    driver = Driver(plan, [], events.append)
+    driver = Monitor(plan, [], events.append)
     with kept_note(store, plan.name, driver.note):
         (backdoor,) = kinds(plan, "backdoor")
         driver.on_event(SweepEvent("started", backdoor))
