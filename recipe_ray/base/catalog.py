@@ -11,6 +11,7 @@ RECIPE_RAY_CATALOG or by `catalog:` in an experiment file; they are known by wha
 the content that they lead to, never by where they lie, and are no source code.
 """
 
+import copyreg
 import json
 import os
 import re
@@ -73,8 +74,11 @@ class FromEntry(Component):
     decides: ClassVar[Mapping[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
-        """Travel as the entry and the fields."""
-        return _blank, self.made_from, self.__getstate__()
+        """Travel as the entry and the fields; a plugin derived from the class as any other."""
+        own = type(self)
+        if "made_from" in vars(own):
+            return _blank, own.made_from, self.__getstate__()
+        return copyreg.__newobj__, (own,), self.__getstate__()
 
     @classmethod
     def meaning(cls) -> dict[str, Any]:
