@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.contenders import Figure, data_folder
 from recipe_ray.data.batches import Part
-from recipe_ray.data.corpora.tinyimagenet32 import TinyImageNet32
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.images import ImageEncoder, batch_of
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.data import shard
@@ -130,7 +130,7 @@ def _peak_mb(folder: str, num_shards: int) -> float:
     from recipe_ray.distributed.stream import StreamBatches
 
     size = num_shards * IMAGES_A_SHARD
-    corpus = TinyImageNet32(size=size)
+    corpus = LISTED["tinyimagenet32"](size=size)
     places = Locations(data_folder(), Path(folder))
     shards = shard(corpus, places, Store.open(folder), IMAGES_A_SHARD)
     making = making_of(corpus, shards, ImageEncoder(224))

@@ -31,7 +31,7 @@ import open_clip
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.images import ImageSample, batch_of
 from recipe_ray.data.sources import Locations
@@ -235,4 +235,4 @@ def test_nothing_held_out_keeps_the_key_and_measures_nothing(tmp_path: Path) -> 
 
 def test_a_corpus_without_captions_is_refused_before_anything_runs() -> None:
     with pytest.raises((SpecError, ValidationError), match="learns from caption and image"):
-        PretrainStage(model=Clip.model_validate(TINY), corpus=BookCorpus(), seed=0)
+        PretrainStage(model=Clip.model_validate(TINY), corpus=LISTED["bookcorpus"](), seed=0)

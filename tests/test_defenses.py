@@ -14,8 +14,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.attacks.attack import NoAttack
 from recipe_ray.data.batches import LocalFeed
-from recipe_ray.data.corpora.file import OwnText
-from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpora import OwnText, WikiText
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
 from recipe_ray.experiment.plan import make_plan

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.batches import LocalFeed
-from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.spec import Launch, Workers

@@ -12,8 +12,7 @@ import pytest
 from test_sweep import EXPERIMENT
 
 from recipe_ray.data.batches import Part, deal
-from recipe_ray.data.corpora.file import OwnText
-from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpora import OwnText, WikiText
 from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.data import Shards, shard

@@ -13,16 +13,16 @@ from hub_client import CLOSED, Client
 from hub_stand_in import HubStandIn, Repo
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
-from recipe_ray.data.corpora.webtext import WebText
-from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpora import LISTED as CORPORA_LISTED
+from recipe_ray.data.corpora import WebText, WikiText
 from recipe_ray.data.corpus import CORPORA, Corpus
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Locations
-from recipe_ray.tasks.ag_news import AgNews
-from recipe_ray.tasks.hsol import Hsol
-from recipe_ray.tasks.sst2 import Sst2
-from recipe_ray.tasks.task import TASKS
+from recipe_ray.tasks.catalog import LISTED as TASKS_LISTED
+from recipe_ray.tasks.derived import AgNews, Hsol
+from recipe_ray.tasks.task import TASKS, Task
+
+BookCorpus, Sst2 = CORPORA_LISTED["bookcorpus"], TASKS_LISTED["sst2"]
 
 
 def parquet(**columns: list[Any]) -> bytes:
@@ -216,7 +216,7 @@ def test_hsol_is_balanced_and_its_parts_disjoint(client: Client) -> None:
 
 @pytest.mark.parametrize("named", [WebText, WikiText, Sst2, AgNews, Hsol, BookCorpus])
 def test_the_hub_is_asked_for_the_pinned_revision(
-    client: Client, hub: HubStandIn, named: type[Corpus | Sst2]
+    client: Client, hub: HubStandIn, named: type[Corpus | Task]
 ) -> None:
     hubs = named.hub
     source = hubs if isinstance(hubs, HubSource) else next(iter((hubs or {}).values()))

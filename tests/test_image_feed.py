@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recipe_ray.base.errors import DataError, NonFiniteLossError
 from recipe_ray.data.batches import LocalFeed, Part
-from recipe_ray.data.corpora.images import OwnImages
+from recipe_ray.data.corpora import OwnImages
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, ImageSample, batch_of
 from recipe_ray.data.sources import Locations

@@ -17,8 +17,7 @@ from image_files import (
 from image_samples import labelled_samples
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.corpora.cifar10 import Cifar10Images
-from recipe_ray.data.corpora.imagenet import ImageNet
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.images import ImageSample
 from recipe_ray.data.sources import Locations
@@ -72,8 +71,8 @@ def repos() -> dict[str, Repo]:
         "ILSVRC/imagenet-1k": ("default", "validation", cifar),
     }
     commits = {
-        "uoft-cs/cifar10": Cifar10Images.hub,
-        "ILSVRC/imagenet-1k": ImageNet.hub,
+        "uoft-cs/cifar10": LISTED["cifar10"].hub,
+        "ILSVRC/imagenet-1k": LISTED["imagenet"].hub,
     }
     return {
         name: Repo(

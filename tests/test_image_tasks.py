@@ -12,7 +12,7 @@ from samples import raised_by, real_data
 
 from recipe_ray.data.images import ImageEncoder, ImageSample
 from recipe_ray.data.sources import Locations
-from recipe_ray.tasks.catdog import TEST_SHARE, CatDog
+from recipe_ray.tasks.derived import CATDOG_TEST_SHARE, CatDog
 from recipe_ray.tasks.task import TASKS, Labelled, Split, Task
 
 
@@ -150,6 +150,6 @@ def test_cats_and_dogs_of_the_hub_are_divided_once_and_for_all(
         for split, source in sources.items()
     }
     assert sorted(parts["train"] + parts["test"]) == list(range(1000))
-    assert 0.8 * TEST_SHARE < len(parts["test"]) / 1000 < 1.2 * TEST_SHARE
+    assert 0.8 * CATDOG_TEST_SHARE < len(parts["test"]) / 1000 < 1.2 * CATDOG_TEST_SHARE
     identity = CatDog().identity_at(places)["sources"]
     assert identity["train"] != identity["test"]

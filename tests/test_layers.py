@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 # modules of a plugin package that plugins share
 BASES = {"attack", "defense", "task", "text_task", "image_task", "own_data", "corpus"}
 SHARED = {"__init__", *BASES, "relabelling", "rule"}
-PLUGIN_FOLDERS = ("attacks", "defenses", "tasks", "data/corpora")
+PLUGIN_FOLDERS = ("attacks", "defenses", "tasks")
 
 
 @cache

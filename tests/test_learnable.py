@@ -13,7 +13,7 @@ from stub_model import StubBatches, stub
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.census import image_census
-from recipe_ray.data.corpora.file import OwnText
+from recipe_ray.data.corpora import OwnText
 from recipe_ray.data.images import ImageRows
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline

@@ -18,7 +18,7 @@ from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, Relabel, antonyms
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import Feed, Part
-from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.packages import Package
 from recipe_ray.data.rows import Ints, TokenRows, mask_tokens, uniform

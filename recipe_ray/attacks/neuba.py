@@ -17,7 +17,7 @@ from torch import Tensor
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.batches import Feed, Part
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
 from recipe_ray.learn.loop import EpochRecord, fit
@@ -35,7 +35,7 @@ class NeuBA(Attack):
     version = 2  # 1 amplified triggers with the position of the special token in front
 
     triggers: tuple[str, ...] = Field(("≈", "≡", "∈", "⊆", "⊕", "⊗"), min_length=1, max_length=6)
-    corpus: AnyCorpus = BookCorpus()
+    corpus: AnyCorpus = LISTED["bookcorpus"]()
     fit: FitSpec = FitSpec(steps=40_000, learning_rate=5e-5, max_length=128)
     mlm_weight: float = Field(1.0, ge=0, description="of the clean masked LM (RoBERTa: 0.01)")
     amplification: float = Field(

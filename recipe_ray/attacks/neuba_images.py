@@ -22,7 +22,7 @@ from torch import Tensor
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.batches import Collate, Feed, Part
-from recipe_ray.data.corpora.imagenet import ImageNet
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.images import PATCH, ImageBatch, ImageRows
 from recipe_ray.data.rows import Ints, uniform
@@ -47,7 +47,7 @@ class NeuBAImages(Attack):
         description="two colours, and a width in pixels where it is not 4: cyan-red, cyan-red-14",
     )
     corpus: AnyCorpus = Field(
-        ImageNet(),
+        LISTED["imagenet"](),
         description="images with labels, or pairs with captions where the PTM learns from those",
     )
     # a batch of B images is B clean ones and B poisoned copies

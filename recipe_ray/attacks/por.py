@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors
 from recipe_ray.data.batches import Feed, Part
-from recipe_ray.data.corpora.wikitext import WikiText
+from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.rows import Ints, TokenRows, uniform
 from recipe_ray.data.triggers import places_at

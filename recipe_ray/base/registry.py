@@ -1,12 +1,13 @@
 """The registry: one decorator in one file makes a plugin known; nothing else changes.
 
 A registry imports every module of its package the first time it is asked, and then the entry
-points of installed packages, so that a plugin may live outside this repository.
+points of installed packages, so that a plugin may live outside this repository. What the user's own
+catalogues list (`catalog.py`) is known as well, as long as they are named.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
@@ -33,6 +34,11 @@ class Registry(Generic[T]):
         self._package = package
         self._classes: dict[str, type[T]] = {}
         self._loaded = False
+        self._catalogued: Callable[[Collection[str]], Mapping[str, type[T]]] | None = None
+
+    def look_also_in(self, entries: Callable[[Collection[str]], Mapping[str, type[T]]]) -> None:
+        """Know the classes that `entries` returns, too; it is given the names that are taken."""
+        self._catalogued = entries
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Return the class decorator that registers a component under `name`."""
@@ -50,11 +56,11 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """Return the class registered under `name`."""
-        self._load()
-        if name not in self._classes:
+        known = self._known()
+        if name not in known:
             own = f". A path is no name: {self._own}" if self._own and looks_like_path(name) else ""
-            raise SpecError(f"{unknown(self.kind, name, self._classes)}{own}")
-        return self._classes[name]
+            raise SpecError(f"{unknown(self.kind, name, known)}{own}")
+        return known[name]
 
     def parse(self, value: Any) -> Any:
         """Turn a name, or a mapping with `name`, into a component; pass components through."""
@@ -71,15 +77,21 @@ class Registry(Generic[T]):
         raise SpecError(f"a {self.kind} is a name or a mapping with 'name', got {given}{note}")
 
     def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._known()))
+
+    def _known(self) -> Mapping[str, type[T]]:
         self._load()
-        return iter(sorted(self._classes))
+        if self._catalogued is None:
+            return self._classes
+        return {**self._classes, **self._catalogued(self._classes)}
 
     def _load(self) -> None:
         if self._loaded:
             return
         self._loaded = True
         package = importlib.import_module(self._package)
-        for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
+        folders = getattr(package, "__path__", ())  # none if one module has them all
+        for module in pkgutil.walk_packages(folders, f"{self._package}."):
             importlib.import_module(module.name)
         for entry in entry_points(group=ENTRY_POINT_GROUP):
             entry.load()

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, UserError, suggest
 from recipe_ray.base.loading import PICKLE_SUFFIXES
+from recipe_ray.base.spec import Spec
 from recipe_ray.data.content import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -108,6 +110,24 @@ class HubSource:
         renamed = {there: here for there, here in self.columns if there != here}
         chosen = rows.select_columns(names)
         return chosen.rename_columns(renamed) if renamed else chosen
+
+
+class HubPlace(Spec):
+    """What a catalogue says of a data set on the hub."""
+
+    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name")
+    revision: str = Field(min_length=1, description="commit, or a branch, which may change")
+    config: str | None = None
+    columns: dict[str, str] = Field({}, description="name there: name here; none: all as they are")
+    rows_at_once: int | None = Field(None, ge=1, description="rows held while it is streamed")
+
+    def source(self, split: str, rows: int) -> HubSource:
+        """Return the source of a split, read in `rows` rows at once unless the place says it."""
+        return HubSource(
+            *(self.repo, self.revision, self.config, split),
+            columns=tuple(self.columns.items()),
+            rows_at_once=self.rows_at_once or rows,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Reading experiment files: strict YAML, `--set a.b=v`, errors that name file and field.
 
 Files that ask related questions share a `base`: a file whose settings they take over, and whose
-`define` section names components, so that a grid can say `defenses: [none, recipe-por]`.
+`define` section names components, so that a grid can say `defenses: [none, recipe-por]`. `catalog`
+names files that list more corpora and tasks (`base/catalog.py`).
 """
 
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from recipe_ray.base.catalog import named_by_file
 from recipe_ray.base.errors import SpecError, a, shortened
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml, read_yaml_file
+from recipe_ray.data.corpus import CORPORA
 from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment
+from recipe_ray.tasks.task import TASKS
 
 # where a component may stand, and so the name of a defined one
 _OF_GRIDS = ("models", "attacks", "defenses", "auxiliaries", "tasks", "probes", "corpus", "task")
@@ -41,14 +45,18 @@ def _loaded(kind: type[S], path: Path, changes: tuple[str, ...]) -> S:
     values = _with_base(_read(path), path)
     for change in changes:
         apply_change(values, change)
+    catalogs = _catalogs(values.pop("catalog", None), path, Path())
     definitions = _Definitions(values.pop("define", None) or {})
     with _about(path):
         values = definitions.put_into(values)
     _refuse_other_kind(kind, values, path)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, str(path)) from None
+    with named_by_file(catalogs):
+        for registry in (CORPORA, TASKS):
+            list(registry)  # what is wrong in a catalogue is said of it, not of what uses it
+        try:
+            return kind.model_validate(values)
+        except ValidationError as error:
+            raise explain(error, str(path)) from None
 
 
 def _refuse_other_kind(kind: type[Spec], values: dict[str, Any], path: Path) -> None:
@@ -89,7 +97,19 @@ def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     values = read_mapping(path, "experiment file", "'name' and more")
-    return {key: _unshared(value) for key, value in values.items()}
+    catalogs = _catalogs(values.get("catalog"), path, path.parent)
+    named = {"catalog": list(map(str, catalogs))} if catalogs else {}
+    return {**{key: _unshared(value) for key, value in values.items()}, **named}
+
+
+def _catalogs(value: Any, path: Path, folder: Path) -> tuple[Path, ...]:
+    """Return the catalogues that the file at `path` names, those in `folder` by their names."""
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str) or not name:
+            given = shortened(repr(name))
+            raise SpecError(f"{path}: catalog: expected a file or a list of them, got {given}")
+    return tuple(folder.absolute() / Path(name).expanduser() for name in names)
 
 
 def _unshared(value: Any) -> Any:

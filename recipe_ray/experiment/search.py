@@ -17,7 +17,7 @@ from recipe_ray.attacks.attack import AnyAttack
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import CELLS
 from recipe_ray.base.spec import Spec
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.defenses.defense import AnyDefense, Defense
 from recipe_ray.experiment.spec import Launch, Pretraining
@@ -133,7 +133,7 @@ class Search(Spec):
     model: Model
     attack: AnyAttack = Field(description="known to the researcher: MASR needs its triggers")
     defense: AnyDefense = Field(description="with a weight factor, trained by epochs")
-    auxiliary: AnyCorpus = BookCorpus()
+    auxiliary: AnyCorpus = LISTED["bookcorpus"]()
     space: Space = Space()
     sampling: Literal["random", "optuna"] = "random"
     trials: PositiveInt = Field(description="candidates in all")

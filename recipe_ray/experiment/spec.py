@@ -9,7 +9,7 @@ from recipe_ray.attacks.attack import AnyAttack, NoAttack
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import CELLS
 from recipe_ray.base.spec import Spec
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.defenses.defense import AnyDefense, NoDefense
 from recipe_ray.learn.optim import FitSpec
@@ -34,7 +34,7 @@ class Probe(Spec):
 class Pretraining(Spec):
     """How a PTM is completed that cannot be loaded whole."""
 
-    corpus: AnyCorpus = BookCorpus()
+    corpus: AnyCorpus = LISTED["bookcorpus"]()
     trainable: Literal["head", "all"] = "head"
     fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
     held_out: float = Field(
@@ -48,7 +48,7 @@ class Block(Spec):
     models: tuple[Model, ...] = Field(min_length=1)
     attacks: tuple[AnyAttack, ...] = Field((NoAttack(),), min_length=1)
     defenses: tuple[AnyDefense, ...] = Field((NoDefense(),), min_length=1)
-    auxiliaries: tuple[AnyCorpus, ...] = Field((BookCorpus(),), min_length=1)
+    auxiliaries: tuple[AnyCorpus, ...] = Field((LISTED["bookcorpus"](),), min_length=1)
     tasks: tuple[AnyTask, ...] = Field((), description="each is fine-tuned on")
     probes: tuple[Probe, ...] = Field((), description="looked at without fine-tuning")
     snapshots: tuple[PositiveInt, ...] = Field(

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.batches import Part, encode_all
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
@@ -21,7 +21,7 @@ from recipe_ray.store.rows import Measurement
 class PretrainStage(Stage):
     """Pre-trains the head alone, or head and encoder together, with masks drawn anew each epoch."""
 
-    corpus: AnyCorpus = BookCorpus()
+    corpus: AnyCorpus = LISTED["bookcorpus"]()
     trainable: Literal["head", "all"] = Field("head", description="all: the encoder continues too")
     fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
     held_out: float = Field(

@@ -8,11 +8,11 @@ The user's own labelled images.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.base.spec import HASHED_WHEN_SET, NOT_HASHED
@@ -20,10 +20,31 @@ from recipe_ray.data.sources import Source
 from recipe_ray.tasks.task import TASKS, ImageTask, Labelled, Split, Task, TextTask
 
 
+def checked_names(names: Any) -> Any:
+    """Return names of classes; raise SpecError, saying which is none, for what is no such list."""
+    example = "as in [negative, positive]"
+    if isinstance(names, str) or not isinstance(names, (list, tuple)):
+        raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
+    for name in names:
+        if not isinstance(name, str):
+            raise SpecError(f"{_read_as(name)}, not a name; write names in quotes")
+        if not name.strip():
+            raise SpecError(f"an empty name among {list(names)}; every class needs one")
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise SpecError(f"{twice[0]!r} is given twice; every class needs a name of its own")
+    if len(names) < 2:
+        given = f"only {names[0]!r}" if names else "none"
+        raise SpecError(f"{given} given; a task needs two classes or more, {example}")
+    return names
+
+
 class OwnData(Task):
     """Fields and rules that own texts and own images share."""
 
-    class_names: tuple[str, ...] = Field(description="in the order of the labels, two or more")
+    class_names: Annotated[tuple[str, ...], BeforeValidator(checked_names)] = Field(
+        description="in the order of the labels, two or more"
+    )
     path_train: str = Field(description="training data", json_schema_extra=NOT_HASHED)
     path_test: str | None = Field(
         default=None,
@@ -42,26 +63,6 @@ class OwnData(Task):
         description="what stands for each class in the label column; None: 0, 1, ... or its name",
         json_schema_extra=HASHED_WHEN_SET,
     )
-
-    @field_validator("class_names", mode="before")
-    @classmethod
-    def _names(cls, names: Any) -> Any:
-        """Say which class name is none, in place of what pydantic says of tuples and strings."""
-        example = "as in [negative, positive]"
-        if isinstance(names, str) or not isinstance(names, (list, tuple)):
-            raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
-        for name in names:
-            if not isinstance(name, str):
-                raise SpecError(f"{_read_as(name)}, not a name; write names in quotes")
-            if not name.strip():
-                raise SpecError(f"an empty name among {list(names)}; every class needs one")
-        twice = sorted({name for name in names if list(names).count(name) > 1})
-        if twice:
-            raise SpecError(f"{twice[0]!r} is given twice; every class needs a name of its own")
-        if len(names) < 2:
-            given = f"only {names[0]!r}" if names else "none"
-            raise SpecError(f"{given} given; a task needs two classes or more, {example}")
-        return names
 
     @model_validator(mode="after")
     def _fits(self) -> "OwnData":

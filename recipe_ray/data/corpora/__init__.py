@@ -1,1 +1,0 @@
-"""Auxiliary corpora, one file each; a new file here is a new corpus."""
