@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from store_samples import driven
 from test_throughput import Clock
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.distributed.monitor import Driver, kept_note
+from recipe_ray.distributed.monitor import Monitor, kept_note
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.progress import Throughput
@@ -162,7 +163,7 @@ def test_a_running_stage_that_is_slower_than_its_like_is_believed() -> None:
 def test_a_drivers_note_is_there_while_it_drives_and_tells_how_far_it_is(tmp_path: Path) -> None:
     plan, store = plan_of([0]), Store.open(tmp_path)
     events: list[SweepEvent] = []
-    driver = Driver(plan, [], events.append)
+    driver = Monitor(plan, [], events.append)
     with kept_note(store, plan.name, driver.note):
         (backdoor,) = kinds(plan, "backdoor")
         driver.on_event(SweepEvent("started", backdoor))
@@ -179,11 +180,11 @@ def test_notes_of_dead_drivers_go_when_the_experiment_is_driven_again(tmp_path: 
     store = Store.open(tmp_path)
     notes = DriverNotes(store)
     for driver, experiment in (("a", "small"), ("b", "other")):
-        notes.write(driver, {"experiment": experiment})
+        notes.write(driver, driven(experiment))
         path = tmp_path / "drivers" / f"{driver}.json"
         path.write_text(path.read_text().replace('"time": "20', '"time": "19'))
     assert notes.living() == []
-    with kept_note(store, "small", dict):
+    with kept_note(store, "small", lambda: driven("small")):
         left = {note["experiment"]: note["driver"] for note in notes.all()}
     assert left.keys() == {"small", "other"}
     assert left["small"] != "a"
