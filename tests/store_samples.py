@@ -49,6 +49,18 @@ def filled(folder: Path, text: str = "weights", size: int = 0) -> Path:
     return folder
 
 
+def so_far(step: int) -> dict[str, Any]:
+    """Return a note of a stage that is at a step of ten."""
+    return {"phase": "purify", "step": step, "num_steps": 10}
+
+
+def driven(experiment: str, **changes: Any) -> dict[str, Any]:
+    """Return the note of a driver that has nothing to do yet."""
+    states = dict.fromkeys(("waiting", "running", "done", "failed"), 0)
+    who = {"experiment": experiment, "host": "node-7", "pid": 4242, "started": "2026-01-02"}
+    return {**who, "counted": "stages", "states": states, "running": [], "left_s": None, **changes}
+
+
 def some_rows(value: float = 0.75) -> pa.Table:
     return measurement_table([Measurement("acc", value)], {"stage": POR.key, "kind": "backdoor"})
 

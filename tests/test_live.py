@@ -174,6 +174,7 @@ def test_watch_and_json_are_not_given_together(shell: Shell) -> None:
 
 def test_a_stall_is_shown_in_the_picture_and_in_the_status(shell: Shell) -> None:
     store = Store.open(shell.folder / "store")
+    store.write_plan("small", {"cells": [], "stages": {}})
     waiting = {**driving("small"), "idle_s": 95.0}
     DriverNotes(store).write("a", waiting)
     DriverNotes(store).write("b", {**driving("small"), "idle_s": 130.0})

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from report_samples import por
 from shell import Shell, shell
-from store_samples import POR, committed, some_rows
+from store_samples import POR, committed, driven, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import path_part
@@ -130,7 +130,7 @@ def test_a_drivers_note_cannot_choose_which_file_is_deleted(tmp_path: Path) -> N
     store = Store.open(tmp_path)
     store.write_plan("mine", {"stages": {}})
     notes = DriverNotes(store)
-    notes.write("d1", {"experiment": "mine"})
+    notes.write("d1", driven("mine"))
     file = tmp_path / "drivers" / "d1.json"
     old = {**json.loads(file.read_text()), "driver": "../plans/mine"}
     file.write_text(json.dumps({**old, "time": "2020-01-01T00:00:00+00:00"}))

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -23,7 +24,7 @@ from recipe_ray.report.load import recorded
 from recipe_ray.report.sections import sections
 from recipe_ray.store.store import Store
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 TRIALS = 8
 
 
@@ -77,7 +78,6 @@ def test_the_worst_are_stopped_and_the_best_go_all_the_way(searched: Searched) -
 
 
 def test_stopped_candidates_leave_nothing_behind(searched: Searched) -> None:
-    import time
 
     import ray
 
@@ -144,7 +144,7 @@ def test_candidates_on_two_workers_take_looks_and_leave_their_cores_to_the_next(
     # in a Ray of its own: one with the dashboard, which finds what a stopped group leaves behind
     changes = {"trials": 2, "launch": {"workers": {"purify": 2}}}
     with _driver(tmp_path, changes) as driver:
-        driver.communicate(timeout=300)
+        driver.communicate(timeout=800)
     assert driver.returncode == 0
     plan = with_stub_looks(tiny_search(tmp_path, grid=None, **changes))
     store = Store.open(tmp_path / "store")
@@ -212,7 +212,7 @@ def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) 
 def test_two_drivers_at_once_train_each_candidate_once(tmp_path: Path) -> None:
     plan = with_stub_looks(tiny_search(tmp_path, grid=None))
     with _driver(tmp_path, {}) as one, _driver(tmp_path, {}) as two:
-        told = [driver.communicate(timeout=300)[0].split() for driver in (one, two)]
+        told = [driver.communicate(timeout=800)[0].split() for driver in (one, two)]
     assert (one.returncode, two.returncode) == (0, 0)
     ended = Record.load(plan, Store.open(tmp_path / "store"), 0.9).ended
     assert len(ended) == plan.search.trials
@@ -220,6 +220,49 @@ def test_two_drivers_at_once_train_each_candidate_once(tmp_path: Path) -> None:
     assert sorted(looks) == [0, sum(epochs for epochs, _ in ended.values())]
     idle = told[looks.index(0)]
     assert idle == ["waits", *["skipped"] * plan.search.trials]
+
+
+def test_a_driver_that_lost_its_candidates_stops_them_and_goes_on_when_they_are_free(
+    ray_session: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from recipe_ray.distributed.search import SearchWatcher, search
+
+    plan = with_stub_looks(tiny_search(tmp_path, grid=None))
+    store, told = Store.open(tmp_path / "store"), list[str]()
+    other = store.claims(60)
+    stopped: list[bool] = []
+
+    def take_over(event: Any) -> None:
+        told.append(event.kind)
+        if told.count("looked") == 2 and not stopped:
+            stopped.append(False)
+            # what a driver does with the claims of one that was silent for a lease
+            next((tmp_path / "store" / "claims").glob(f"{plan.key}.*")).unlink()
+            other.__enter__()
+            assert other.take(plan.key)
+
+    def let_go(driver: str) -> None:
+        told.append("waits")
+        assert driver == other.driver
+        time.sleep(3)
+        stopped.append(store.progress() == {} or _still(store))
+        other.__exit__(None, None, None)
+
+    watcher = SearchWatcher(on_candidate=take_over, on_wait=let_go)
+    outcome = search(plan, store, Locations(None, tmp_path), watcher=watcher)
+    assert len(outcome.survivors) == 1
+    assert stopped == [False, True]
+    assert "taken over by another driver" in caplog.text
+    ended = Record.load(plan, store, 0.9).ended
+    assert len(ended) == plan.search.trials
+    assert told.count("ended") + told.count("skipped") == plan.search.trials
+    assert told.count("looked") == sum(epochs for epochs, _ in ended.values())
+
+
+def _still(store: Store) -> bool:
+    before = store.progress()
+    time.sleep(3)  # a stage that runs writes its note every two seconds
+    return store.progress() == before
 
 
 def _committed(store: Store) -> list[tuple[str, Any]]:

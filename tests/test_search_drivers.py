@@ -48,6 +48,21 @@ def test_of_two_drivers_one_holds_the_candidates_and_the_other_waits_for_it(
     assert _claims(tmp_path) == []
 
 
+def test_a_driver_taken_for_dead_finds_that_its_candidates_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LOOK_EVERY_S", 0.0)
+    store = Store.open(tmp_path)
+    with search_lock(store, KEY, 60, print) as lock:
+        assert not lock.is_lost()
+        # what a driver does with the claims of one that was silent for a lease
+        next((tmp_path / "claims").glob(f"{KEY}.*")).unlink()
+        with search_lock(store, KEY, 60, print) as other:
+            assert lock.is_lost()
+            assert not other.is_lost()
+        assert lock.is_lost()  # for good: what it ran is stopped
+
+
 def test_other_searches_do_not_wait(tmp_path: Path) -> None:
     store, waits = Store.open(tmp_path), list[str]()
     with search_lock(store, KEY, 60, waits.append), search_lock(store, "1" * 16, 60, waits.append):

@@ -131,3 +131,13 @@ def test_a_failure_of_before_is_tried_again(tmp_path: Path) -> None:
     with store.claims(60) as claims:
         neighbours = SharedQueue(queue, claims, store, Driver(queue, claims), look_every_s=0)
         assert neighbours.next_batch() == [backdoor]
+
+
+def test_a_damaged_failure_note_of_another_driver_is_no_failure(pair: Pair) -> None:
+    backdoor = started(pair.one)[0]
+    started(pair.two)
+    note = pair.folder / "failures" / f"{backdoor.key}.json"
+    note.parent.mkdir()
+    note.write_text('{"error": "cut sho')
+    pair.one.claims.release(backdoor.key)
+    assert started(pair.two) == [backdoor]

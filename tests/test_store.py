@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from store_samples import POR, committed, filled, s3_server, some_rows
+from store_samples import POR, committed, filled, s3_server, so_far, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.rows import result_rows
@@ -186,7 +186,7 @@ def test_a_failure_stays_until_the_stage_commits(store: Store) -> None:
     assert failure["message"] == "second"
     assert (failure["kind"], failure["label"]) == ("backdoor", "bert-por")
     assert "time" in failure
-    store.write_progress(POR, {"step": 5})
+    store.write_progress(POR, so_far(5))
     committed(store)
     assert store.failures() == {}
     assert store.progress() == {}
@@ -194,8 +194,8 @@ def test_a_failure_stays_until_the_stage_commits(store: Store) -> None:
 
 def test_progress_is_replaced_and_cleared(store: Store) -> None:
     assert store.progress() == {}
-    store.write_progress(POR, {"step": 1})
-    store.write_progress(POR, {"step": 2, "steps": 10})
+    store.write_progress(POR, so_far(1))
+    store.write_progress(POR, so_far(2))
     assert store.progress()[POR.key]["step"] == 2
     store.clear_progress(POR)
     store.clear_progress(POR)

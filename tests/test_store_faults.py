@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_samples import POR, SPAWN, commit_once, committed, filled, raced
+from store_samples import POR, SPAWN, commit_once, committed, filled, raced, so_far
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.store import Store
@@ -193,7 +193,7 @@ for attempt in (
 
 def test_progress_is_never_seen_half_written(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    store.write_progress(POR, {"step": 0, "padding": "x" * 100_000})
+    store.write_progress(POR, {**so_far(0), "padding": "x" * 100_000})
     writer = SPAWN.Process(target=_write_progress, args=(store.uri,))
     writer.start()
     seen = set()
@@ -207,4 +207,4 @@ def test_progress_is_never_seen_half_written(tmp_path: Path) -> None:
 def _write_progress(uri: str) -> None:
     store = Store.open(uri)
     for step in range(100):
-        store.write_progress(POR, {"step": step, "padding": "x" * 100_000})
+        store.write_progress(POR, {**so_far(step), "padding": "x" * 100_000})

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from store_samples import driven
 from test_throughput import Clock
 
 from recipe_ray.data.sources import Locations
@@ -179,11 +180,11 @@ def test_notes_of_dead_drivers_go_when_the_experiment_is_driven_again(tmp_path: 
     store = Store.open(tmp_path)
     notes = DriverNotes(store)
     for driver, experiment in (("a", "small"), ("b", "other")):
-        notes.write(driver, {"experiment": experiment})
+        notes.write(driver, driven(experiment))
         path = tmp_path / "drivers" / f"{driver}.json"
         path.write_text(path.read_text().replace('"time": "20', '"time": "19'))
     assert notes.living() == []
-    with kept_note(store, "small", dict):
+    with kept_note(store, "small", lambda: driven("small")):
         left = {note["experiment"]: note["driver"] for note in notes.all()}
     assert left.keys() == {"small", "other"}
     assert left["small"] != "a"

@@ -36,6 +36,10 @@ class StoreError(UserError):
     """The result store cannot be read or written."""
 
 
+class DamagedError(StoreError):
+    """A file of the store is there and can be read, but is not what was written."""
+
+
 class ClusterError(UserError):
     """Ray cannot be started here, or its cluster cannot be reached, or was lost."""
 

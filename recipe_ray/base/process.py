@@ -7,9 +7,13 @@ not taken for the old one.
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+# what `str` writes; Linux gives no process a number of more than seven digits
+_WRITTEN = re.compile(r"([^-]+)-([0-9]{1,7})-([0-9]{1,20})")
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,8 @@ class Process:
     @classmethod
     def parse(cls, text: str) -> "Process | None":
         """Read back what `str` wrote; None for anything else."""
-        machine, _, rest = text.partition("-")
-        pid, _, started = rest.partition("-")
-        if not (machine and pid.isdigit() and started.isdigit()):
-            return None
-        return cls(machine, int(pid), started)
+        found = _WRITTEN.fullmatch(text)
+        return cls(found[1], int(found[2]), found[3]) if found else None
 
     @property
     def is_local(self) -> bool:

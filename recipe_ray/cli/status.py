@@ -8,7 +8,7 @@ where a driver says that there are more of them, and what is committed is not li
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -20,12 +20,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import DamagedError, SpecError
 from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.cli.display import duration
 from recipe_ray.experiment.collect import prune_checkpoints, stale_checkpoints
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.schedule.sweep_progress import STALE_S, DriverNotes, age_s, stalled_s
+from recipe_ray.store.notes import pass_over
 from recipe_ray.store.store import Store
 
 _BAR_WIDTH = 16
@@ -177,7 +178,8 @@ def _failures(view: View) -> Iterator[Text]:
     latest = sorted(view.failures.values(), key=lambda note: str(note["time"]))[-_FAILURES_SHOWN:]
     for note in latest:
         yield Text(f"failed: {note['kind']} {note['label']}: {note['error']}", "red")
-        yield Text(f"    {str(note['message']).splitlines()[0][:200]}", "red")
+        said = str(note["message"]).strip().splitlines()
+        yield Text(f"    {said[0][:200] if said else '(no message)'}", "red")
 
 
 WatchOption = Annotated[
@@ -206,7 +208,7 @@ def status_command(
         typer.echo("nothing runs on this store now")
     status = _status(opened)
     alive = {note["key"] for note in status["running"] if note["fresh"]}
-    stale = prune_checkpoints(opened, alive) if prune else stale_checkpoints(opened, alive)
+    stale = prune_checkpoints(opened, alive) if prune else _stale(opened, alive)
     status["stale_checkpoints"] = {"count": len(stale), "bytes": sum(stale.values())}
     if json_:
         typer.echo(json.dumps(status, indent=1))
@@ -216,6 +218,22 @@ def status_command(
         size = f"{len(stale)} checkpoints ({sum(stale.values()) / 1e6:.1f} MB)"
         again = "deleted" if prune else "nothing will resume from them; --prune deletes them"
         typer.echo(f"  {size}: {again}")
+
+
+def _plan(store: Store, experiment: str) -> dict[str, Any] | None:
+    """Return what is known of an experiment's plan; a damaged one is named and left out."""
+    try:
+        return store.plan(experiment)
+    except DamagedError as error:
+        pass_over("a damaged plan", error)
+        return None
+
+
+def _stale(store: Store, alive: Collection[str]) -> dict[str, int]:
+    try:
+        return stale_checkpoints(store, alive)
+    except DamagedError:  # named already; what its stages would resume from is not known
+        return {}
 
 
 def _print(status: dict[str, Any]) -> None:
@@ -249,7 +267,7 @@ def _status(store: Store) -> dict[str, Any]:
     done = set(store.committed())
     experiments = []
     for name in store.experiments():
-        plan = store.plan(name)
+        plan = _plan(store, name)
         if plan is None:
             continue
         cells = [cell["stages"] for cell in plan["cells"]]

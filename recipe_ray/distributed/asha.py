@@ -3,14 +3,10 @@
 Asynchronous successive halving (Li et al. 2020): at each rung a candidate goes on if it is among
 the best 1/reduction of those that came that far, without waiting for the others.
 
-One candidate of a search as a Tune trial: it reports every look and is stopped between two.
-
-Looks that the store has are reported at once. With one worker the purification runs in the trial's
-own process, which waits at each report for Tune's verdict; with more, in a Train worker group.
-
-A candidate of a search on several DDP workers: Train reports to Tune through a queue.
-
-What candidates of a search share, and what Tune is told of each of their looks.
+A candidate is a Tune trial that reports every look and is stopped between two. Looks that the store
+has are reported at once. With one worker the purification runs in the trial's own process, which
+waits at each report for Tune's verdict; with more, in a Train worker group, which reports to Tune
+through a queue.
 """
 
 import logging
@@ -30,7 +26,7 @@ from recipe_ray.data.batches import LocalFeed
 from recipe_ray.distributed.cluster import ClusterCapacity
 from recipe_ray.distributed.contact import head_is_silent
 from recipe_ray.distributed.data import RayFeed, Reading
-from recipe_ray.distributed.failures import WorkersLostError, error_of, why_lost
+from recipe_ray.distributed.failures import WorkersLostError, error_of, kill_process_of, why_lost
 from recipe_ray.distributed.monitor import StageMetrics
 from recipe_ray.distributed.train import SweepContext, observed_worker, on_workers, use_threads
 from recipe_ray.distributed.trial import FAILURE, WARNINGS, Halving, SettledSearcher, resources_of
@@ -135,8 +131,6 @@ def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: Sear
         return
     demand = demand_of(candidate.purify, shared.work.launch)
     if demand.nested:
-        from recipe_ray.distributed.asha import run_on_workers  # 3 s to import
-
         run_on_workers(candidate, looks, shared)
         return
     use_threads(demand.cpus_per_worker)
@@ -176,16 +170,20 @@ class CandidateEvent:
 
 
 def run_asha(
-    shared: SearchContext, record: Record, on_event: Callable[[CandidateEvent], None] | None = None
+    shared: SearchContext,
+    record: Record,
+    on_event: Callable[[CandidateEvent], None] | None = None,
+    is_lost: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run candidates until all have ended; the record is kept up to date in the store.
 
-    Raises SpecError, before anything runs, where a candidate does not fit the cluster.
+    `is_lost`: whether another driver runs them by now. Then all are stopped, and nothing more is
+    written. Raises SpecError, before anything runs, if a candidate does not fit the cluster.
     """
     search, launch = shared.plan.search, shared.work.launch
     purify = shared.plan.template.purify
     check_fits([purify], launch, ClusterCapacity(launch.grow_to)())
-    watch = CandidateWatch(shared, record, on_event)
+    watch = CandidateWatch(shared, record, on_event, is_lost)
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -212,6 +210,7 @@ def run_asha(
                 storage_path=folder,
                 verbose=0,
                 callbacks=[watch],
+                stop=_UnlessLost(watch),
                 failure_config=tune.FailureConfig(max_failures=launch.max_failures),
             ),
         )
@@ -241,15 +240,17 @@ class ListedSearcher(SettledSearcher):
 
 
 class CandidateWatch(tune.Callback):
-    """Hears of every look from Tune, and keeps the record."""
+    """Hears of every look from Tune, and keeps the record while the candidates are ours."""
 
     def __init__(
         self,
         shared: SearchContext,
         record: Record,
         on_event: Callable[[CandidateEvent], None] | None,
+        is_lost: Callable[[], bool],
     ) -> None:
         self._shared = shared
+        self.is_lost = is_lost
         self._store = shared.work.store
         self._record = record
         self._on_event = on_event
@@ -260,6 +261,8 @@ class CandidateWatch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note which settings are tried, so that a search started again tries the same."""
+        if self.is_lost():
+            return
         course = self._course(trial)
         self._record.save()
         if course.ended is None:
@@ -269,6 +272,8 @@ class CandidateWatch(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Note a look, once."""
+        if self.is_lost():
+            return
         course, epoch = self._course(trial), result[EPOCH]
         for warning in result.get(WARNINGS, ()):  # a worker group's stay in its log
             logger.warning("%s: %s", course.candidate.settings.title(), warning)
@@ -280,6 +285,8 @@ class CandidateWatch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note how a candidate ended, once."""
+        if self.is_lost():
+            return
         course, last = self._course(trial), trial.last_result
         if course.ended is not None:
             return
@@ -291,14 +298,22 @@ class CandidateWatch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a candidate whose process died more often than allowed."""
-        if head_is_silent():
+        if self.is_lost() or head_is_silent():
             return  # with the whole cluster: it is tried again by the next search
         course = self._course(trial)
         course.ended = "failed"
         self._end(course, why_lost(error_of(trial)))
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Kill what runs of candidates that are another driver's: the next look may be far."""
+        if self.is_lost():
+            for trial in trials:
+                kill_process_of(trial)
+
     def tidy(self) -> None:
         """Remove what processes that were stopped from outside may have left in the store."""
+        if self.is_lost():
+            return  # the other driver's candidates write there
         for course in self._record.courses.values():
             self._store.clear_progress(course.candidate.purify.artifact)
             if course.ended is not None:
@@ -324,6 +339,25 @@ class CandidateWatch(tune.Callback):
     def _tell(self, kind: CandidateEventKind, course: Course, message: str = "") -> None:
         if self._on_event is not None:
             self._on_event(CandidateEvent(kind, course, message))
+
+
+class _UnlessLost(tune.Stopper):
+    """Ends the Tune run of candidates that are another driver's by now."""
+
+    def __init__(self, watch: CandidateWatch) -> None:
+        self._watch = watch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing, as the watch does."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Leave single candidates to ASHA."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether all are to stop."""
+        return self._watch.is_lost()
 
 
 def _sampler(search: Search, begun: Sequence[Settings]) -> Any:

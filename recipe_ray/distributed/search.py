@@ -99,10 +99,26 @@ class SearchProgress:
         }
 
 
+class SearchLock:
+    """Whether the candidates of a search are still this driver's."""
+
+    def __init__(self, claims: Claims, key: str) -> None:
+        self._claims, self._key = claims, key
+        self._looked = time.monotonic()
+
+    def is_lost(self) -> bool:
+        """Tell whether others took this driver for dead; the store is asked every two seconds."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_EVERY_S and self._key not in self._claims.lost:
+            self._looked = now
+            self._claims.held()
+        return self._key in self._claims.lost
+
+
 @contextmanager
 def search_lock(
     store: Store, key: str, lease_s: float, on_wait: Callable[[str], None]
-) -> Iterator[None]:
+) -> Iterator[SearchLock]:
     """Hold a search's candidates; wait while another living driver does, and say which, once."""
     with store.claims(lease_s) as claims:
         told = ""
@@ -111,7 +127,7 @@ def search_lock(
                 on_wait(other)
                 told = other
             time.sleep(LOOK_EVERY_S)
-        yield
+        yield SearchLock(claims, key)
 
 
 def _other(claims: Claims, key: str) -> str | None:
@@ -213,19 +229,27 @@ def _with_candidates(
 ) -> Record:
     """Return the record of candidates that have all ended, run here as far as they had not."""
     watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
+    launch, told = plan.search.launch, set[Settings]()
     record = Record.load(plan, store, undefended_acc)
     if record.is_over:
-        _tell_ended(record, watcher)
+        _tell_ended(record, watcher, told)
         return record
-    launch = plan.search.launch
-    with search_lock(store, plan.key, launch.claim_lease_s, watcher.on_wait):
-        record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
-        _tell_ended(record, watcher)
-        if not record.is_over:
-            work = SweepContext({}, store, locations, launch, plan.search.name)
-            shared = SearchContext(plan, work, undefended_acc, record.ended)
-            run_asha(shared, record, watcher.on_candidate)
-    return record
+    while True:
+        with search_lock(store, plan.key, launch.claim_lease_s, watcher.on_wait) as lock:
+            record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
+            _tell_ended(record, watcher, told)
+            if not record.is_over:
+                work = SweepContext({}, store, locations, launch, plan.search.name)
+                shared = SearchContext(plan, work, undefended_acc, record.ended)
+                run_asha(shared, record, watcher.on_candidate, lock.is_lost)
+            if not lock.is_lost():
+                return record
+            told |= record.ended.keys()
+        logger.warning(
+            "the candidates of %s were taken over by another driver, which had not heard of this "
+            "one for %.0f s: they are stopped here, and waited for",
+            *(plan.search.name, launch.claim_lease_s),
+        )
 
 
 def _above_chance(record: Record) -> list[Settings]:
@@ -242,9 +266,9 @@ def _above_chance(record: Record) -> list[Settings]:
     return [course.candidate.settings for course in above]
 
 
-def _tell_ended(record: Record, watcher: SearchWatcher) -> None:
-    for course in record.courses.values():
-        if course.ended is not None:
+def _tell_ended(record: Record, watcher: SearchWatcher, told: set[Settings]) -> None:
+    for settings, course in record.courses.items():
+        if course.ended is not None and settings not in told:
             watcher.on_candidate(CandidateEvent("skipped", course))
 
 

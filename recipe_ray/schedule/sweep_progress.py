@@ -16,12 +16,16 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+
+from recipe_ray.base.errors import StoreError
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.schedule.durations import Likeness, WallTimes
 from recipe_ray.stages.stage import Stage
+from recipe_ray.store.notes import Note, json_path, pass_over, read_notes
 from recipe_ray.store.remote import reopen_files
-from recipe_ray.store.store import Store, json_path, read_notes
+from recipe_ray.store.store import Store
 
 # lost: its processes died and it starts again; elsewhere: another driver makes it
 EventKind = Literal["skipped", "started", "progress", "finished", "failed", "lost", "elsewhere"]
@@ -183,8 +187,41 @@ STALE_S = 60.0
 STALL_S = 60.0  # longer than a process takes to start on a busy machine
 
 
+class _States(BaseModel):
+    model_config = ConfigDict(strict=True)
+    waiting: int
+    running: int
+    done: int
+    failed: int
+
+
+class _AtWork(BaseModel):
+    model_config = ConfigDict(strict=True)
+    key: str
+    kind: str
+    label: str
+    running_s: FiniteFloat
+
+
+class DriverNote(Note):
+    """Who drives what, and how far it is; a search has a part in place of cells."""
+
+    experiment: str
+    host: str
+    pid: int
+    started: str
+    counted: str
+    states: _States
+    running: list[_AtWork]
+    left_s: FiniteFloat | None
+    idle_s: FiniteFloat = 0.0
+    part: str = ""
+    cells: int = 0
+    cells_done: int = 0
+
+
 class DriverNotes:
-    """The notes of all drivers in one store."""
+    """The notes of all drivers in one store; damaged ones are named in the log and left out."""
 
     def __init__(self, store: Store) -> None:
         self._files = reopen_files(store.uri)
@@ -201,17 +238,26 @@ class DriverNotes:
     def all(self) -> list[dict[str, Any]]:
         """Return all notes, in the order of their drivers' ids; judge by `age_s` who lives."""
         # by the file's name, not by what the note says: it becomes a path when the note is removed
-        return [{**note, "driver": name} for name, note in read_notes(self._files, _FOLDER).items()]
+        found = read_notes(self._files, _FOLDER, DriverNote)
+        return [{**note, "driver": name} for name, note in found.items()]
 
     def living(self) -> list[dict[str, Any]]:
         """Return the notes that are fresh."""
         return [note for note in self.all() if age_s(note) < STALE_S]
 
     def remove_dead(self, experiment: str) -> None:
-        """Remove what killed drivers of this experiment left, where the store can be read."""
-        for note in self.all():
-            if note.get("experiment") == experiment and age_s(note) >= STALE_S:
-                self.remove(str(note["driver"]))
+        """Remove what killed drivers of this experiment left, and every damaged note.
+
+        A driver that lives writes its note again within seconds.
+        """
+        whole = {f"{note['driver']}.json": note for note in self.all()}
+        for name in self._files.names(_FOLDER):
+            note = whole.get(name)
+            if note is None or (note["experiment"] == experiment and age_s(note) >= STALE_S):
+                try:
+                    self._files.remove(f"{_FOLDER}/{name}")
+                except StoreError as problem:  # it is in nobody's way
+                    pass_over("what is no driver's note", problem)
 
 
 def at_work(running: Iterable[tuple[Stage, float]]) -> list[dict[str, Any]]:

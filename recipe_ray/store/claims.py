@@ -153,8 +153,9 @@ class _Signs:
 
 
 def _parsed(sign: bytes) -> dict[str, Any]:
+    # what is damaged names no process: silence for a lease tells that its driver is dead
     try:
         parsed = json.loads(sign)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe_ray.base.errors import StoreError
+from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.base.fingerprint import file_checksum
 from recipe_ray.base.foreign import checked_foreign, is_there
 from recipe_ray.base.paths import path_part
@@ -128,13 +128,13 @@ def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, shown: str) -> dict[str, Any]:
-    """Return the object in JSON bytes; raise StoreError naming the file where it is none."""
+    """Return the object in JSON bytes; raise DamagedError naming the file if it is none."""
     try:
         value = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{shown}: damaged, not valid JSON ({error}); {_REMOVE}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{shown}: damaged, not valid JSON ({error}); {_REMOVE}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{shown}: damaged, expected a JSON object; {_REMOVE}")
+        raise DamagedError(f"{shown}: damaged, expected a JSON object; {_REMOVE}")
     return value
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipe_ray.base.errors import StoreError
+from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.store.manifest import parse_json
 
 SEAL = "recipe_ray_sha256"  # the field's name
@@ -38,7 +38,7 @@ def sealed(data: bytes) -> bytes:
 
 
 def check_seal(data: bytes, shown: str, repair: str) -> None:
-    """Raise StoreError, which names the file and the repair, if a sealed file was changed.
+    """Raise DamagedError, which names the file and the repair, if a sealed file was changed.
 
     Every flipped bit is noticed: one in the field's name leaves its value, and the other way round.
     """
@@ -49,7 +49,7 @@ def check_seal(data: bytes, shown: str, repair: str) -> None:
         blank = data[: last.start()] + OPEN_SEAL.encode() + data[last.end() :]
         if hashlib.sha256(blank).hexdigest().encode() == last[1]:
             return
-    raise StoreError(
+    raise DamagedError(
         f"{shown}: damaged or edited: its checksum is not the one written with it; {repair}"
     )
 
@@ -60,7 +60,7 @@ def sealed_json(value: dict[str, Any]) -> bytes:
 
 
 def unsealed_json(data: bytes, shown: str, repair: str) -> dict[str, Any]:
-    """Return the object that was sealed; raise StoreError naming the file if it is damaged."""
+    """Return the object that was sealed; raise DamagedError naming the file if it is damaged."""
     check_seal(data, shown, repair)
     value = parse_json(data, shown)
     value.pop(SEAL, None)

@@ -13,18 +13,13 @@ survive a crash. It knows nothing of what stages do.
     tensorboard/             event files, one folder a stage (`tensorboard.py`)
     corpora/                 shards that DDP workers read (`distributed/data.py`)
     tmp/                     unfinished writes
-
-JSON notes in a store, one a stage (why it failed, how far it is), each replacing the last.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,9 +34,17 @@ from recipe_ray.store.manifest import (
     MANIFEST,
     ROWS,
     ArtifactId,
-    parse_json,
     parse_manifest,
     write_manifest,
+)
+from recipe_ray.store.notes import (
+    FailureNote,
+    ProgressNote,
+    json_path,
+    read_all,
+    read_note,
+    read_notes,
+    write_note,
 )
 from recipe_ray.store.remote import file_sizes, open_files, reopen_files
 from recipe_ray.store.rows import (
@@ -52,47 +55,6 @@ from recipe_ray.store.rows import (
     sealed_json,
     unsealed_json,
 )
-
-_READERS = 16  # requests at a time; an object store answers each in tens of milliseconds
-
-
-def json_path(folder: str, name: str) -> str:
-    """Return where a folder keeps the JSON called `name`; raise StoreError if it is no name."""
-    return f"{folder}/{path_part(name, f'{folder}: the name')}.json"
-
-
-def write_note(files: Files, folder: str, artifact: ArtifactId, note: dict[str, Any]) -> None:
-    """Write or replace a stage's note; kind, label and time of writing are added."""
-    added = {"kind": artifact.kind, "label": artifact.label}
-    whole = {"time": datetime.now(UTC).isoformat(), **note, **added}
-    files.write(json_path(folder, artifact.key), json.dumps(whole).encode())
-
-
-def read_note(files: Files, folder: str, key: str) -> dict[str, Any] | None:
-    """Return a stage's note, None where there is none."""
-    path = json_path(folder, key)
-    data = files.read(path)
-    return None if data is None else parse_json(data, files.shown(path))
-
-
-def read_notes(files: Files, folder: str) -> dict[str, dict[str, Any]]:
-    """Return every note of a folder by key."""
-    names = [name for name in files.names(folder) if name.endswith(".json")]
-    read = read_all(files, (f"{folder}/{name}" for name in names))
-    return {
-        path.rpartition("/")[2].removesuffix(".json"): parse_json(data, files.shown(path))
-        for path, data in read
-    }
-
-
-def read_all(files: Files, paths: Iterable[str]) -> list[tuple[str, bytes]]:
-    """Return the content of many files, read at the same time."""
-    listed = list(paths)
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = list(pool.map(files.read, listed))
-    # what another process deleted since the listing is no longer there to report
-    return [(path, data) for path, data in zip(listed, read, strict=True) if data is not None]
-
 
 __all__ = ["ArtifactId", "Store"]
 
@@ -235,12 +197,15 @@ class Store:
         write_note(self._files, _FAILURES, artifact, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """Return the last failure of every failed stage by key, with its kind, label and time."""
-        return read_notes(self._files, _FAILURES)
+        """Return the last failure of every failed stage by key, with its kind, label and time.
+
+        A damaged note is named in the log and left out, as with `failure` and `progress`.
+        """
+        return read_notes(self._files, _FAILURES, FailureNote)
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the last failure of one stage, None where it has none."""
-        return read_note(self._files, _FAILURES, key)
+        return read_note(self._files, _FAILURES, key, FailureNote)
 
     def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
         """Say how far a running stage is, for `status` in another terminal."""
@@ -251,7 +216,7 @@ class Store:
 
         A killed stage leaves its last note: judge by `time`.
         """
-        return read_notes(self._files, _PROGRESS)
+        return read_notes(self._files, _PROGRESS, ProgressNote)
 
     def clear_progress(self, artifact: ArtifactId) -> None:
         """Forget a stage's progress."""
