@@ -54,11 +54,11 @@ def test_two_gloo_processes_agree_with_one(
 def test_ray_train_agrees_with_one_process(
     inline: Store, few_texts: Locations, tmp_path: Path
 ) -> None:
-    from recipe_ray.distributed.train import Work, run_nested
+    from recipe_ray.distributed.train import SweepContext, run_nested
 
     store = Store.open(tmp_path)
     launch = Launch(workers=Workers(pretrain=2), max_failures=0)
-    run_nested(STAGE, Work({}, store, few_texts, launch))
+    run_nested(STAGE, SweepContext({}, store, few_texts, launch))
     assert store.manifest(STAGE.artifact)["world_size"] == 2
     _assert_same(store, inline)
 

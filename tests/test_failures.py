@@ -14,7 +14,7 @@ from recipe_ray.distributed.failures import (
     original,
     why_lost,
 )
-from recipe_ray.distributed.train import Work
+from recipe_ray.distributed.train import SweepContext
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.store.store import Store
 
@@ -73,7 +73,7 @@ def test_a_preempted_group_is_counted_by_us_alone_and_as_a_lost_node(tmp_path: P
     from recipe_ray.distributed import train
 
     stage = next(iter(idle_plan(20).stages.values()))
-    work = Work({}, Store.open(tmp_path), NOWHERE, Launch())
+    work = SweepContext({}, Store.open(tmp_path), NOWHERE, Launch())
     preempted = PreemptionError(PreemptionInfo(None, {"node": [0]}))
     policy = DefaultFailurePolicy(train._run_config(stage, work, str(tmp_path), ()).failure_config)
     assert policy.make_decision(preempted) == FailureDecision.RAISE

@@ -230,10 +230,12 @@ def stage_of(folder: Path, **changes: Any) -> PretrainStage:
 
 def nested(folder: Path, corpus: Corpus, *, stream: bool, **changes: Any) -> Store:
     """Pre-train the tiny VGG on two workers of Ray Train; return the store."""
-    from recipe_ray.distributed.train import Work, run_nested
+    from recipe_ray.distributed.train import SweepContext, run_nested
     from recipe_ray.experiment.spec import Launch, Workers
 
     store = Store.open(folder / "store")
     launch = Launch(workers=Workers(pretrain=2), stream=stream, max_failures=0)
-    run_nested(stage_of(folder, **changes), Work({}, store, Locations(None, folder), launch))
+    run_nested(
+        stage_of(folder, **changes), SweepContext({}, store, Locations(None, folder), launch)
+    )
     return store

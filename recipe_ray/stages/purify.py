@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from recipe_ray.data.batches import Part, encode_all
+from recipe_ray.data.batches import Part
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.defenses.defense import AnyDefense, Auxiliary
@@ -80,14 +80,14 @@ class PurifyStage(Stage):
 
         def seen() -> Any:
             encode = ptm.encoder(HELD_OUT_LENGTH)
-            return encode_all(self.corpus, context.locations, encode, self._part, WORD_SAMPLES)
+            return context.feed.rows(self.corpus, encode, replace(self._part, most=WORD_SAMPLES))
 
         return ptm.word_loss(held_out, MASK_SEED, seen)
 
     def _held_out_rows(self, ptm: PTM, context: Context) -> Any:
         part = Part(1.0 - self.held_out, 1.0)
         encode = ptm.encoder(HELD_OUT_LENGTH)
-        rows = encode_all(self.corpus, context.locations, encode, part)
+        rows = context.feed.rows(self.corpus, encode, part)
         check_usable(ptm.census(rows), self.corpus, ", held-out part")
         return rows
 
