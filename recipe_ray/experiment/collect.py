@@ -72,20 +72,38 @@ def run_inline(
     `experiment` names the folder of their event files and is said in their progress notes.
     """
     for stage in stages:
-        if store.has(stage.artifact):
-            continue
-        with (
-            failure_on_record(stage, store),
-            observed(
+        with failure_on_record(stage, store):
+            run_one(
                 stage,
                 store,
-                LocalRuntime,
+                locations,
                 experiment=experiment,
                 checkpoint_every_s=checkpoint_every_s,
-                observers=(partial(on_progress, stage),) if on_progress is not None else (),
-            ) as seen,
-        ):
-            attempt(stage, store, LocalFeed(locations), locations, seen)
+                on_progress=on_progress,
+            )
+
+
+def run_one(
+    stage: Stage,
+    store: Store,
+    locations: Locations,
+    *,
+    experiment: str = "inline",
+    checkpoint_every_s: float = 60.0,
+    on_progress: Callable[[Stage, Throughput], None] | None = None,
+) -> None:
+    """Run one stage unless the store has it. The caller keeps a note of a failure."""
+    if store.has(stage.artifact):
+        return
+    with observed(
+        stage,
+        store,
+        LocalRuntime,
+        experiment=experiment,
+        checkpoint_every_s=checkpoint_every_s,
+        observers=(partial(on_progress, stage),) if on_progress is not None else (),
+    ) as seen:
+        attempt(stage, store, LocalFeed(locations), locations, seen)
 
 
 def stale_checkpoints(store: Store, running: Collection[str]) -> dict[str, int]:
