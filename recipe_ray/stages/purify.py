@@ -111,9 +111,7 @@ class PurifyStage(Stage):
                 ptm.save(context.folder / snapshot_folder(epoch))
 
         # no checkpoints: one that is resumed from would lack the snapshots taken before it
-        runtime: Any = context.runtime
-        kept: Runtime = replace(runtime, on_epoch=keep, checkpoints=None)
-        return kept
+        return context.runtime.telling(keep).without_checkpoints()
 
     def corpora(self) -> list[tuple[Corpus, Part]]:
         """Return the auxiliary corpus without what is held out."""
