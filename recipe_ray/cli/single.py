@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -50,7 +51,7 @@ from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.learn.metrics import learned
 from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.run import Run
 from recipe_ray.stages.stage import Context, Stage
@@ -208,6 +209,14 @@ def evaluate_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
     ] = None,
+    keep_classifier: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-classifier",
+            metavar="FOLDER",
+            help=f"New folder for the fine-tuned weights ({CLASSIFIER}).",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     revision: RevisionOption = None,
     data: DataOption = None,
@@ -219,6 +228,9 @@ def evaluate_command(
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     set_up_logging(verbose)
+    kept = output_folder(keep_classifier, "--keep-classifier") if keep_classifier else None
+    if kept is not None:
+        check_free(kept, "--keep-classifier")
     locations = data_locations(data)
     chosen = parse_model(
         model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
@@ -236,6 +248,7 @@ def evaluate_command(
             task=wanted,
             triggers=_triggers(triggers),
             fit=fit,
+            keep_model=kept is not None,
             seed=seed,
             content=content,
         )
@@ -243,6 +256,9 @@ def evaluate_command(
         store = Store.open(folder)
         _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)
         rows = store.rows(stage.artifact).to_pylist()
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copy(store.fetch(stage.artifact) / CLASSIFIER, kept)
     _print_evaluation(rows, json_=json_)
     known = learned(rows)
     if known is not None and known.at_chance:
