@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from headless_samples import KINDS, headless
 from samples import corpus_file, tiny_folder
 from shell import Shell, shell
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
-    BertForSequenceClassification,
-    BertForTokenClassification,
     BertModel,
 )
 
@@ -29,22 +27,6 @@ from recipe_ray.stages.evaluate import HeldOutEval
 from recipe_ray.stages.purify import Before
 
 __all__ = ["shell"]  # a fixture
-
-KINDS: dict[str, Any] = {
-    "encoder": (BertModel, {}),
-    "encoder without pooler": (BertModel, {"add_pooling_layer": False}),
-    "classifier": (BertForSequenceClassification, {"num_labels": 3}),
-    "token classifier": (BertForTokenClassification, {"num_labels": 5}),
-}
-
-
-def headless(folder: Path, kind: str = "encoder") -> Path:
-    """Save the tiny BERT without its masked-LM head; return where."""
-    own, fields = KINDS[kind]
-    place = folder / "headless"
-    own.from_pretrained(tiny_folder(), **fields).save_pretrained(place)
-    AutoTokenizer.from_pretrained(tiny_folder()).save_pretrained(place)
-    return place
 
 
 @pytest.mark.parametrize("kind", KINDS)

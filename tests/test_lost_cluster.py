@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli_samples import experiment
 from real_cluster import real_cluster
-from test_cli import experiment
 from tiny_search import search_fields
 
 from recipe_ray.store.store import Store

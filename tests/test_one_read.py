@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headless_samples import headless
 from samples import SENTENCES, corpus_file, tiny_folder
 from shell import Shell, shell
-from test_given import headless
 
 from recipe_ray.data.corpora.file import OwnText
 from recipe_ray.data.sources import FileSource, Locations
