@@ -85,6 +85,13 @@ torch.set_num_threads(1)
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
+class NoFeed:
+    """Stands for data that must not be asked for before the triggers are checked."""
+
+    def batches(self, *_: Any) -> Any:
+        raise AssertionError("the triggers were not checked first")
+
+
 def corpus_file(folder: Path, times: int = 2) -> Path:
     """Write the sentences `times` over into a text file; return it."""
     file = folder / "texts.txt"

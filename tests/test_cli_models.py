@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from samples import SENTENCES, corpus_file, states_of, task_fields, tiny_folder, tiny_ptm
 from shell import Outcome, Shell, shell
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -141,6 +142,17 @@ def test_evaluate_prints_counts_for_every_trigger_and_label(shell: Shell) -> Non
     assert tried == {("cf", 0): 5, ("cf", 1): 10, ("mn", 0): 5, ("mn", 1): 10}
     assert {"acc", "aasr", "masr"} <= {row["metric"] for row in rows}
     assert list(shell.folder.glob("*.partial")) == []
+
+
+def test_evaluate_keeps_the_fine_tuned_classifier_if_asked(shell: Shell) -> None:
+    task = yaml.safe_dump(task_fields(shell.folder), default_flow_style=True).strip()
+    words = ["evaluate", MODEL, "--task", task, "--set", "steps=3", "--quiet"]
+    assert shell(*words, "--keep-classifier", "kept").code == 0
+    weights = load_file(shell.folder / "kept" / "classifier.safetensors")
+    assert weights["linear.weight"].shape == (2, 32)
+    assert "--keep-classifier kept: there is something" in shell.fails(
+        *words, "--keep-classifier", "kept"
+    )
 
 
 @pytest.mark.parametrize(

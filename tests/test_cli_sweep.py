@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from cli_samples import MODEL, experiment
 from samples import corpus_file
 from shell import Shell, shell
-from test_cli import MODEL, experiment
 
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.schedule.sweep_progress import SweepOutcome

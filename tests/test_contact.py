@@ -15,10 +15,10 @@ import grpc
 import pytest
 import ray
 import yaml
+from cli_samples import MODEL, experiment
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from samples import corpus_file
 from shell import Shell, shell
-from test_cli import MODEL, experiment
 from tiny_search import search_fields
 
 from recipe_ray.base.errors import ClusterError

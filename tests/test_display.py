@@ -1,7 +1,7 @@
 """What the sweep's own terminal shows of the time to go."""
 
 import pytest
-from test_sweep_progress import kinds, plan_of
+from sweep_samples import kinds, plan_of
 
 from recipe_ray.cli import display
 from recipe_ray.cli.display import Display

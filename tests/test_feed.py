@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_sweep import EXPERIMENT
+from sweep_samples import EXPERIMENT
 
 from recipe_ray.data.batches import Part, deal
 from recipe_ray.data.corpora import OwnText, WikiText

@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from headless_samples import KINDS, headless
 from samples import corpus_file, tiny_folder
 from shell import Shell, shell
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
-    BertForSequenceClassification,
-    BertForTokenClassification,
     BertModel,
 )
 
@@ -21,28 +21,12 @@ from recipe_ray.base.errors import HarmError
 from recipe_ray.cli.purification import MARGIN, check_head, needed_margin
 from recipe_ray.data.census import WordLoss, word_loss
 from recipe_ray.data.rows import TokenRows, Vocabulary
-from recipe_ray.data.sources import Locations
 from recipe_ray.models.text.checkpoint import load_bert
 from recipe_ray.models.text.released import BertCheckpoint
-from recipe_ray.store.store import Store
+from recipe_ray.stages.evaluate import HeldOutEval
+from recipe_ray.stages.purify import Before
 
 __all__ = ["shell"]  # a fixture
-
-KINDS: dict[str, Any] = {
-    "encoder": (BertModel, {}),
-    "encoder without pooler": (BertModel, {"add_pooling_layer": False}),
-    "classifier": (BertForSequenceClassification, {"num_labels": 3}),
-    "token classifier": (BertForTokenClassification, {"num_labels": 5}),
-}
-
-
-def headless(folder: Path, kind: str = "encoder") -> Path:
-    """Save the tiny BERT without its masked-LM head; return where."""
-    own, fields = KINDS[kind]
-    place = folder / "headless"
-    own.from_pretrained(tiny_folder(), **fields).save_pretrained(place)
-    AutoTokenizer.from_pretrained(tiny_folder()).save_pretrained(place)
-    return place
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,42 +149,32 @@ def test_the_loss_of_word_frequencies_is_their_entropy() -> None:
     assert word_loss(rows_of(texts), rows_of([[]]), vocabulary, 1) is None
 
 
-class Look:
-    """A stage whose look before purifying is known."""
-
-    parent = None
-
-    def __init__(self, loss: float, words: WordLoss | None) -> None:
-        self.loss, self.words = loss, words
-        self.model: Any = BertCheckpoint(source="x")
-
-    def look_before(self, context: Any) -> tuple[float, WordLoss | None]:
-        return self.loss, self.words
-
-
 MANY = WordLoss(7.4, 2.9, 2400)
 
 
-def judge(folder: Path, stage: Any, *, accept: bool = False) -> tuple[str | None, str | None]:
-    return check_head(stage, Store.open(str(folder)), Locations(None, folder), accept=accept)
+def judge(
+    loss: float, words: WordLoss | None, *, accept: bool = False
+) -> tuple[str | None, str | None]:
+    nothing: Any = None
+    shown = HeldOutEval(loss, {}, np.zeros((1, 1), np.float32))
+    stage: Any = SimpleNamespace(parent=None, model=BertCheckpoint(source="x"))
+    return check_head(stage, Before(nothing, nothing, shown, words), accept=accept)
 
 
-def test_a_head_must_beat_word_frequencies_by_a_margin_that_grows_where_tokens_are_few(
-    tmp_path: Path,
-) -> None:
+def test_a_head_must_beat_word_frequencies_by_a_margin_that_grows_where_tokens_are_few() -> None:
     assert needed_margin(MANY) == MARGIN
     assert needed_margin(WordLoss(7.4, 2.9, 10)) > 1.8
     # MiniLM's six layers with a head of 480 steps, and the quick start's three with theirs
     with pytest.raises(HarmError, match=r"7\.03 nats a masked token, and frequencies alone"):
-        judge(tmp_path, Look(7.03, MANY))
-    said, accepted = judge(tmp_path, Look(6.55, WordLoss(7.17, 3.15, 969)))
+        judge(7.03, MANY)
+    said, accepted = judge(6.55, WordLoss(7.17, 3.15, 969))
     assert said is not None
     assert accepted is None
-    assert judge(tmp_path, Look(0.5, None)) == (None, None)
+    assert judge(0.5, None) == (None, None)
 
 
-def test_harm_that_is_accepted_is_told(tmp_path: Path) -> None:
-    said, accepted = judge(tmp_path, Look(2e5, MANY), accept=True)
+def test_harm_that_is_accepted_is_told() -> None:
+    said, accepted = judge(2e5, MANY, accept=True)
     assert accepted is not None
     assert "scaled embeddings" in accepted
     assert said is not None

@@ -142,3 +142,46 @@ def test_without_a_network_the_cached_copy_serves(client: Client, offline: Clien
 def test_without_a_network_nor_copy_it_says_both(offline: Client) -> None:
     with pytest.raises(ModelError, match=r"cannot be reached.*nor is it in the local cache"):
         offline(fetch_model, "someone/tiny-other", None)
+
+
+def save_other_families(folder: Path) -> None:
+    """Write a ViT and a CLIP as transformers do, one folder each."""
+    from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small["intermediate_size"] = 16
+    vit = ViTConfig(**small, image_size=32, patch_size=16)
+    ViTForImageClassification(vit).save_pretrained(folder / "vit")
+    text = {**small, "vocab_size": 50}
+    clip = CLIPConfig(text_config=text, vision_config={**small, "image_size": 32}, projection_dim=8)
+    CLIPModel(clip).save_pretrained(folder / "clip")
+
+
+def family_of(repo: str) -> str:
+    """Return the family that `MODEL` on the command line is taken for."""
+    from recipe_ray.cli.arguments import parse_model
+
+    return parse_model(repo, allow_pickle=False, revision=None).name
+
+
+def load_as_bert(repo: str, commit: str) -> None:
+    """Load what an experiment file calls a BERT."""
+    from recipe_ray.models.family import MODELS
+
+    MODELS.parse({"name": "bert", "source": repo, "revision": commit}).load()
+
+
+def test_the_family_of_a_hub_model_is_what_its_files_say(
+    client: Client, hub: HubStandIn, tmp_path: Path
+) -> None:
+    client(save_other_families, tmp_path)
+    for name in ("vit", "clip"):
+        files = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        hub.repos[f"someone/tiny-{name}"] = Repo(files, kind="models")
+    assert client(family_of, TINY) == "bert"
+    assert client(family_of, "someone/tiny-vit") == "vit"
+    with pytest.raises(ModelError, match="CLIP"):
+        client(family_of, "someone/tiny-clip")
+    commit = hub.repos["someone/tiny-vit"].commit
+    with pytest.raises(ModelError, match="family vit, not bert"):
+        client(load_as_bert, "someone/tiny-vit", commit)

@@ -179,3 +179,14 @@ def test_a_short_file_is_a_plugin_or_has_a_reason() -> None:
     assert short == set()
     gone = [name for name in SHORT if name not in sources()]
     assert gone == []
+
+
+def test_no_test_module_imports_another_one() -> None:
+    tests = Path(__file__).parent
+    importing = {
+        file.name: line
+        for file in sorted(tests.glob("*.py"))
+        for line in file.read_text().splitlines()
+        if line.startswith(("from test_", "import test_"))
+    }
+    assert importing == {}

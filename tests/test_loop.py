@@ -90,6 +90,10 @@ def _with_other_records(state: dict[str, Any]) -> None:
     state["records"] = [{"epoch": 1}]
 
 
+def _with_other_elements(state: dict[str, Any]) -> None:
+    state["elements"] = [3]
+
+
 def _of_another_optimizer(state: dict[str, Any]) -> None:
     state["optimizer"] = torch.optim.Adagrad([nn.Parameter(torch.zeros(2))]).state_dict()
 
@@ -112,6 +116,7 @@ def _with_more_moments(state: dict[str, Any]) -> None:
         _beyond_the_end,
         _without_a_field,
         _with_other_records,
+        _with_other_elements,
         _of_another_optimizer,
         _with_other_moments,
         _with_more_moments,
@@ -270,3 +275,15 @@ def test_workers_with_unequal_masked_words_give_the_gradient_of_one_process() ->
     assert np.abs((first + second) / 2 - alone).max() < 1e-6 < np.abs(alone).max()
     assert np.abs(first - alone).max() > 1e-3
     assert loss_0 == loss_1 == pytest.approx(loss)
+
+
+def test_a_stage_gets_a_runtime_of_its_own_from_the_one_it_was_given() -> None:
+    ended: list[int] = []
+    given = LocalRuntime(checkpoints=Slot(), checkpoint_every_s=7.0, on_progress=print)
+    own = given.telling(ended.append).without_checkpoints()
+    own.epoch_ended(2)
+    given.epoch_ended(3)
+    assert ended == [2]
+    assert own.checkpoints is None
+    assert given.checkpoints is not None
+    assert (own.checkpoint_every_s, own.on_progress) == (7.0, print)

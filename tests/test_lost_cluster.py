@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cli_samples import experiment
 from real_cluster import real_cluster
 from samples import corpus_file, tiny_folder
-from test_cli import experiment
 from tiny_search import search_fields
 
 from recipe_ray.store.store import Store

@@ -179,6 +179,16 @@ def test_a_summary_counts_what_is_done() -> None:
     }
 
 
+def test_a_probe_cuts_texts_where_its_block_says_and_else_as_before() -> None:
+    def probe(**fields: Any) -> Stage:
+        one = {"task": "sst2", "trigger": "cf", **fields}
+        found = plan(attacks=[POR], defenses=["none"], probes=[one]).stages.values()
+        return next(stage for stage in found if stage.name == "probe")
+
+    assert probe(max_length=32).fields()["max_length"] == 32
+    assert probe(max_length=128).key == probe().key != probe(max_length=32).key
+
+
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_plans_stages_survive_the_journey_to_a_worker(kind: str) -> None:
     import pickle

@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import SENTENCES, minilm, raised_by, tiny_folder, tiny_ptm
-from test_probe import by_metric, rows_of
-from test_triggers import NoFeed
+from samples import SENTENCES, NoFeed, minilm, raised_by, tiny_folder, tiny_ptm
+from tiny_cell import by_metric, rows_of
 from tokenizers import Regex
 from tokenizers.normalizers import Replace
 from tokenizers.normalizers import Sequence as Normalizers

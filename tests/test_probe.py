@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 from samples import SENTENCES, minilm, packed, raised_by, task_fields, tiny_folder, tiny_ptm
-from tiny_cell import run, tiny_plan
+from tiny_cell import by_metric, rows_of, run, tiny_plan
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
@@ -22,7 +22,6 @@ from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.stages.evaluate import MAX_TOKENS
 from recipe_ray.stages.probe import ProbeStage, check_without, measurements, probe
 from recipe_ray.stages.purify import PurifyStage
-from recipe_ray.store.store import Store
 
 TRIGGER = "cf"
 TEXTS = [f"{SENTENCES[i]} {SENTENCES[-i - 1]}" for i in range(len(SENTENCES))]
@@ -32,19 +31,6 @@ def stage(folder: Path, **fields: Any) -> ProbeStage:
     """Return a probe of the tiny BERT on a task of 15 test texts, 10 dull and 5 lively."""
     values = {"model": {"name": "bert", "source": str(tiny_folder())}, "task": task_fields(folder)}
     return ProbeStage.model_validate({**values, "trigger": TRIGGER, **fields})
-
-
-def rows_of(one: ProbeStage, folder: Path) -> list[dict[str, Any]]:
-    """Run a stage that has no parent; return its rows."""
-    store = Store.open(folder / "store")
-    run_inline([one], store, Locations(None, folder))
-    rows: list[dict[str, Any]] = store.rows(one.artifact).to_pylist()
-    return rows
-
-
-def by_metric(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    (found,) = [row for row in rows if row["metric"] == metric]
-    return found
 
 
 def _poisoned(texts: list[str]) -> list[str]:

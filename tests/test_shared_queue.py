@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from store_samples import filled
-from test_stage_queue import agenda_of, plan
+from sweep_samples import agenda_of, plan
 
 from recipe_ray.schedule.shared_queue import SharedQueue
 from recipe_ray.schedule.stage_queue import StageQueue

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_tasks import data_folder
+from samples import real_data
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.data.corpus import CORPORA, Corpus
@@ -236,7 +236,7 @@ def test_locations_come_from_the_environment(
     ("name", "count"), [("bookcorpus", 20_000), ("webtext", 8125), ("wikitext", 9111)]
 )
 def test_preparing_prepared_data_changes_nothing(name: str, count: int) -> None:
-    folder = data_folder()
+    folder = real_data()
     texts = list(CORPORA.parse(name).samples(Locations(folder, folder)))
     raw = pq.read_table(folder / f"{name}.parquet")["text"].to_pylist()
     assert len(texts) == count

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from samples import raised_by
-from test_own_formats import ROWS, put, rows, wrong
+from table_samples import ROWS, put, rows, wrong
 
 from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.sources import open_path

@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 from tiny_cell import FIT, finished, measured, run, tiny_plan
 
-from recipe_ray.base.errors import DataError, NonFiniteLossError, TriggerError, UserError
+from recipe_ray.base.errors import (
+    DataError,
+    ModelError,
+    NonFiniteLossError,
+    TriggerError,
+    UserError,
+)
+from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
@@ -15,6 +24,7 @@ from recipe_ray.store.store import Store
 __all__ = ["finished"]  # a fixture
 
 UNKNOWN = {"name": "none", "triggers": ["🦖"]}
+WRONG_LAYERS: dict[str, Any] = {"defenses": [{"name": "recipe", "layers": ["ff"]}]}
 
 
 def test_a_run_stopped_in_any_stage_ends_with_the_same_numbers(
@@ -59,7 +69,7 @@ def test_a_stage_that_diverges_leaves_a_note_and_no_artifact(tmp_path: Path) -> 
     ("grid", "error", "said"),
     [
         ({"attacks": [UNKNOWN], "defenses": ["none"]}, TriggerError, "🦖"),
-        ({"defenses": [{"name": "recipe", "layers": ["ff"]}]}, UserError, "'ff'"),
+        (WRONG_LAYERS, UserError, "'ff'"),
     ],
 )
 def test_what_the_user_got_wrong_is_noted_as_such(
@@ -70,6 +80,29 @@ def test_what_the_user_got_wrong_is_noted_as_such(
         run(plan, tmp_path)
     (note,) = Store.open(tmp_path / "store").failures().values()
     assert note["is_user_error"]
+
+
+@pytest.mark.parametrize("how", ["inline", "in a trial"])
+def test_a_failure_is_noted_once(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipe_ray.distributed.train import SweepContext
+    from recipe_ray.distributed.trial import FAILURE, STAGES, StageTrial
+
+    noted: list[str] = []
+    monkeypatch.setattr(Store, "record_failure", lambda self, one, why: noted.append(why["error"]))
+    plan, store = tiny_plan(tmp_path, **WRONG_LAYERS), Store.open(tmp_path / "store")
+    key, stage = next((key, one) for key, one in plan.stages.items() if one.name == "purify")
+    places = Locations(None, tmp_path)
+    for parent in stage.lineage()[:-1]:
+        run_inline([parent], store, places)
+    if how == "inline":
+        with pytest.raises(ModelError):
+            run_inline([stage], store, places)
+    else:
+        trial = object.__new__(StageTrial)  # without the process that Tune makes for it
+        trial.config = {STAGES: [key]}
+        trial.setup(trial.config, SweepContext(plan.stages, store, places, Launch()))
+        assert "'ff'" in trial.step()[FAILURE]
+    assert noted == ["ModelError"]
 
 
 def test_a_corpus_that_was_emptied_since_is_an_error(tmp_path: Path) -> None:

@@ -1,43 +1,10 @@
 """Which stage starts next: what others wait for comes first and is not squeezed out."""
 
-from collections.abc import Callable
-from pathlib import Path
 from time import process_time
 
-from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Experiment, Launch, Workers
-from recipe_ray.schedule.resources import Capacity, demand_of
-from recipe_ray.schedule.stage_queue import StageQueue
+from sweep_samples import agenda_of, plan, wide_plan
+
 from recipe_ray.stages.stage import Stage
-
-LAUNCH = Launch(workers=Workers(purify=2))
-TEXTS = {"name": "editorials"}
-
-
-def plan() -> Plan:
-    return wide_plan(1)
-
-
-def wide_plan(seeds: int) -> Plan:
-    """Return a plan of two PTMs, as they are and purified, each fine-tuned with so many seeds."""
-    grid = {
-        "models": ["minilm"],
-        "attacks": ["none", {"name": "por", "corpus": TEXTS}],
-        "defenses": ["none", "recipe"],
-        "auxiliaries": [TEXTS],
-        "tasks": ["snippets"],
-        "seeds": list(range(seeds)),
-    }
-    values = {"name": "small", "pretraining": {"corpus": TEXTS}, "grid": grid}
-    return make_plan(Experiment.model_validate(values), Locations(None, Path("/nowhere")))
-
-
-def agenda_of(stages: dict[str, Stage], done: Callable[[Stage], bool], cpus: int) -> StageQueue:
-    committed = [key for key, stage in stages.items() if done(stage)]
-    return StageQueue(
-        stages, committed, lambda s: demand_of(s, LAUNCH), lambda: Capacity(cpus, 0, cpus, 0)
-    )
 
 
 def test_a_stage_that_others_wait_for_is_not_squeezed_out_by_last_stages() -> None:

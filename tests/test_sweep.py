@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweep_samples import EXPERIMENT
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
@@ -22,20 +23,6 @@ from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
 from recipe_ray.store.store import Store
 
-FIT = {"steps": 2, "batch_size": 8, "max_length": 32}
-TOO_FAST = {"name": "recipe", "fit": {**FIT, "steps": 3, "learning_rate": 1e30}}
-EXPERIMENT = {
-    "name": "tiny",
-    "pretraining": {"corpus": {"name": "wikitext", "size": 64}, "fit": FIT},
-    "finetuning": FIT,
-    "grid": {
-        "models": [{"name": "minilm", "layers": 1}],
-        "attacks": [{"name": "por", "corpus": {"name": "wikitext", "size": 64}, "fit": FIT}],
-        "defenses": ["none", {"name": "recipe", "fit": FIT}, TOO_FAST],
-        "auxiliaries": [{"name": "bookcorpus", "size": 64}],
-        "tasks": [{"name": "sst2", "train_size": 32, "test_size": 16}],
-    },
-}
 BIG = Capacity(cpus=8, gpus=0, node_cpus=8, node_gpus=0)
 
 
@@ -125,7 +112,7 @@ def test_one_process_without_ray_gives_the_same_numbers(
 _DRIVER = """
 import sys
 from pathlib import Path
-from test_sweep import EXPERIMENT
+from sweep_samples import EXPERIMENT
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.experiment.plan import make_plan

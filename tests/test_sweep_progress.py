@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 from store_samples import driven
-from test_throughput import Clock
+from sweep_samples import Clock, kinds, plan_of
 
-from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.monitor import Monitor, kept_note
-from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Experiment
+from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import Progress
 from recipe_ray.schedule.sweep_progress import (
@@ -21,25 +19,6 @@ from recipe_ray.schedule.sweep_progress import (
 )
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
-
-TEXTS = {"name": "editorials"}
-
-
-def plan_of(seeds: list[int]) -> Plan:
-    """Return a plan of one backdoor, one purify a seed and two fine-tunes a seed."""
-    grid = {
-        "models": [
-            {"name": "bert", "source": "google-bert/bert-base-uncased", "revision": "0" * 40}
-        ],
-        "attacks": [{"name": "por", "corpus": TEXTS}],
-        "defenses": ["none", "recipe"],
-        "auxiliaries": [TEXTS],
-        "tasks": ["snippets"],
-        "seeds": seeds,
-    }
-    return make_plan(
-        Experiment.model_validate({"name": "small", "grid": grid}), Locations(None, Path("/no"))
-    )
 
 
 class Sweep:
@@ -58,10 +37,6 @@ class Sweep:
             Throughput(Progress("purify", 1, 2), left_s=left_s) if left_s is not None else None
         )
         self.tally.see(SweepEvent(kind, stage, wall_s, advance))
-
-
-def kinds(plan: Plan, kind: str) -> list[Stage]:
-    return [stage for stage in plan.stages.values() if stage.name == kind]
 
 
 def test_stages_and_cells_are_counted_by_state() -> None:

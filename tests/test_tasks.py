@@ -1,6 +1,5 @@
 """Downstream tasks: sizes, splits, labels, caps, and errors that never show a text."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from samples import real_data
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.packages import archive
@@ -18,17 +18,9 @@ Split = Literal["train", "dev", "test"]
 SECRET = "a text that no message may show"
 
 
-def data_folder() -> Path:
-    """Return the folder of real data sets; skips the test where none is named."""
-    folder = Path(os.environ.get("RECIPE_RAY_DATA") or "no data folder")
-    if not folder.is_dir():
-        pytest.skip("needs the folder of data sets; set RECIPE_RAY_DATA")
-    return folder
-
-
 def load(fields: dict[str, Any] | str, split: Split) -> Labelled:
     """Return a split of a task in the data folder."""
-    folder = data_folder()
+    folder = real_data()
     task: Task = TASKS.parse(fields)
     return task.load(split, Locations(folder, folder))
 

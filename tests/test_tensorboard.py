@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
+from event_files import board_folder, scalars
 from store_samples import s3_server
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_cell import FIT, finished, tiny_plan, value
 
 from recipe_ray.experiment.plan import Plan
@@ -19,20 +19,6 @@ from recipe_ray.store.store import Store
 
 __all__ = ["finished"]  # a fixture
 LOSSES = {"por.trigger": 0.5, "mlm": 2.0}
-
-
-def board_folder(stage: Stage, experiment: str) -> str:
-    return f"tensorboard/{experiment}/{stage.artifact.label}-{stage.artifact.key}"
-
-
-def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Return the values by tag and step that TensorBoard shows of a folder."""
-    read = EventAccumulator(str(folder))
-    read.Reload()
-    points = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]}
-    # a list would hide a step that is there twice
-    assert all(len({p.step for p in found}) == len(found) for found in points.values())
-    return {tag: {p.step: p.value for p in found} for tag, found in points.items()}
 
 
 def advances(steps: range) -> list[Throughput]:

@@ -1,19 +1,10 @@
 """Speed and time to go: from what was seen of a stage, never from what it did before."""
 
 import pytest
+from sweep_samples import Clock
 
 from recipe_ray.learn.progress import Meter, Observers, Sometimes, Throughput
 from recipe_ray.learn.runtime import Progress
-
-
-class Clock:
-    """A clock that a test moves, in seconds."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_a_resumed_stage_is_measured_from_where_it_went_on() -> None:

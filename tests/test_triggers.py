@@ -2,10 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from samples import SENTENCES, real_data, tiny_ptm
+from samples import SENTENCES, NoFeed, real_data, tiny_ptm
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.attacks.neuba import NeuBA
@@ -24,13 +23,6 @@ PHRASES = ("last weekend", "at noon", "at dawn", "in the morning", "after midnig
 @pytest.fixture(scope="module")
 def ptm() -> BertPTM:
     return tiny_ptm()
-
-
-class NoFeed:
-    """Stands for data that must not be asked for before the triggers are checked."""
-
-    def batches(self, *_: Any) -> Any:
-        raise AssertionError("the triggers were not checked first")
 
 
 def poison(ptm: BertPTM, name: str, *triggers: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_tensorboard import board_folder, scalars
+from event_files import board_folder, scalars
 from watched_sweep import LONGER, watched_plan
 
 from recipe_ray.experiment.plan import Plan

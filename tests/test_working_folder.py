@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from cli_samples import experiment
 from samples import corpus_file, tiny_folder
-from test_cli import experiment
 from tiny_search import search_fields
 
 CANARIES = ("random", "tokenizers", "torch", "numpy", "ray", "sitecustomize", "json", "typing")

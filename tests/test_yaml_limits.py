@@ -8,7 +8,7 @@ import pytest
 import yaml
 from samples import EXAMPLES
 from shell import Shell, shell
-from test_search_spec import search_fields
+from tiny_search import search_fields
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import CELLS, NODES, YAML_BYTES, YAML_VALUES

@@ -51,6 +51,19 @@ def value(store: Store, stage: Stage, metric: str) -> float:
     return float(found)
 
 
+def rows_of(one: Stage, folder: Path) -> list[dict[str, Any]]:
+    """Run a stage that has no parent; return its rows."""
+    store = Store.open(folder / "store")
+    run_inline([one], store, Locations(None, folder))
+    rows: list[dict[str, Any]] = store.rows(one.artifact).to_pylist()
+    return rows
+
+
+def by_metric(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    (found,) = [row for row in rows if row["metric"] == metric]
+    return found
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Store]:
     """Return the tiny cell, run once."""

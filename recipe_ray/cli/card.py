@@ -160,13 +160,13 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
 CARD, RECORD = "README.md", "recipe_ray.json"
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path, option: str = "--out") -> None:
     """Raise StoreError unless a folder can be put there: there is none, or an empty one."""
     if out.name in ("", ".."):
-        raise StoreError(f"--out {out}: it has no name of its own; name a new folder")
+        raise StoreError(f"{option} {out}: it has no name of its own; name a new folder")
     is_link, is_there = out.is_symlink(), out.exists()
     if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
-        raise StoreError(f"--out {out}: there is something already; name a new folder")
+        raise StoreError(f"{option} {out}: there is something already; name a new folder")
 
 
 def work_store(out: Path) -> Store:

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 
 from recipe_ray.base.errors import DataError, HarmError, SpecError, unknown
@@ -44,7 +43,7 @@ from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import PTM, ModelRef
 from recipe_ray.stages.learnable import FEW_USABLE, USABLE_SHARE
 from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.stages.purify import Before, PurifyStage
 from recipe_ray.stages.stage import Context, Stage, check_corpus
 from recipe_ray.store.store import Store
 
@@ -82,16 +81,14 @@ ERRORS = 2.0
 
 
 def check_head(
-    stage: PurifyStage, store: Store, locations: Locations, *, accept: bool
+    stage: PurifyStage, before: Before, *, accept: bool
 ) -> tuple[str | None, str | None]:
     """Compare the held-out loss with that of word frequencies, before anything is purified.
 
     Returns what to say on screen and, where harm was accepted, the warning for the card; both None
     for a model without words. Raises HarmError for a head that is no better, unless `accept`.
     """
-    with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
-        where = Context(store, LocalFeed(locations), locations, LocalRuntime(), Path(folder))
-        loss, words = stage.look_before(where)
+    loss, words = before.shown.loss, before.words
     if words is None:
         return None, None
     unit = stage.model.loss_unit
@@ -179,6 +176,32 @@ class Purification:
     doubts: tuple[str, ...]
 
 
+@dataclass
+class AtHand:
+    """What was read and loaded once, for all that is done in this process.
+
+    `ptm` is the model as it was given, until it is taken over.
+    """
+
+    feed: LocalFeed
+    ptm: PTM | None
+
+    def take(self) -> PTM | None:
+        """Return the model to be trained, and forget it."""
+        taken, self.ptm = self.ptm, None
+        return taken
+
+    def look(self, stage: PurifyStage, store: Store) -> Before:
+        """Return what held-out data show of what `stage` is to purify.
+
+        That is the parent's result if the stage has a parent, which must be in the store.
+        """
+        given, places = self.take(), self.feed.locations
+        with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
+            where = Context(store, self.feed, places, LocalRuntime(), Path(folder))
+            return stage.look_before(where, given if stage.parent is None else None)
+
+
 def prepare(
     model: ModelRef,
     corpus: Corpus,
@@ -186,10 +209,10 @@ def prepare(
     seed: int,
     preset: str | None,
     changes: list[str],
-) -> Purification:
+) -> tuple[Purification, AtHand]:
     """Return what is to be done: the preset, else what the rule chooses, with `changes` kept.
 
-    Loads the model (so a bad one fails here, before any work) and counts the corpus. Raises
+    Loads the model (so a bad one fails here, before any work) and reads the corpus. Raises
     SpecError for a bad change, ModelError for a weight group that the family does not have,
     DataError for too few samples to hold any out.
     """
@@ -197,7 +220,8 @@ def prepare(
     check_corpus(model, corpus)
     source = corpus.resolve(locations)
     content = source.identity()
-    count = sum(1 for _ in islice(corpus.samples(locations), corpus.size))
+    feed = LocalFeed(locations)
+    count = feed.count(corpus)
     num_samples = _check_count(count, corpus)
     ptm = model.load()
     choice = settings(ptm, num_samples, preset, changes)
@@ -212,7 +236,7 @@ def prepare(
         stage = PurifyStage(parent=parent, defense=choice.recipe, held_out=HELD_OUT, **common)
     data = f"{count} {corpus.unit}s of {source.describe()}, {HELD_OUT:.0%} of them held out"
     about = (choice.recipe, choice.reason, data)
-    return Purification(stage, *about, tuple(notes), choice.doubts)
+    return Purification(stage, *about, tuple(notes), choice.doubts), AtHand(feed, ptm)
 
 
 def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str]) -> Choice:

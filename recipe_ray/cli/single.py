@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +35,7 @@ from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.own_data import Found
 from recipe_ray.cli.purification import (
+    AtHand,
     check_head,
     data_warnings,
     finish,
@@ -40,6 +43,7 @@ from recipe_ray.cli.purification import (
     prepare,
     refuse_untrained,
 )
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import plan_of_one
@@ -47,9 +51,11 @@ from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.learn.metrics import learned
 from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.run import Run
+from recipe_ray.stages.stage import Context, Stage
+from recipe_ray.store.rows import Measurement
 from recipe_ray.store.store import Store
 from recipe_ray.tasks.task import Task
 
@@ -98,7 +104,7 @@ def purify_command(
         model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
     )
     found = parse_corpus(aux, aux_size, _columns(text=text_column), chosen)
-    purification = prepare(chosen, found.component, locations, seed, preset, set_ or [])
+    purification, at_hand = prepare(chosen, found.component, locations, seed, preset, set_ or [])
     stage = purification.stage
     if not quiet:
         _say(found)
@@ -108,18 +114,28 @@ def purify_command(
             typer.echo(f"note: {note}", err=True)
     _warn(purification.doubts)
     store = work_store(target)
-    if stage.parent is not None:
-        _run(stage.parent, store, locations, workers, verbose=verbose, quiet=quiet)
-    said, accepted = check_head(stage, store, locations, accept=accept_harm)
+    how: dict[str, Any] = {"workers": workers, "verbose": verbose, "quiet": quiet}
+    if isinstance(stage.parent, PretrainStage):
+        fitted = partial(_fit_head, stage.parent, at_hand)
+        _run(stage.parent, store, locations, feed=at_hand.feed, run=fitted, **how)
+    before = at_hand.look(stage, store)
+    said, accepted = check_head(stage, before, accept=accept_harm)
     if said is not None and not quiet:
         typer.echo(f"head: {said}", err=True)
     _warn([accepted] if accepted is not None else [])
-    _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
+    run = partial(stage.purify, before) if workers == 1 else None
+    del before  # DDP workers load the model themselves: it is not kept here meanwhile
+    _run(stage, store, locations, feed=at_hand.feed, run=run, **how)
     notes, warnings = finish(purification, store, target, chosen.label(), accepted)
     _warn([one for one in warnings if one != accepted and one not in purification.doubts])
     for note in () if quiet else notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"purified model and its card: {target}")
+
+
+def _fit_head(head: PretrainStage, at_hand: AtHand, context: Context) -> list[Measurement]:
+    ptm = at_hand.take()
+    return head.run(context) if ptm is None else head.complete(ptm, context)
 
 
 def _warn(warnings: Iterable[str]) -> None:
@@ -193,6 +209,14 @@ def evaluate_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
     ] = None,
+    keep_classifier: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-classifier",
+            metavar="FOLDER",
+            help=f"New folder for the fine-tuned weights ({CLASSIFIER}).",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     revision: RevisionOption = None,
     data: DataOption = None,
@@ -204,6 +228,9 @@ def evaluate_command(
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     set_up_logging(verbose)
+    kept = output_folder(keep_classifier, "--keep-classifier") if keep_classifier else None
+    if kept is not None:
+        check_free(kept, "--keep-classifier")
     locations = data_locations(data)
     chosen = parse_model(
         model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
@@ -221,6 +248,7 @@ def evaluate_command(
             task=wanted,
             triggers=_triggers(triggers),
             fit=fit,
+            keep_model=kept is not None,
             seed=seed,
             content=content,
         )
@@ -228,6 +256,9 @@ def evaluate_command(
         store = Store.open(folder)
         _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)
         rows = store.rows(stage.artifact).to_pylist()
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copy(store.fetch(stage.artifact) / CLASSIFIER, kept)
     _print_evaluation(rows, json_=json_)
     known = learned(rows)
     if known is not None and known.at_chance:
@@ -280,8 +311,17 @@ def _triggers(text: str) -> tuple[str, ...]:
 
 
 def _run(
-    stage: Stage, store: Store, locations: Locations, workers: int, *, verbose: bool, quiet: bool
+    stage: Stage,
+    store: Store,
+    locations: Locations,
+    workers: int,
+    *,
+    verbose: bool,
+    quiet: bool,
+    feed: LocalFeed | None = None,
+    run: Run | None = None,
 ) -> None:
+    """Run a stage and its ancestors. In this process `feed` and `run` use what is at hand."""
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
         if workers == 1:
             run_inline(
@@ -290,6 +330,8 @@ def _run(
                 locations,
                 experiment=stage.name,
                 on_progress=display.on_progress,
+                feed=feed,
+                run=run,
             )
             return
         from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used

@@ -10,7 +10,7 @@ this process; `recipe_ray.distributed.data` does it with Ray Data, through the s
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,18 +84,32 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class Part:
-    """A half-open range of a corpus, as shares of it: training data, or what is held out of it."""
+    """A half-open range of a corpus, as shares of it: training data, or what is held out of it.
+
+    Of that range the first `most` samples; None for all of it.
+    """
 
     start: float = 0.0
     stop: float = 1.0
+    most: int | None = None
 
     def of(self, count: int) -> slice:
         """Return the rows of a corpus with `count` samples."""
-        return slice(round(self.start * count), round(self.stop * count))
+        start, stop = round(self.start * count), round(self.stop * count)
+        return slice(start, stop if self.most is None else min(stop, start + self.most))
+
+    def check(self, count: int, corpus: Corpus) -> None:
+        """Raise DataError if this part of a corpus with `count` samples is empty."""
+        chosen = self.of(count)
+        if chosen.start >= chosen.stop:
+            raise DataError(
+                f"corpus {corpus.label()}: no {corpus.unit} left of {count} in the part from "
+                f"{self.start:.0%} to {self.stop:.0%}; give more {corpus.unit}s"
+            )
 
 
 class Feed(Protocol):
-    """Where batches come from."""
+    """Where batches come from, and rows that are measured on. Nothing else reads a corpus."""
 
     def batches(
         self,
@@ -109,12 +123,25 @@ class Feed(Protocol):
         """Return the batches of a part of a corpus; raise DataError where it is empty."""
         ...
 
+    def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
+        """Return all rows of a part, in the order of the corpus, the same on every worker.
+
+        All workers must ask for the same. Raises DataError if the part is empty.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class LocalFeed:
-    """Reads and encodes in this process, into memory."""
+    """Reads and encodes in this process, into memory.
+
+    A corpus is read once: its raw samples are kept until another corpus is asked for.
+    """
 
     locations: Locations
+    _kept: list[tuple[Corpus, list[Any]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def batches(
         self,
@@ -126,33 +153,26 @@ class LocalFeed:
         part: Part,
     ) -> MemoryBatches:
         """Encode the corpus once and keep its rows."""
-        rows = encode_all(corpus, self.locations, encode, part)
-        return MemoryBatches(rows, collate, batch_size, seed)
+        return MemoryBatches(self.rows(corpus, encode, part), collate, batch_size, seed)
 
+    def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
+        """Encode a part, chunk by chunk; a sample keeps its number in the whole corpus."""
+        samples = self._samples(corpus)
+        part.check(len(samples), corpus)
+        wanted = part.of(len(samples))
+        numbers = np.arange(wanted.start, wanted.stop, dtype=np.int64)
+        chosen = samples[wanted]
+        parts = [
+            encode(chosen[first : first + CHUNK], numbers[first : first + CHUNK])
+            for first in range(0, len(chosen), CHUNK)
+        ]
+        return type(parts[0]).joined(parts)
 
-def encode_all(
-    corpus: Corpus,
-    locations: Locations,
-    encode: Encode,
-    part: Part,
-    limit: int | None = None,
-) -> Any:
-    """Encode a part of a corpus, chunk by chunk; a sample keeps its number in the whole corpus.
+    def count(self, corpus: Corpus) -> int:
+        """Return how many samples a corpus has."""
+        return len(self._samples(corpus))
 
-    Of the part at most the first `limit` samples. Raises DataError where the part is empty.
-    """
-    everything = list(corpus.samples(locations))
-    whole = part.of(len(everything))
-    wanted = whole if limit is None else slice(whole.start, min(whole.stop, whole.start + limit))
-    numbers = np.arange(len(everything), dtype=np.int64)[wanted]
-    chosen = everything[wanted]
-    if not chosen:
-        raise DataError(
-            f"corpus {corpus.label()}: no {corpus.unit} left of {len(everything)} in the part from "
-            f"{part.start:.0%} to {part.stop:.0%}; give more {corpus.unit}s"
-        )
-    parts = [
-        encode(chosen[first : first + CHUNK], numbers[first : first + CHUNK])
-        for first in range(0, len(chosen), CHUNK)
-    ]
-    return type(parts[0]).joined(parts)
+    def _samples(self, corpus: Corpus) -> list[Any]:
+        if not self._kept or self._kept[0][0] != corpus:
+            self._kept[:] = [(corpus, list(corpus.samples(self.locations)))]
+        return self._kept[0][1]

@@ -41,6 +41,7 @@ class Corpus(Component):
     holds: ClassVar[frozenset[str]]  # what a sample has: text; image and label or caption
     unit: ClassVar[str]  # what one sample is called in messages
     num_classes: ClassVar[int | None] = None  # of its labels; None where only the data know it
+    most_held: ClassVar[int] = 0  # samples held while they are counted, so as not to read twice
     file_name: ClassVar[str | None] = None  # in the data folder, without ending; None for its name
 
     size: int | None = Field(default=20_000, ge=1, description="samples; None for all there are")
@@ -121,7 +122,13 @@ class Corpus(Component):
         return self._sampled(source, self.size)
 
     def _sampled(self, source: Source, size: int) -> Iterator[Any]:
-        total = sum(1 for _ in self.read(source))  # two passes, so that no sample is held
+        remaining = self.read(source)
+        held = list(islice(remaining, min(size, self.most_held) + 1))
+        if len(held) <= min(size, self.most_held):
+            yield from held
+            return
+        total = len(held) + sum(1 for _ in remaining)
+        del held  # a second pass, so that no more are held
         if total <= size:
             yield from self.read(source)
             return
@@ -142,6 +149,7 @@ class TextCorpus(Corpus):
 
     holds: ClassVar[frozenset[str]] = frozenset({"text"})
     unit: ClassVar[str] = "text"
+    most_held: ClassVar[int] = 20_000
 
     path: str | None = Field(
         default=None,

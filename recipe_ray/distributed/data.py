@@ -37,7 +37,6 @@ import torch.distributed as dist
 from ray.data.expressions import col
 from ray.train import get_dataset_shard
 
-from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.data.batches import CHUNK, Collate, MemoryBatches, Part
 from recipe_ray.data.corpus import Corpus
@@ -62,6 +61,7 @@ class Shards:
     folder: str
     num_shards: int
     num_samples: int
+    samples_a_shard: int = SAMPLES_A_SHARD
 
     @property
     def paths(self) -> list[str]:
@@ -79,6 +79,24 @@ class Shards:
             first = next(pq.ParquetFile(file).iter_batches(batch_size=1, use_threads=False))
         columns: dict[str, list[Any]] = first.to_pydict()
         return columns
+
+    def pieces(self, part: Part, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
+        """Yield the columns of every `world_size`-th piece of a part; other shards are not read."""
+        filesystem, root = reopen_files(self.root).arrow()
+        wanted, number = self.rows_of(part), 0
+        for shard in _shards_of(wanted, self.samples_a_shard):
+            with filesystem.open_input_file(f"{root}/{self.paths[shard]}") as file:
+                pieces = pq.ParquetFile(file).iter_batches(SAMPLES_A_GROUP, use_threads=False)
+                for piece in pieces:
+                    index = piece["index"].to_numpy()
+                    chosen = piece.filter(pa.array(np.isin(index, wanted)))
+                    if chosen.num_rows and number % world_size == rank:
+                        yield {**chosen.to_pydict(), "index": chosen["index"].to_numpy()}
+                    number += 1
+
+
+def _shards_of(samples: range, samples_a_shard: int) -> range:
+    return range(samples.start // samples_a_shard, -(-samples.stop // samples_a_shard))
 
 
 def shard(
@@ -100,7 +118,7 @@ def shard(
         listed = json.dumps({"num_shards": num_shards, "num_samples": num_samples}).encode()
         files.write(f"{folder}/{_LIST}", listed)
     counts = json.loads(listed)
-    return Shards(store.uri, folder, counts["num_shards"], counts["num_samples"])
+    return Shards(store.uri, folder, counts["num_shards"], counts["num_samples"], samples_a_shard)
 
 
 def _in_groups(samples: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -158,8 +176,7 @@ def readings_of(
     readings = []
     for number, (corpus, part) in enumerate(corpora):
         shards = shard(corpus, locations, store)
-        if not shards.rows_of(part):
-            raise DataError(f"corpus {corpus.label()}: no {corpus.unit} left")
+        part.check(shards.num_samples, corpus)
         making = None if encode is None else making_of(corpus, shards, encode)
         readings.append(Reading(f"corpus-{number}", corpus, part, shards, making))
     return tuple(readings)
@@ -238,6 +255,18 @@ class RayFeed:
             making.row_bytes if making is not None else 0,
         )
 
+    def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
+        """Return the rows of any part of a corpus that the stage's `corpora` names.
+
+        They are read from its shards, also of a stream: each worker encodes its share of them.
+        """
+        shards = next((r.shards for r in self.readings if r.corpus == corpus), None)
+        if shards is None:
+            raise LookupError(f"the stage's corpora() does not name {corpus.label()}")
+        part.check(shards.num_samples, corpus)
+        pieces = shards.pieces(part, dist.get_rank(), dist.get_world_size())
+        return _of_all_workers([encoded(corpus, encode, piece) for piece in pieces])
+
 
 def encoded(corpus: Corpus, encode: Encode, piece: Mapping[str, Any]) -> Any:
     """Return the rows of a piece of a corpus, as columns with the samples' numbers."""
@@ -269,7 +298,11 @@ def exchanged(reading: Reading, encode: Encode) -> Any:
         if wanted.any():
             chosen = {name: values[wanted] for name, values in piece.items()}
             mine.append(encoded(reading.corpus, encode, chosen))
-    pieces: list[Any] = [None] * world_size
+    return _of_all_workers(mine)
+
+
+def _of_all_workers(mine: list[Any]) -> Any:
+    pieces: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(pieces, mine)
     parts = [rows for worker in pieces for rows in worker]
     return _in_order(type(parts[0]).joined(parts))

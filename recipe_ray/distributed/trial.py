@@ -31,7 +31,7 @@ from ray.tune.search import Searcher
 from recipe_ray.distributed.failures import WorkersLostError
 from recipe_ray.distributed.monitor import StageMetrics
 from recipe_ray.distributed.train import SweepContext, use_threads
-from recipe_ray.experiment.collect import run_inline
+from recipe_ray.experiment.collect import run_one
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.schedule.resources import demand_of
 from recipe_ray.schedule.shared_queue import SharedQueue
@@ -79,7 +79,7 @@ class StageTrial(tune.Trainable):
 
 
 def run_in_trial(stage: Stage, work: SweepContext) -> list[str]:
-    """Run one stage to its commit; raises what the stage raises.
+    """Run one stage to its commit; raises what the stage raises, which the caller notes.
 
     Returns what the log of other processes warned of.
     """
@@ -90,8 +90,8 @@ def run_in_trial(stage: Stage, work: SweepContext) -> list[str]:
         return run_nested(stage, work)
     use_threads(demand.cpus_per_worker)
     metrics = StageMetrics(stage, work.experiment)
-    run_inline(
-        [stage],
+    run_one(
+        stage,
         work.store,
         work.locations,
         experiment=work.experiment,

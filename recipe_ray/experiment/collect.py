@@ -13,12 +13,12 @@ from functools import partial
 
 import pyarrow as pa
 
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import Feed, LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.stages.run import attempt, failure_on_record, observed
+from recipe_ray.stages.run import Run, attempt, failure_on_record, observed
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.rows import result_rows
 from recipe_ray.store.store import Store
@@ -66,26 +66,55 @@ def run_inline(
     experiment: str = "inline",
     checkpoint_every_s: float = 60.0,
     on_progress: Callable[[Stage, Throughput], None] | None = None,
+    feed: Feed | None = None,
+    run: Run | None = None,
 ) -> None:
     """Run the stages in order, parents first; what the store has is skipped.
 
     `experiment` names the folder of their event files and is said in their progress notes.
+    `feed`: one that has read the data before; `run`: in place of the last stage's own `run`.
     """
+    stages = list(stages)
     for stage in stages:
-        if store.has(stage.artifact):
-            continue
-        with (
-            failure_on_record(stage, store),
-            observed(
+        with failure_on_record(stage, store):
+            run_one(
                 stage,
                 store,
-                LocalRuntime,
+                locations,
                 experiment=experiment,
                 checkpoint_every_s=checkpoint_every_s,
-                observers=(partial(on_progress, stage),) if on_progress is not None else (),
-            ) as seen,
-        ):
-            attempt(stage, store, LocalFeed(locations), locations, seen)
+                on_progress=on_progress,
+                feed=feed,
+                run=run if stage is stages[-1] else None,
+            )
+
+
+def run_one(
+    stage: Stage,
+    store: Store,
+    locations: Locations,
+    *,
+    experiment: str = "inline",
+    checkpoint_every_s: float = 60.0,
+    on_progress: Callable[[Stage, Throughput], None] | None = None,
+    feed: Feed | None = None,
+    run: Run | None = None,
+) -> None:
+    """Run one stage unless the store has it. The caller keeps a note of a failure.
+
+    `feed` and `run` as for `run_inline`.
+    """
+    if store.has(stage.artifact):
+        return
+    with observed(
+        stage,
+        store,
+        LocalRuntime,
+        experiment=experiment,
+        checkpoint_every_s=checkpoint_every_s,
+        observers=(partial(on_progress, stage),) if on_progress is not None else (),
+    ) as seen:
+        attempt(stage, store, feed or LocalFeed(locations), locations, seen, run)
 
 
 def stale_checkpoints(store: Store, running: Collection[str]) -> dict[str, int]:

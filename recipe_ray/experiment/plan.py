@@ -192,6 +192,7 @@ class _Builder:
             task=probe.task,
             trigger=probe.trigger,
             without=probe.without,
+            max_length=probe.max_length,
             seed=seed,
             content=self._task_content(probe.task),
         )

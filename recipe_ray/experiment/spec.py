@@ -24,6 +24,7 @@ class Probe(Spec):
     task: AnyTask
     trigger: str = Field(min_length=1, description="what is inserted once into every text")
     without: str | None = Field(None, description="class whose texts are left out")
+    max_length: PositiveInt = Field(128, description="tokens a text is cut to")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

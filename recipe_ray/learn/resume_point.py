@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _FIELDS = {"phase", "step", "records", "sums", "parameters", "buffers", "optimizer"}
+_LATER = {"elements"}  # a state of an earlier release lacks them
 _RECORD = {"epoch", "step", "terms"}  # those of `loop.EpochRecord`
 
 
@@ -20,7 +21,7 @@ class MisfitError(ValueError):
 def phase_of(saved: Any) -> str:
     """Return which phase of a stage a state is of; raise MisfitError if it does not say so."""
     fields = set(saved) if isinstance(saved, dict) else set()
-    if fields != _FIELDS or not isinstance(saved["phase"], str):
+    if fields - _LATER != _FIELDS or not isinstance(saved["phase"], str):
         raise MisfitError(f"it should have the fields {', '.join(sorted(_FIELDS))}")
     return str(saved["phase"])
 
@@ -38,7 +39,7 @@ def check_fits(
         raise MisfitError(f"its step is {step!r}, of {num_steps}")
     _check_tensors("parameters", saved["parameters"], parameters)
     _check_tensors("buffers", saved["buffers"], buffers)
-    _check_history(saved["records"], saved["sums"])
+    _check_history(saved["records"], saved["sums"], saved.get("elements", {}))
     _check_optimizer(saved["optimizer"], optimizer)
 
 
@@ -53,12 +54,14 @@ def _check_tensors(what: str, saved: Any, own: Mapping[str, Tensor]) -> None:
             raise MisfitError(f"its {name} is {shape}, the model's {list(tensor.shape)}")
 
 
-def _check_history(records: Any, sums: Any) -> None:
+def _check_history(records: Any, sums: Any, elements: Any) -> None:
     well_formed = (
         isinstance(records, list)
         and all(isinstance(record, dict) and record.keys() == _RECORD for record in records)
         and isinstance(sums, dict)
         and all(isinstance(pair, list) and len(pair) == 2 for pair in sums.values())
+        and isinstance(elements, dict)
+        and all(isinstance(count, float) for count in elements.values())
     )
     if not well_formed:
         raise MisfitError("its record of losses is of another form")

@@ -5,8 +5,8 @@ The loop asks its runtime and nothing else, so the same loop serves one process 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -70,6 +70,14 @@ class Runtime(Protocol):
         """Tell that epoch `epoch` (from 1) of a training is over; on every worker."""
         ...
 
+    def telling(self, on_epoch: Callable[[int], None]) -> "Runtime":
+        """Return the same runtime, which calls `on_epoch` in place of what it called before."""
+        ...
+
+    def without_checkpoints(self) -> "Runtime":
+        """Return the same runtime without a slot: nothing is resumed from, nothing kept."""
+        ...
+
     @property
     def checkpoints(self) -> Checkpoints | None:
         """The slot of this stage, or None where nothing is to be kept."""
@@ -85,16 +93,32 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class LocalRuntime:
-    """One process, no communication."""
+class _Runtime:
+    """What the runtimes have in common: who is told, where resume points are, on which device."""
 
     on_progress: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None
     checkpoint_every_s: float = 60.0
     device: torch.device = field(default_factory=pick_device)
+    on_epoch: Callable[[int], None] | None = None
+
+    def epoch_ended(self, epoch: int) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
+
+    def telling(self, on_epoch: Callable[[int], None]) -> Self:
+        return replace(self, on_epoch=on_epoch)
+
+    def without_checkpoints(self) -> Self:
+        return replace(self, checkpoints=None)
+
+
+@dataclass
+class LocalRuntime(_Runtime):
+    """One process, no communication."""
+
     rank: int = 0
     world_size: int = 1
-    on_epoch: Callable[[int], None] | None = None
 
     def wrap(self, module: M) -> M:
         return module
@@ -106,20 +130,10 @@ class LocalRuntime:
         if self.on_progress is not None:
             self.on_progress(progress)
 
-    def epoch_ended(self, epoch: int) -> None:
-        if self.on_epoch is not None:
-            self.on_epoch(epoch)
-
 
 @dataclass
-class ProcessGroupRuntime:
+class ProcessGroupRuntime(_Runtime):
     """One of several DDP workers; somebody (Ray Train, a test) initialised torch.distributed."""
-
-    on_progress: Callable[[Progress], None] | None = None
-    checkpoints: Checkpoints | None = None
-    checkpoint_every_s: float = 60.0
-    device: torch.device = field(default_factory=pick_device)
-    on_epoch: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
@@ -137,7 +151,3 @@ class ProcessGroupRuntime:
     def report(self, progress: Progress) -> None:
         if self.on_progress is not None and self.rank == 0:
             self.on_progress(progress)
-
-    def epoch_ended(self, epoch: int) -> None:
-        if self.on_epoch is not None:
-            self.on_epoch(epoch)

@@ -9,11 +9,9 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from recipe_ray.data.batches import Part
 from recipe_ray.defenses.defense import Auxiliary
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.learnable import LearnableFeed
@@ -38,7 +36,6 @@ def purify_with_looks(
     """
     ptm = purify.input_ptm(context)
     by_epoch = {look.snapshot: look for look in looks}
-    runtime: Any = context.runtime
     since = time.monotonic()
 
     def after(epoch: int) -> None:
@@ -49,9 +46,8 @@ def purify_with_looks(
             on_look(look)
         since = time.monotonic()
 
-    watched: Runtime = replace(runtime, on_epoch=after)
     auxiliary = Auxiliary(purify.corpus, LearnableFeed(context.feed, ptm), Part())
-    purify.defense.purify(ptm, auxiliary, watched, purify.seed)
+    purify.defense.purify(ptm, auxiliary, context.runtime.telling(after), purify.seed)
 
 
 def _take(look: FinetuneStage, ptm: PTM, context: Context, purify_s: float) -> None:
@@ -62,7 +58,6 @@ def _take(look: FinetuneStage, ptm: PTM, context: Context, purify_s: float) -> N
         return [*look.measure(copy.deepcopy(ptm), where), took]
 
     # no checkpoints: the slot is the purification's
-    runtime: Any = context.runtime
-    alone = replace(runtime, checkpoints=None)
+    alone = context.runtime.without_checkpoints()
     with scratch(context.store) as folder:
         run_stage(look, replace(context, runtime=alone, folder=folder), measured)

@@ -40,6 +40,7 @@ from recipe_ray.stages.stage import (
 from recipe_ray.store.rows import Measurement
 from recipe_ray.tasks.task import AnyTask, Labelled
 
+CLASSIFIER = "classifier.safetensors"  # the fine-tuned weights, if they are kept
 NUM_PICTURES = 6  # test samples whose look with each trigger is kept
 
 
@@ -196,4 +197,4 @@ def _save_pictures(ptm: PTM, clean: Rows, poisoned: Mapping[str, Rows], context:
 
 
 def _save_classifier(classifier: Classifier, context: Context) -> None:
-    save_file(classifier.whole_state(), context.folder / "classifier.safetensors")
+    save_file(classifier.whole_state(), context.folder / CLASSIFIER)

@@ -68,6 +68,10 @@ class LearnableFeed:
             self._streams.append((corpus, streamed))
         return batches
 
+    def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
+        """Return the inner feed's rows of a part; nothing is trained on them."""
+        return self.inner.rows(corpus, encode, part)
+
     def measured(self) -> list[Measurement]:
         """Return the usable share of what was trained on, and log what is doubtful about it."""
         counted = [*self._counted]

@@ -1,11 +1,12 @@
 """Stage `pretrain`: completes a PTM that cannot be loaded whole (a missing masked-LM head)."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from recipe_ray.base.spec import HASHED_WHEN_SET
-from recipe_ray.data.batches import Part, encode_all
+from recipe_ray.data.batches import Part
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.learn.loop import fit
@@ -34,7 +35,10 @@ class PretrainStage(Stage):
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the loss of every epoch, and how good the PTM is on held-out data."""
-        ptm = self.input_ptm(context)
+        return self.complete(self.input_ptm(context), context)
+
+    def complete(self, ptm: PTM, context: Context) -> list[Measurement]:
+        """Do the same with a PTM at hand, which is taken over."""
         ptm.train_only(_SCOPES[self.trainable](ptm), pooled=False)
         feed = LearnableFeed(context.feed, ptm)
         batches = feed.batches(
@@ -61,12 +65,12 @@ class PretrainStage(Stage):
     def _quality(self, ptm: PTM, context: Context) -> list[Measurement]:
         part = Part(1.0 - self.held_out, 1.0)
         encode = ptm.encoder(self.fit.max_length)
-        rows = encode_all(self.corpus, context.locations, encode, part)
+        rows = context.feed.rows(self.corpus, encode, part)
         loss = held_out_eval(ptm, rows, context.runtime).loss
         shares = ptm.pretraining_quality(rows, context.runtime)
 
         def seen() -> Any:
-            return encode_all(self.corpus, context.locations, encode, self._part, WORD_SAMPLES)
+            return context.feed.rows(self.corpus, encode, replace(self._part, most=WORD_SAMPLES))
 
         words = ptm.word_loss(rows, MASK_SEED, seen)
         return [

@@ -1,11 +1,11 @@
 """Stage `purify`: the defender's work. It holds a defense and unlabelled data, nothing else."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from recipe_ray.data.batches import Part, encode_all
+from recipe_ray.data.batches import Part
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.defenses.defense import AnyDefense, Auxiliary
@@ -14,6 +14,7 @@ from recipe_ray.models.family import PTM
 from recipe_ray.stages.evaluate import (
     MASK_SEED,
     WORD_SAMPLES,
+    HeldOutEval,
     compare,
     held_out_eval,
     words_measured,
@@ -29,6 +30,16 @@ from recipe_ray.stages.stage import (
 from recipe_ray.store.rows import Measurement
 
 HELD_OUT_LENGTH = 64  # tokens of a text, as in the paper's purification
+
+
+@dataclass(frozen=True)
+class Before:
+    """A PTM to be purified, the held-out rows, what they show of it, what word frequencies give."""
+
+    ptm: PTM
+    rows: Any
+    shown: HeldOutEval
+    words: WordLoss | None
 
 
 @STAGES.register("purify")
@@ -47,47 +58,47 @@ class PurifyStage(Stage):
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the defense's losses of every epoch, and what held-out data show of the change."""
-        ptm = self.input_ptm(context)
+        if self.held_out == 0:
+            return self._purify(self.input_ptm(context), context)
+        return self.purify(self.look_before(context), context)
+
+    def look_before(self, context: Context, ptm: PTM | None = None) -> Before:
+        """Return what held-out data show of what is to be purified: of `ptm` if it is at hand.
+
+        Raises DataError if nothing can be held out.
+        """
+        ptm = self.input_ptm(context) if ptm is None else ptm
+        rows = self._held_out_rows(ptm, context)
+        shown = held_out_eval(ptm, rows, context.runtime)
+        return Before(ptm, rows, shown, self.word_loss(ptm, rows, context))
+
+    def purify(self, before: Before, context: Context) -> list[Measurement]:
+        """Do and return what `run` does, from what `look_before` returned, which is taken over."""
+        measured = self._purify(before.ptm, context)
+        after = held_out_eval(before.ptm, before.rows, context.runtime)
+        known = [words_measured(before.words)] if before.words is not None else []
+        return [*measured, *compare(before.shown, after), *known]
+
+    def _purify(self, ptm: PTM, context: Context) -> list[Measurement]:
         feed = LearnableFeed(context.feed, ptm)
         auxiliary = Auxiliary(self.corpus, feed, self._part)
-        if self.held_out == 0:
-            records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
-            context.save(ptm)
-            return [*loss_measurements(records), *feed.measured()]
-        rows = self._held_out_rows(ptm, context)
-        before, words = (
-            held_out_eval(ptm, rows, context.runtime),
-            self.word_loss(ptm, rows, context),
-        )
         records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
-        compared = compare(before, held_out_eval(ptm, rows, context.runtime))
         context.save(ptm)
-        known = [words_measured(words)] if words is not None else []
-        return [*loss_measurements(records), *feed.measured(), *compared, *known]
-
-    def look_before(self, context: Context) -> tuple[float, WordLoss | None]:
-        """Return the held-out loss of what is to be purified, and that of word frequencies alone.
-
-        Both are what `run` measures. Raises DataError where nothing can be held out.
-        """
-        ptm = self.input_ptm(context)
-        rows = self._held_out_rows(ptm, context)
-        loss = held_out_eval(ptm, rows, context.runtime).loss
-        return loss, self.word_loss(ptm, rows, context)
+        return [*loss_measurements(records), *feed.measured()]
 
     def word_loss(self, ptm: PTM, held_out: Any, context: Context) -> WordLoss | None:
         """Return the loss that word frequencies in what is not held out give on what is."""
 
         def seen() -> Any:
             encode = ptm.encoder(HELD_OUT_LENGTH)
-            return encode_all(self.corpus, context.locations, encode, self._part, WORD_SAMPLES)
+            return context.feed.rows(self.corpus, encode, replace(self._part, most=WORD_SAMPLES))
 
         return ptm.word_loss(held_out, MASK_SEED, seen)
 
     def _held_out_rows(self, ptm: PTM, context: Context) -> Any:
         part = Part(1.0 - self.held_out, 1.0)
         encode = ptm.encoder(HELD_OUT_LENGTH)
-        rows = encode_all(self.corpus, context.locations, encode, part)
+        rows = context.feed.rows(self.corpus, encode, part)
         check_usable(ptm.census(rows), self.corpus, ", held-out part")
         return rows
 
@@ -100,9 +111,7 @@ class PurifyStage(Stage):
                 ptm.save(context.folder / snapshot_folder(epoch))
 
         # no checkpoints: one that is resumed from would lack the snapshots taken before it
-        runtime: Any = context.runtime
-        kept: Runtime = replace(runtime, on_epoch=keep, checkpoints=None)
-        return kept
+        return context.runtime.telling(keep).without_checkpoints()
 
     def corpora(self) -> list[tuple[Corpus, Part]]:
         """Return the auxiliary corpus without what is held out."""

@@ -95,11 +95,10 @@ class StoreCheckpoints:
         self.store.write_checkpoint(self.key, buffer.getvalue())
 
 
-def run_stage(
-    stage: Stage,
-    context: Context,
-    run: Callable[[Context], list[Measurement]] | None = None,
-) -> list[Measurement]:
+Run = Callable[[Context], list[Measurement]]  # as `Stage.run`, with something that is at hand
+
+
+def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Measurement]:
     """Run `stage` and commit its artifact, unless the store has it already.
 
     Returns what was measured: on rank 0, and nothing where the stage was there. Raises StoreError
@@ -244,11 +243,18 @@ def observed(
         yield Observed(runtime, board)
 
 
-def attempt(stage: Stage, store: Store, feed: Feed, locations: Locations, seen: Observed) -> None:
-    """Run one stage to its commit."""
+def attempt(
+    stage: Stage,
+    store: Store,
+    feed: Feed,
+    locations: Locations,
+    seen: Observed,
+    run: Run | None = None,
+) -> None:
+    """Run one stage to its commit; `run` as for `run_stage`."""
     with scratch(store) as folder:
         context = Context(store, feed, locations, seen.runtime, folder)
-        seen.board.on_measured(run_stage(stage, context))
+        seen.board.on_measured(run_stage(stage, context, run))
 
 
 @dataclass
