@@ -78,7 +78,11 @@ def purify_command(
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
-        bool, typer.Option("--accept-harm", help="Go on where the model will probably be damaged.")
+        bool,
+        typer.Option(
+            "--accept-harm",
+            help="Go on where the model will probably be damaged (without it: exit code 3).",
+        ),
     ] = False,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,

@@ -106,5 +106,8 @@ def explained_by(where: Path | str, problem: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # a crafted file makes a library raise whatever it likes
+    except BaseException as error:  # a crafted file makes a library raise whatever it likes
+        # a library in Rust panics with what is no Exception, and whose class nobody can import
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ModelError(f"{where}: {problem}: {in_a_line(error)}") from error
