@@ -157,6 +157,17 @@ def adapter_in(folder: Path) -> str | None:
     return next((name for name in _ADAPTERS if is_there(folder / name)), None)
 
 
+def adapter_note(folder: Path) -> list[str]:
+    """Return what a card says of an adapter in a model's folder; nothing where there is none."""
+    name = adapter_in(folder)
+    if name is None:
+        return []
+    return [
+        f"MODEL has an adapter ({name}) beside its weights. It was left out, as --ignore-adapter "
+        "asked for: with it MODEL is another model, and what was done is not done to that one"
+    ]
+
+
 def check_adapter(folder: Path, *, ignore: bool) -> None:
     """Raise ModelError for an adapter beside a model's weights, unless it is to be ignored.
 
@@ -237,15 +248,15 @@ def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
         raise ModelError(f"{where}: {name} is of {tensor.dtype}; allowed: {allowed}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
     """Return the object in a JSON file of a model's folder, all of its numbers finite.
 
     Raises ModelError where it is missing, larger than `MAX_JSON`, unreadable or not an object;
-    UnsafeModelError where it is no regular file of its folder.
+    UnsafeModelError where it is no regular file of its folder (of `within`, if that is given).
     """
     if not is_there(path):
         raise ModelError(f"{path.parent}: no {path.name} found")
-    content = read_foreign(path, MAX_JSON, within=path.parent, error=UnsafeModelError)
+    content = read_foreign(path, MAX_JSON, within=within or path.parent, error=UnsafeModelError)
     try:
         # NaN and Infinity are Python's own addition to JSON, and 1e999 becomes infinite, too
         value = json.loads(content.decode(), parse_float=_finite, parse_constant=_finite)

@@ -172,7 +172,10 @@ def backdoor_command(
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     measured = measured_values(store, stage)
     _warn(data_warnings(measured))
-    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured)
+    notes = chosen.left_out()
+    for note in () if quiet else notes:
+        typer.echo(f"note: {note}", err=True)
+    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured, notes)
     export(store, stage, target, lambda said: card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
