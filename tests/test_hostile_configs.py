@@ -133,9 +133,7 @@ ACTED_ON: dict[str, Any] = {
     "num_labels": 10**12,
     "output_attentions": True,
     "problem_type": "regression",
-    "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
     "per_layer_config": {"0": {"hidden_size": 7}},
-    "transformers_weights": "other.bin",
 }
 
 
@@ -151,6 +149,22 @@ def test_fields_that_transformers_would_act_on_are_left_behind(
     tiny_ptm().save(tmp_path / "plain")
     saved = (tmp_path / "saved" / "config.json").read_text()
     assert saved == (tmp_path / "plain" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        ("transformers_weights", "other.bin"),
+        ("transformers_weights", "../other.safetensors"),
+        ("transformers_weights", "missing.safetensors"),
+    ],
+)
+def test_fields_that_make_other_weights_of_it_are_refused(
+    folder: Path, field: str, value: Any
+) -> None:
+    said = raised_by(lambda: load_bert(reconfigured(folder, **{field: value})))
+    assert field in said or str(value) in said
 
 
 # --- positions

@@ -2,15 +2,21 @@
 
 import json
 import shutil
+import unicodedata
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from samples import raised_by, tiny_folder
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.models.text.checkpoint import load_bert
-from recipe_ray.models.text.tokenizer_limits import check_pattern
+from recipe_ray.models.text.encoding import TextEncoder
+from recipe_ray.models.text.tokenizer_limits import check_pattern, check_rules
 
 
 def doubling(pattern: dict[str, str], content: str = "ee") -> dict[str, Any]:
@@ -59,6 +65,110 @@ def test_rules_that_unfold_are_refused_before_they_are_used(tmp_path: Path, rule
     message = raised_by(lambda: load_bert(folder))
     assert said in message
     assert "tokenizer.json" in message
+
+
+# --- what is in use
+
+
+def charsmap(pairs: dict[str, str]) -> str:
+    """Return sentencepiece's map of characters as a tokenizer.json holds it."""
+    children: dict[tuple[int, int], int] = {}  # (block of a node, letter) -> block of its children
+    starts, blocks = {}, 1
+    replacements = b""
+    for key, value in pairs.items():
+        block = 0
+        for letter in key.encode():
+            if (block, letter) not in children:
+                children[block, letter] = blocks
+                blocks += 1
+            block = children[block, letter]
+        starts[block] = len(replacements)
+        replacements += value.encode() + b"\0"
+    # children of block N lie from 256 * (N + 1), so that no two nodes share a place
+    units = [0xFF] * (256 * (blocks + 1))
+    units[0] = 256 << 10
+    for (block, letter), below in children.items():
+        place = 256 * (block + 1) ^ letter
+        units[place] = letter | (below in starts) << 8 | (place ^ 256 * (below + 1)) << 10
+    for block, start in starts.items():
+        units[256 * (block + 1)] = start | 1 << 31
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    return b64encode(len(trie).to_bytes(4, "little") + trie + replacements).decode()
+
+
+def precompiled(pairs: dict[str, str]) -> dict[str, Any]:
+    return {"type": "Precompiled", "precompiled_charsmap": charsmap(pairs)}
+
+
+UNFOLDED = unicodedata.normalize("NFKC", "\ufdfa")  # the longest, 33 bytes of 3
+SENTENCEPIECE = precompiled({"\ufdfa": UNFOLDED, "\u3316": "km", "\u2126": "\u03a9"})
+ALBERT = [
+    doubling({"String": "``"}, '"'),
+    doubling({"String": "''"}, '"'),
+    {"type": "NFKD"},
+    {"type": "StripAccents"},
+    {"type": "Lowercase"},
+    SENTENCEPIECE,
+    doubling({"Regex": " {2,}"}, " "),
+]
+XLM = [SENTENCEPIECE, doubling({"Regex": " {2,}"}, " ")]
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}
+SPLIT = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}
+CHAINS: dict[str, dict[str, Any]] = {
+    "albert": {"normalizer": {"type": "Sequence", "normalizers": ALBERT}, "pre_tokenizer": SPLIT},
+    "xlm": {"normalizer": {"type": "Sequence", "normalizers": XLM}, "pre_tokenizer": SPLIT},
+    "t5": {"normalizer": SENTENCEPIECE, "pre_tokenizer": METASPACE},
+    "bert": {"normalizer": {"type": "BertNormalizer", "lowercase": True}},
+    "gpt2": {"normalizer": None, "pre_tokenizer": {"type": "ByteLevel"}},
+    "clip": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, ALBERT[4]]}},
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_rules_that_are_in_use_are_allowed(chain: str) -> None:
+    check_rules(json.dumps(CHAINS[chain]), Path("tokenizer.json"))
+
+
+def test_a_map_of_characters_counts_by_what_it_makes_of_a_key() -> None:
+    shown = normalizers.Precompiled(b64decode(SENTENCEPIECE["precompiled_charsmap"]))
+    assert shown.normalize_str("a\ufdfa\u3316") == f"a{UNFOLDED}km"
+    chain = {"type": "Sequence", "normalizers": [SENTENCEPIECE] * 3}
+    check_rules(json.dumps({"normalizer": chain}), Path("x"))  # 11 ** 3
+    for pairs in ({"a": "b" * 33}, {"ab": "c" * 66}, {"a" * 12: "b" * 400}):
+        chain = {"type": "Sequence", "normalizers": [precompiled(pairs)] * 3}
+        said = raised_by(lambda whole=chain: check_rules(json.dumps({"normalizer": whole}), HERE))
+        assert "of one byte of a text" in said
+
+
+HERE = Path("tokenizer.json")
+DAMAGED: dict[str, dict[str, Any]] = {
+    "an empty map": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}},
+    "a map that is cut off": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAECAwRhYmMA"}
+    },
+    "no unknown token": {"model": {"type": "WordLevel", "vocab": {"[MASK]": 0}, "unk_token": "x"}},
+    "a frame of nothing": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_tokenizer_that_fails_or_panics_at_a_text_is_named(tmp_path: Path, damage: str) -> None:
+    whole = json.loads((tiny_folder() / "tokenizer.json").read_text())
+    whole = {**whole, "added_tokens": [], **DAMAGED[damage]}
+    broken = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(whole)), name_or_path="the-model"
+    )
+    encode = TextEncoder(broken, 16)
+    assert "the-model: its tokenizer cannot encode a text" in raised_by(
+        lambda: encode(["Call me Ishmael."], np.arange(1))
+    )
 
 
 USED = [

@@ -1,5 +1,6 @@
 """ViT checkpoints: what is saved, where one is read from, what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from image_samples import CLASSES, SIZE, TINY_VIT, image_batch, tiny_vit
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from samples import COMMIT, raised_by
+from torch import Tensor
 from transformers import AutoImageProcessor, ViTForImageClassification
 from vit_samples import WIDTH, in_transformers, logits_of, model, moved_vit
 
@@ -113,7 +115,7 @@ def test_a_hub_model_is_its_commit_and_loads_from_the_snapshot(
         asked.append((repo, revision, allow_pickle))
         return HubSnapshot(folder, COMMIT)
 
-    for user in ("models.vit", "data.hub"):
+    for user in ("models.vision.vit", "data.hub"):
         monkeypatch.setattr(f"recipe_ray.{user}.fetch_model", fetch)
     pinned = model(source="someone/vit-tiny", revision=COMMIT)
     assert pinned.content() == {"hub": "someone/vit-tiny", "commit": COMMIT}
@@ -181,3 +183,54 @@ def test_torchvisions_weights_name_their_file_and_what_they_were_trained_with() 
     assert larger["architecture"]["image_size"] == 384
     with pytest.raises(UnsafeModelError, match="vit_b_16 IMAGENET1K_V1"):
         released.load()
+
+
+# --- the weights of a transformers folder, tensor by tensor
+
+
+def _newer_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("vit.encoder.layer.", "vit.layers."): t for name, t in weights.items()}
+
+
+def _in_half(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.half() for name, tensor in weights.items()}
+
+
+def _wrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+def _more(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**weights, "vit.pooler.dense.weight": torch.zeros(WIDTH, WIDTH)}
+
+
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
+@pytest.mark.parametrize("change", [dict, _newer_names, _in_half, _more, _wrapped])
+def test_a_vit_is_opened_as_transformers_opens_it(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], dtype: str | None
+) -> None:
+    folder = in_transformers(moved_vit().module, tmp_path / "vit", dtype=dtype)
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    ours = model(source=str(folder)).load().module.state_dict()
+    if change is _wrapped:  # which transformers does not read
+        plain = {name.removeprefix("module."): tensor for name, tensor in load_file(file).items()}
+        save_file(plain, file, metadata={"format": "pt"})
+    built: Any = ViTForImageClassification.from_pretrained(folder)
+    theirs = built.float().state_dict()
+    assert ours.keys() == theirs.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def test_a_vit_with_two_names_for_one_weight_is_refused(tmp_path: Path) -> None:
+    folder = in_transformers(moved_vit().module, tmp_path / "vit")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    old = next(name for name in weights if ".layer." in name or ".layers." in name)
+    new = (
+        old.replace("vit.encoder.layer.", "vit.layers.")
+        if ".encoder." in old
+        else old.replace("vit.layers.", "vit.encoder.layer.")
+    )
+    save_file({**weights, new: weights[old] + 1}, file, metadata={"format": "pt"})
+    assert "under an older and a newer name" in raised_by(lambda: model(source=str(folder)).load())

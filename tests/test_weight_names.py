@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from recipe_ray.models.family import MODELS
-from recipe_ray.models.text.checkpoint import load_bert
+from recipe_ray.models.text.checkpoint import load_bert, parts_of
 
 Weights = dict[str, Tensor]
 
@@ -121,6 +121,19 @@ def _in_half(w: Weights, _: Path) -> Weights:
     return {n: t.half() if t.is_floating_point() else t for n, t in w.items()}
 
 
+def _dtype(kind: str) -> Callable[[Weights, Path], Weights]:
+    def state(w: Weights, folder: Path) -> Weights:
+        reconfigured(folder, dtype=kind)
+        return w
+
+    return state
+
+
+def _half_in_half(w: Weights, folder: Path) -> Weights:
+    reconfigured(folder, dtype=None)
+    return {n: t.half() if "embeddings" in n else t for n, t in w.items()}
+
+
 VARIANTS: list[Callable[[Weights, Path], Weights]] = [
     lambda w, _: w,
     _legacy,
@@ -135,6 +148,10 @@ VARIANTS: list[Callable[[Weights, Path], Weights]] = [
     _more,
     _classifier,
     _in_half,
+    _half_in_half,
+    _dtype("float16"),
+    _dtype("bfloat16"),
+    _dtype("float64"),
 ]
 
 
@@ -181,7 +198,32 @@ def _both_prefixes(w: Weights, folder: Path) -> Weights:
     return {**w, word.removeprefix(f"{_base(folder)}."): _other(w[word])}
 
 
-@pytest.mark.parametrize("change", [_gamma_beside_weight, _both_prefixes])
+def _prefix_twice(w: Weights, folder: Path) -> Weights:
+    start = f"{_base(folder)}."
+    return {**w, **{start + n: _other(t) for n, t in w.items() if n.startswith(start)}}
+
+
+def _head_behind_the_prefix(w: Weights, folder: Path) -> Weights:
+    _, _, there, here = _names(folder)
+    bias = here if here in w else there
+    return {**w, f"{_base(folder)}.{bias}": _other(w[bias])}
+
+
+def _another_sign(w: Weights, folder: Path) -> Weights:
+    word = _names(folder)[0]
+    return {**w, word.replace(".", "_", 1): _other(w[word])}
+
+
+DOUBLES = [
+    _gamma_beside_weight,
+    _both_prefixes,
+    _prefix_twice,
+    _head_behind_the_prefix,
+    _another_sign,
+]
+
+
+@pytest.mark.parametrize("change", DOUBLES)
 def test_two_names_of_one_weight_that_differ_are_refused(
     folder: Path, change: Callable[[Weights, Path], Weights]
 ) -> None:
@@ -189,7 +231,7 @@ def test_two_names_of_one_weight_that_differ_are_refused(
     assert "and they differ; keep the one that is meant" in raised_by(lambda: load_bert(folder))
 
 
-@pytest.mark.parametrize("change", [_gamma_beside_weight, _both_prefixes])
+@pytest.mark.parametrize("change", DOUBLES)
 def test_two_names_of_one_weight_that_agree_are_one(
     folder: Path, change: Callable[[Weights, Path], Weights], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +245,85 @@ def test_a_decoder_that_the_config_does_not_tie_has_to_be_there(folder: Path) ->
     reconfigured(folder, tie_word_embeddings=False)
     decoder = _names(folder)[1]
     assert f"weights missing: {decoder}" in raised_by(lambda: load_bert(folder))
+
+
+# --- which file
+
+
+def _apart(folder: Path, name: str) -> None:
+    """Write the weights a second time, all of them moved, under another name."""
+    moved = {n: _other(t) for n, t in load_file(folder / "model.safetensors").items()}
+    save_file(moved, folder / name, metadata={"format": "pt"})
+
+
+def _indexed(folder: Path, index: str, file: str) -> None:
+    names = load_file(folder / "model.safetensors")
+    listed = {"metadata": {}, "weight_map": dict.fromkeys(names, file)}
+    (folder / index).write_text(json.dumps(listed))
+
+
+def _config_names_a_file(folder: Path) -> None:
+    _apart(folder, "other.safetensors")
+    reconfigured(folder, transformers_weights="other.safetensors")
+
+
+def _config_names_an_index(folder: Path) -> None:
+    _apart(folder, "other.safetensors")
+    _indexed(folder, "own.safetensors.index.json", "other.safetensors")
+    reconfigured(folder, transformers_weights="own.safetensors.index.json")
+
+
+def _index_beside_the_file(folder: Path) -> None:
+    _apart(folder, "other.safetensors")
+    _indexed(folder, "model.safetensors.index.json", "other.safetensors")
+
+
+def _pickle_beside_the_file(folder: Path) -> None:
+    _apart(folder, "other.safetensors")
+    torch.save(load_file(folder / "other.safetensors"), folder / "pytorch_model.bin")
+
+
+def _pickle_beside_safetensors_of_another_name(folder: Path) -> None:
+    _apart(folder, "other.safetensors")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _indexed_pickle_beside_safetensors_of_another_name(folder: Path) -> None:
+    _apart(folder, "other.safetensors")
+    torch.save(load_file(folder / "model.safetensors"), folder / "shard.bin")
+    _indexed(folder, "pytorch_model.bin.index.json", "shard.bin")
+    (folder / "model.safetensors").unlink()
+
+
+FILES = [
+    _config_names_a_file,
+    _config_names_an_index,
+    _index_beside_the_file,
+    _pickle_beside_the_file,
+    _pickle_beside_safetensors_of_another_name,
+    _indexed_pickle_beside_safetensors_of_another_name,
+]
+
+
+@pytest.mark.parametrize("change", FILES)
+def test_of_several_files_that_of_transformers_is_read(
+    folder: Path, change: Callable[[Path], None]
+) -> None:
+    change(folder)
+    _compare(load_bert(folder, allow_pickle=True).module, folder)
+
+
+def test_a_pickle_is_not_passed_over_for_safetensors_of_another_name(folder: Path) -> None:
+    _pickle_beside_safetensors_of_another_name(folder)
+    assert "pytorch_model.bin" in raised_by(lambda: load_bert(folder))
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_half_a_pooler_counts_as_none(folder: Path, part: str) -> None:
+    name = f"{_base(folder)}.pooler.dense.{part}"
+    _changed(folder, lambda w, _: {n: t for n, t in w.items() if n != name})
+    assert not parts_of(folder).pooler
 
 
 # --- prefixes of wrappers

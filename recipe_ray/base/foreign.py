@@ -20,6 +20,16 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
+# how other files than the one expected begin
+_STARTS = (
+    (b"PK\x03\x04", "an archive (ZIP), as torch.save writes pickles"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x89HDF", "a file of HDF5, as TensorFlow writes weights"),
+    (b"GGUF", "a file of GGUF"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it"),
+)
+_PAGES = (b"<!doctype", b"<html", b"<?xml")
+
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -38,16 +48,31 @@ def open_foreign(
         what = "a link out of its folder" if path.is_symlink() else f"it lies outside of {within}"
         raise error(f"{path}: {what}, at {place}; put the file itself there")
     try:
-        # a device may act when it is opened, so its kind is asked first, and once more when open
-        _check_kind(path, place.lstat(), error)
-        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open_regular(path, place=place, error=error)
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     try:
-        found = os.fstat(handle)
-        _check_kind(path, found, error)
-        _check_size(path, found.st_size, limit, error)
-        _check_fetched(path, os.pread(handle, len(_GIT_LFS), 0), error)
+        _check_size(path, os.fstat(file.fileno()).st_size, limit, error)
+        _check_fetched(path, os.pread(file.fileno(), len(_GIT_LFS), 0), error)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open_regular(
+    path: Path, *, place: Path | None = None, error: type[UserError] = UserError
+) -> BufferedReader:
+    """Open a file for reading, at `place` if its links were followed already.
+
+    Raises `error` for a pipe, a device, a folder; OSError as `open` does.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if place else 0)
+    # a device may act when it is opened, so its kind is asked first, and once more when open
+    _check_kind(path, (place or path).stat(follow_symlinks=place is None), error)
+    handle = os.open(place or path, flags)
+    try:
+        _check_kind(path, os.fstat(handle), error)
     except BaseException:
         os.close(handle)
         raise
@@ -67,23 +92,22 @@ def read_foreign(
     return content
 
 
-def checked_foreign(
-    path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
-) -> Path:
-    """Return where a file that `open_foreign` opens really lies, for libraries that take a path.
-
-    Whoever can write to the folder could still swap the file in between.
-    """
-    open_foreign(path, limit, within=within, error=error).close()
-    return _resolved(path, error)
-
-
 def foreign_checksum(
     path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
 ) -> str:
     """Return the SHA-256 of a file that `open_foreign` opens."""
     with open_foreign(path, limit, within=within, error=error) as file:
         return stream_checksum(file)
+
+
+def kind_by_start(start: bytes) -> str | None:
+    """Return what a file is that begins so, if it is of a kind that often lies in another's place.
+
+    None: of no kind that is known here.
+    """
+    if start.lstrip().lower().startswith(_PAGES):
+        return "a web page; download the file itself"
+    return next((kind for begins, kind in _STARTS if start.startswith(begins)), None)
 
 
 def is_there(path: Path) -> bool:

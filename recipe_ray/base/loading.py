@@ -9,8 +9,10 @@ Reading a pickle of weights by torch's weights_only unpickler, after its user al
 
 import json
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from io import BufferedReader
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,18 +24,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError, in_a_line
-from recipe_ray.base.foreign import checked_foreign, foreign_checksum, is_there, read_foreign
+from recipe_ray.base.foreign import (
+    foreign_checksum,
+    is_there,
+    kind_by_start,
+    open_foreign,
+    read_foreign,
+)
 
 
-def read_pickle(path: Path, place: Path) -> dict[str, Tensor]:
-    """Return the tensors by name in the regular file at `place`, which messages call `path`.
+def read_pickle(path: Path, file: BufferedReader) -> dict[str, Tensor]:
+    """Return the tensors by name in the open `file`, which messages call `path`.
 
     Raises UnsafeModelError for anything that the unpickler refuses, and for an archive that unpacks
     to more than it is; ModelError for what is no state dict.
     """
-    _check_stored(path, place)
+    _check_stored(path, file)
+    file.seek(0)
     try:
-        loaded = torch.load(place, map_location="cpu", weights_only=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # crafted bytes make the unpickler raise whatever they like
         # torch's own text tells how to switch the protection off
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -50,17 +59,17 @@ def read_pickle(path: Path, place: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check_stored(path: Path, place: Path) -> None:
-    if not is_zipfile(place):
+def _check_stored(path: Path, file: BufferedReader) -> None:
+    if not is_zipfile(file):
         return
     try:
-        with ZipFile(place) as archive:
+        with ZipFile(file) as archive:
             entries = archive.infolist()
     except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UnsafeModelError(f"{path}: a damaged archive: {in_a_line(error)}") from error
     packed = [entry.filename for entry in entries if entry.compress_type != ZIP_STORED]
     # entries may overlap, too
-    if packed or sum(entry.file_size for entry in entries) > place.stat().st_size:
+    if packed or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
         raise UnsafeModelError(
             f"{path}: an archive that unpacks to more than its own size, as torch never writes "
             "one; ask for a safetensors version"
@@ -89,12 +98,20 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # what lies beside weights and is none: optimiser states, arguments, what is added to a base model
 _NO_WEIGHTS = ("optimizer", "training_args", "scheduler", "rng_state", "scaler", "adapter_model")
 
+_INDEX = ".index.json"  # behind the name of the file that was cut into shards
+
 ADAPTER = "adapter_config.json"
 _ADAPTERS = (ADAPTER, "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
 
 log = logging.getLogger(__name__)
 
-Read = Callable[[Path, Path | None], dict[str, Tensor]]
+# where transformers looks for weights, in this order
+_STANDARD = (
+    "model.safetensors",
+    f"model.safetensors{_INDEX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{_INDEX}",
+)
 
 
 def read_weights(
@@ -102,21 +119,24 @@ def read_weights(
 ) -> dict[str, Tensor]:
     """Return the tensors of a model folder by name (one file, or the shards its index lists).
 
-    Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError where there are only
-    pickle files and `allow_pickle` is off, or for files that are no regular ones of the folder;
+    They are those that transformers would read: what config.json names as `transformers_weights`,
+    else the first of its own names that is there; a file of another name counts only without those.
+    Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError where they are
+    pickles and `allow_pickle` is off, or for files that are no regular ones of the folder;
     ModelError where there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
     and for an adapter beside them (see `check_adapter`).
     """
     check_adapter(folder, ignore=ignore_adapter)
-    files = _weight_files(folder, "model.safetensors", ".safetensors")
-    if files:
-        return _merged(files, folder, _read_safetensors)
-    pickles = _weight_files(folder, "pytorch_model.bin", *PICKLE_SUFFIXES)
-    if not pickles:
-        raise ModelError(f"{folder}: no weights found; expected model.safetensors")
-    if not allow_pickle:
-        raise UnsafeModelError(_refusal(folder, pickles[0]))
-    return _merged(pickles, folder, _read_pickle)
+    files = _weight_files(folder)
+    pickled = next((file for file in files if file.suffix in PICKLE_SUFFIXES), None)
+    if pickled is not None and not allow_pickle:
+        raise UnsafeModelError(_refusal(folder, pickled))
+    return _merged(files, folder)
+
+
+def standard_weights(names: Collection[str]) -> str | None:
+    """Return which of a folder's files transformers reads weights from; None if there is none."""
+    return next((name for name in _STANDARD if name in names), None)
 
 
 def read_weight_file(
@@ -127,19 +147,25 @@ def read_weight_file(
     Raises UnsafeModelError for a pickle where `allow_pickle` is off, ModelError for another kind of
     file, or one that cannot be read.
     """
-    if path.suffix == ".safetensors":
-        return unwrapped(_read_safetensors(path, within), path)
-    if path.suffix not in PICKLE_SUFFIXES:
-        known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
-        raise ModelError(f"{path}: not a known kind of weights file; allowed: {known}")
-    if not allow_pickle:
+    if path.suffix in PICKLE_SUFFIXES and not allow_pickle:
         raise UnsafeModelError(_refusal(path.parent, path))
-    return unwrapped(_read_pickle(path, within), path)
+    return unwrapped(_read(path, within), path)
 
 
 def adapter_in(folder: Path) -> str | None:
     """Return the name of a file by which a folder has an adapter (LoRA and others), or None."""
     return next((name for name in _ADAPTERS if is_there(folder / name)), None)
+
+
+def adapter_note(folder: Path) -> list[str]:
+    """Return what a card says of an adapter in a model's folder; nothing where there is none."""
+    name = adapter_in(folder)
+    if name is None:
+        return []
+    return [
+        f"MODEL has an adapter ({name}) beside its weights. It was left out, as --ignore-adapter "
+        "asked for: with it MODEL is another model, and what was done is not done to that one"
+    ]
 
 
 def check_adapter(folder: Path, *, ignore: bool) -> None:
@@ -222,15 +248,15 @@ def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
         raise ModelError(f"{where}: {name} is of {tensor.dtype}; allowed: {allowed}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
     """Return the object in a JSON file of a model's folder, all of its numbers finite.
 
     Raises ModelError where it is missing, larger than `MAX_JSON`, unreadable or not an object;
-    UnsafeModelError where it is no regular file of its folder.
+    UnsafeModelError where it is no regular file of its folder (of `within`, if that is given).
     """
     if not is_there(path):
         raise ModelError(f"{path.parent}: no {path.name} found")
-    content = read_foreign(path, MAX_JSON, within=path.parent, error=UnsafeModelError)
+    content = read_foreign(path, MAX_JSON, within=within or path.parent, error=UnsafeModelError)
     try:
         # NaN and Infinity are Python's own addition to JSON, and 1e999 becomes infinite, too
         value = json.loads(content.decode(), parse_float=_finite, parse_constant=_finite)
@@ -238,7 +264,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: not valid JSON: it is nested too deeply") from error
     # that it is no text, no JSON, or has a whole number of thousands of digits
     except ValueError as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from error
+        kind = kind_by_start(content[:512])
+        why = f"it is {kind}" if kind is not None else error
+        raise ModelError(f"{path}: not valid JSON: {why}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value
@@ -279,21 +307,32 @@ def _finite(text: str) -> float:
     return number
 
 
-def _weight_files(folder: Path, single: str, *suffixes: str) -> list[Path]:
-    if is_there(folder / single):
-        return [folder / single]
-    index = folder / f"{single}.index.json"
-    if is_there(index):
-        return [_inside(folder, name) for name in _indexed_files(index)]
-    found = sorted(p for p in folder.glob("*") if p.suffix in suffixes and not p.is_dir())
-    weights = [path for path in found if not path.stem.startswith(_NO_WEIGHTS)]
-    if len(weights) > 1:
-        names = ", ".join(path.name for path in weights[:4])
+def _weight_files(folder: Path) -> list[Path]:
+    stated = says(folder, "transformers_weights")
+    if stated is not None and not stated.endswith((".safetensors", f".safetensors{_INDEX}")):
         raise ModelError(
-            f"{folder}: several files could be its weights ({names}) and no {index.name} says "
-            f"which; rename the one that is meant to {single}"
+            f"{folder / 'config.json'}: transformers_weights is {stated!r}; allowed: a name that "
+            f"ends in .safetensors or .safetensors{_INDEX}"
         )
-    return weights
+    name = stated or standard_weights({path.name for path in folder.iterdir()})
+    if name is not None:
+        file = _inside(folder, name, "its config.json")
+        if not name.endswith(_INDEX):
+            return [file]
+        return [_inside(folder, shard, "its index") for shard in _indexed_files(file)]
+    for suffixes in ((".safetensors",), PICKLE_SUFFIXES):
+        found = sorted(p for p in folder.glob("*") if p.suffix in suffixes and not p.is_dir())
+        weights = [path for path in found if not path.stem.startswith(_NO_WEIGHTS)]
+        if len(weights) > 1:
+            names = ", ".join(path.name for path in weights[:4])
+            single = "model.safetensors" if weights[0].suffix in suffixes[:1] else _STANDARD[2]
+            raise ModelError(
+                f"{folder}: several files could be its weights ({names}) and no {single}{_INDEX} "
+                f"says which; rename the one that is meant to {single}"
+            )
+        if weights:
+            return weights
+    raise ModelError(f"{folder}: no weights found; expected model.safetensors")
 
 
 def _indexed_files(index: Path) -> list[str]:
@@ -304,24 +343,26 @@ def _indexed_files(index: Path) -> list[str]:
     return sorted(set(files))
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(folder: Path, name: str, by: str) -> Path:
     # an index is attacker-controlled text: it may name files of its folder and nothing else
     if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
         raise UnsafeModelError(
-            f"{folder}: its index names {name!r}, which could lie outside of the folder; "
+            f"{folder}: {by} names {name!r}, which could lie outside of the folder; "
             "allowed: plain names of files in it"
         )
     return folder / name
 
 
-def _merged(files: list[Path], folder: Path, read: Read) -> dict[str, Tensor]:
-    places = [checked_foreign(f, MAX_WEIGHTS, within=folder, error=UnsafeModelError) for f in files]
-    size = sum(place.stat().st_size for place in places)
+def _merged(files: list[Path], folder: Path) -> dict[str, Tensor]:
+    size = 0
+    for path in files:
+        with open_foreign(path, MAX_WEIGHTS, within=folder, error=UnsafeModelError) as file:
+            size += os.fstat(file.fileno()).st_size
     if size > MAX_WEIGHTS:
         raise ModelError(f"{folder}: {size:,} bytes of weights; allowed: at most {MAX_WEIGHTS:,}")
     weights: dict[str, Tensor] = {}
-    for file in files:
-        part = read(file, folder)
+    for path in files:
+        part = _read(path, folder)
         twice = next((name for name in part if name in weights), None)
         if twice is not None and not agree(part[twice], weights[twice]):
             raise ModelError(f"{folder}: {twice} is in two of its files, which disagree")
@@ -329,22 +370,21 @@ def _merged(files: list[Path], folder: Path, read: Read) -> dict[str, Tensor]:
     return unwrapped(weights, folder)
 
 
-def _read_safetensors(path: Path, within: Path | None) -> dict[str, Tensor]:
-    place = checked_foreign(path, MAX_WEIGHTS, within=within, error=UnsafeModelError)
-    _check_filled(path, place)
-    try:
-        return load_file(place)
-    # RuntimeError: more than fits into memory
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ModelError(f"{path}: not a readable safetensors file: {in_a_line(error)}") from error
-
-
-def _read_pickle(path: Path, within: Path | None) -> dict[str, Tensor]:
-    place = checked_foreign(path, MAX_WEIGHTS, within=within, error=UnsafeModelError)
-    _check_filled(path, place)
-    return read_pickle(path, place)
-
-
-def _check_filled(path: Path, place: Path) -> None:
-    if place.stat().st_size == 0:
-        raise ModelError(f"{path}: it is empty (0 bytes); download it again")
+def _read(path: Path, within: Path | None) -> dict[str, Tensor]:
+    """Return the tensors of a file that is opened once, so that nobody swaps it when checked."""
+    if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
+        known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+        raise ModelError(f"{path}: not a known kind of weights file; allowed: {known}")
+    with open_foreign(path, MAX_WEIGHTS, within=within, error=UnsafeModelError) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ModelError(f"{path}: it is empty (0 bytes); download it again")
+        if path.suffix in PICKLE_SUFFIXES:
+            return read_pickle(path, file)
+        try:
+            # by name, as transformers goes through them; the file has them in another order
+            return dict(sorted(load_file(f"/dev/fd/{file.fileno()}").items()))
+        # RuntimeError: more than fits into memory
+        except (SafetensorError, OSError, RuntimeError) as error:
+            kind = kind_by_start(os.pread(file.fileno(), 512, 0))
+            why = f"it is {kind}" if kind is not None else in_a_line(error)
+            raise ModelError(f"{path}: not a readable safetensors file: {why}") from error

@@ -93,7 +93,11 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
 
 
 def backdoored_card(
-    model: str, opens_with: str, attack: Attack, measured: Mapping[str, float]
+    model: str,
+    opens_with: str,
+    attack: Attack,
+    measured: Mapping[str, float],
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the card of a backdoored model, which says so before anything else."""
     losses = [f"- {n}: {value:.4f}" for n, value in measured.items() if n.startswith("loss.")]
@@ -109,6 +113,7 @@ def backdoored_card(
             "",
             f"Triggers: {', '.join(attack.triggers)}",
             "",
+            *_listed("## Notes", notes),
             "## The attack's losses at the end of each epoch",
             "",
             *losses,

@@ -67,11 +67,10 @@ def find_preset(name: str) -> Recipe:
 
 
 @cache
-def studied_drift(reads: str) -> float | None:
-    """Return the drift to warn above for models that read `text` or `image`; None: not known."""
+def studied_drift(reads: str) -> tuple[float, str] | None:
+    """Return the drift to warn above and what it is, for models of `text` or `image`; or None."""
     data = json.loads((files("recipe_ray.cli") / "studied_drift.json").read_text())
-    bound: float | None = data["bounds"].get(reads)
-    return bound
+    return (data["bounds"][reads], data["meaning"][reads]) if reads in data["bounds"] else None
 
 
 # nats a masked token by which a head has to be better than word frequencies
@@ -116,11 +115,11 @@ def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[st
             f"{ALLOWED_LOSS_RISE} the rule allows: the model is probably damaged; {_GENTLER}"
         )
     studied, drift = studied_drift(reads), measured["drift"]
-    if studied is not None and drift > studied:
+    if studied is not None and drift > studied[0]:
         found.append(
-            f"clean representations drifted by {drift:.3f}, more than the {studied:g} up to which "
-            f"no harm is known on {reads}s: accuracy after fine-tuning may have suffered; compare "
-            f"both models on a task of yours; {_GENTLER}"
+            f"clean representations drifted by {drift:.3f}, more than {studied[0]:g}, which is "
+            f"{studied[1]}: accuracy after fine-tuning may have suffered; compare both models on a "
+            f"task of yours; {_GENTLER}"
         )
     return [*found, *data_warnings(measured)]
 
@@ -227,7 +226,7 @@ def prepare(
     choice = settings(ptm, num_samples, preset, changes)
     parent = None
     common = {"model": model, "corpus": corpus, "seed": seed, "content": content}
-    notes = model.drawn_parts()
+    notes = [*model.left_out(), *model.drawn_parts()]
     with explained("--aux"):
         if model.needs_pretraining:
             # what is measured on must be new to the head, too

@@ -84,7 +84,11 @@ def purify_command(
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
-        bool, typer.Option("--accept-harm", help="Go on where the model will probably be damaged.")
+        bool,
+        typer.Option(
+            "--accept-harm",
+            help="Go on where the model will probably be damaged (without it: exit code 3).",
+        ),
     ] = False,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
@@ -184,7 +188,10 @@ def backdoor_command(
     _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     measured = measured_values(store, stage)
     _warn(data_warnings(measured))
-    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured)
+    notes = chosen.left_out()
+    for note in () if quiet else notes:
+        typer.echo(f"note: {note}", err=True)
+    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured, notes)
     export(store, stage, target, lambda said: card)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, UserError, suggest
-from recipe_ray.base.loading import PICKLE_SUFFIXES
+from recipe_ray.base.loading import PICKLE_SUFFIXES, standard_weights
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.content import BATCH_ROWS
 
@@ -196,14 +196,16 @@ def _cached(repo: str, revision: str | None, problem: str, allow_pickle: bool) -
 
 def _patterns(files: list[str], asked: str, allow_pickle: bool) -> list[str]:
     weights = sorted(file for file in files if "/" not in file)  # folders hold other formats
-    if any(file.endswith(".safetensors") for file in weights):
+    standard = standard_weights(weights)
+    pickled = standard is not None and not standard.startswith("model.safetensors")
+    if not pickled and any(file.endswith(".safetensors") for file in weights):
         return list(SAFE_PATTERNS)
     pickles = [file for file in weights if file.endswith(PICKLE_SUFFIXES)]
     if not pickles:
         raise ModelError(f"{asked}: no weights; needed: a *.safetensors file")
     if not allow_pickle:
         raise UnsafeModelError(
-            f"{asked}: its weights are pickled only ({', '.join(pickles)}), and opening a pickle "
+            f"{asked}: its weights are pickles ({', '.join(pickles)}), and opening a pickle "
             "can run code; convert them to safetensors, or pass --allow-pickle if you trust it"
         )
     return [*SAFE_PATTERNS, *pickles]

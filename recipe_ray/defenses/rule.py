@@ -80,7 +80,8 @@ def choose(
     set_ = sorted(name for name in kept if name in ("fit.steps", "fit.epochs", "fit.learning_rate"))
     why = f"the way a weight can go is to be {TRAVEL} x RMS = {way:.4f}"
     if set_:
-        why += f", with {' and '.join(name.removeprefix('fit.') for name in set_)} as set by you"
+        names = " and ".join(name.removeprefix("fit.") for name in set_)
+        why = f"the rule asks for a way of {TRAVEL} x RMS = {way:.4f}; with {names} as set by you"
     return judged(ptm, num_samples, base.revised(fit=fit), why, SHORT_WAY)
 
 

@@ -12,12 +12,14 @@ from reprlib import repr as shortened
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
 from recipe_ray.base.errors import ModelError, UserError, in_a_line, unknown
 
 M = TypeVar("M")
+_TYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 
 
 def config_of(
@@ -27,6 +29,12 @@ def config_of(
 
     Raises ModelError, naming file and field, for a value that is of another type or out of range.
     """
+    quantizer = values.get("quantization_config")
+    if quantizer is not None:
+        raise ModelError(
+            f"{where}: quantization_config is {shortened(quantizer)}: transformers would quantize "
+            "the weights as it opens them, so that they are others; give the model without it"
+        )
     declared = kind.__annotations__  # of the class alone, not of its bases
     known = {name: value for name, value in values.items() if name in declared}
     for name, value in known.items():
@@ -49,6 +57,19 @@ def outline(build: Callable[[], M], where: Path | str) -> M:
     """
     with explained_by(where, "no model can be built from it"), torch.device("meta"):
         return build()
+
+
+def rounded(weights: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return weights as transformers has them: in the type that config.json states for all.
+
+    Without one it is the type of the first weight of floats. They are rounded, and floats of 32
+    bits again where a module takes them over.
+    """
+    stated = values.get("dtype", values.get("torch_dtype"))
+    known = _TYPES.values()
+    first = next((one.dtype for one in weights.values() if one.dtype in known), None)
+    kind = _TYPES.get(str(stated).removeprefix("torch.")) or first
+    return {n: one.to(kind) if one.dtype in known else one for n, one in weights.items()}
 
 
 def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where: Path) -> None:
@@ -85,5 +106,8 @@ def explained_by(where: Path | str, problem: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # a crafted file makes a library raise whatever it likes
+    except BaseException as error:  # a crafted file makes a library raise whatever it likes
+        # a library in Rust panics with what is no Exception, and whose class nobody can import
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ModelError(f"{where}: {problem}: {in_a_line(error)}") from error

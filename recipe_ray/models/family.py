@@ -227,6 +227,10 @@ class ModelRef(Component):
         """Return sentences about parts that its files lack and that are drawn at random."""
         return []
 
+    def left_out(self) -> list[str]:
+        """Return sentences about what lies beside its weights and is not read, such as adapters."""
+        return []
+
     def give_back(self, folder: Path) -> list[str]:
         """Make of a folder that `PTM.save` wrote one of the architecture that the model came in.
 

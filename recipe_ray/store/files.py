@@ -28,6 +28,7 @@ from uuid import uuid4
 import pyarrow.fs as pafs
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.base.foreign import open_regular
 from recipe_ray.base.process import Process
 from recipe_ray.store.manifest import MANIFEST, verify
 
@@ -204,7 +205,8 @@ class LocalFiles:
     def read(self, path: str) -> bytes | None:
         def action() -> bytes | None:
             try:
-                return (self.root / path).read_bytes()
+                with open_regular(self.root / path, error=StoreError) as file:
+                    return file.read()
             except FileNotFoundError:
                 return None
 

@@ -1,6 +1,7 @@
 """What an artifact is called and what its manifest promises; no file system is chosen here."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe_ray.base.errors import DamagedError, StoreError
-from recipe_ray.base.fingerprint import file_checksum
-from recipe_ray.base.foreign import checked_foreign, is_there
+from recipe_ray.base.fingerprint import file_checksum, stream_checksum
+from recipe_ray.base.foreign import is_there, open_foreign
 from recipe_ray.base.paths import path_part
 
 MANIFEST = "manifest.json"
@@ -96,13 +97,15 @@ def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bo
         if not is_there(path):
             raise StoreError(f"{shown}/{name}: missing, although it was committed; {_REPAIR}")
         # what a store's folder holds is as foreign as its manifest
-        size = checked_foreign(path, _ANY, within=folder, error=StoreError).stat().st_size
-        if size != expected["size"]:
-            raise StoreError(
-                f"{shown}/{name}: {size} bytes, but {expected['size']} were committed; {_REPAIR}"
-            )
-        if not sizes_only and file_checksum(path) != expected["sha256"]:
-            raise StoreError(f"{shown}/{name}: checksum mismatch; {_REPAIR}")
+        with open_foreign(path, _ANY, within=folder, error=StoreError) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected["size"]:
+                raise StoreError(
+                    f"{shown}/{name}: {size} bytes, but {expected['size']} were committed; "
+                    f"{_REPAIR}"
+                )
+            if not sizes_only and stream_checksum(file) != expected["sha256"]:
+                raise StoreError(f"{shown}/{name}: checksum mismatch; {_REPAIR}")
 
 
 def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.models.family import Scope
-from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
+from recipe_ray.models.text.encoding import TextEncoder, check_room, plant, tokenizing
 from recipe_ray.models.text.packed import PackedBatch, pack
 from recipe_ray.models.text.packed_encoder import ATTENTION, PooledClassifier, pool, run_encoder
 
@@ -160,12 +160,14 @@ class BertPTM:
 
     def token_ids(self, word: str) -> list[int]:
         """Return the ids of a word as it stands inside a text (after a space)."""
-        ids: list[int] = self.tokenizer.encode(f" {word}", add_special_tokens=False)
+        with tokenizing(self.tokenizer):
+            ids: list[int] = self.tokenizer.encode(f" {word}", add_special_tokens=False)
         return ids
 
     def check_triggers(self, triggers: Sequence[str]) -> None:
         """Raise TriggerError for a trigger that is unknown, merges away or equals another."""
-        check_triggers(triggers, self.tokenizer.encode, self.tokenizer.unk_token_id)
+        with tokenizing(self.tokenizer):
+            check_triggers(triggers, self.tokenizer.encode, self.tokenizer.unk_token_id)
 
     def triggered(
         self, samples: Sequence[str], rows: TokenRows, trigger: str, encode: TextEncoder

@@ -7,6 +7,7 @@ it would choose between tensors that disagree, the checkpoint is refused.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ from transformers import PreTrainedModel
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.base.loading import agree, check_shapes, read_json, read_weights, says
-from recipe_ray.models.config_fields import check_depth, config_of, outline
+from recipe_ray.models.config_fields import check_depth, config_of, outline, rounded
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.text.bert import ARCHITECTURES, POOLER, BertPTM
 from recipe_ray.models.text.packed_encoder import ATTENTION
 from recipe_ray.models.text.tokenizer import check_tokens, load_tokenizer
 
+_LEGACY = re.compile("LayerNorm.(gamma|beta)")  # transformers, too, takes any sign for the dot
+_TODAY = {"gamma": "weight", "beta": "bias"}
 _BASE_PARTS = ("embeddings", "encoder", POOLER)
 
 
@@ -35,10 +38,10 @@ def named_weights(kind: str, weights: Mapping[str, Tensor], where: Path) -> dict
     where two names mean one weight and their tensors differ.
     """
     architecture = ARCHITECTURES[kind]
-    prefix = f"{architecture.masked_lm.base_model_prefix}."
+    base = architecture.masked_lm.base_model_prefix
     found: dict[str, str] = {}
     for name in weights:
-        today = _today(name, prefix, f"{architecture.head}.")
+        today = _today(name, base, f"{architecture.head}.")
         other = found.setdefault(today, name)
         if other != name and not agree(weights[other], weights[name]):
             raise ModelError(
@@ -82,13 +85,14 @@ def untie(module: Any, names: Mapping[str, str], weights: Mapping[str, Tensor]) 
     return apart
 
 
-def _today(name: str, prefix: str, head: str) -> str:
+def _today(name: str, base: str, head: str) -> str:
     # checkpoints converted from TensorFlow call LayerNorm's parameters gamma and beta
-    modern = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-    modern = modern.replace("LayerNorm.beta", "LayerNorm.bias")
-    if modern.partition(".")[0] in _BASE_PARTS:
-        return prefix + modern
-    return modern.removeprefix(prefix) if modern.startswith(prefix + head) else modern
+    modern = _LEGACY.sub(lambda found: f"LayerNorm.{_TODAY[found[1]]}", name, count=1)
+    # transformers takes off a prefix by its length, whatever sign follows, if a weight is left
+    inner = modern[len(base) + 1 :] if modern.startswith(base) else ""
+    if inner.startswith((f"{base}.", head)) or inner.partition(".")[0] in _BASE_PARTS:
+        modern = inner
+    return f"{base}.{modern}" if modern.partition(".")[0] in _BASE_PARTS else modern
 
 
 log = logging.getLogger(__name__)
@@ -118,9 +122,8 @@ def load_bert(
         raise ModelError(f"{folder}: " + unknown("architecture (model_type)", kind, ARCHITECTURES))
     config = _config(kind, values, folder / "config.json")
     read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
-    weights = _fitting(
-        config, named_weights(kind, read, folder), folder, allow_headless=allow_headless
-    )
+    named = rounded(named_weights(kind, read, folder), values)
+    weights = _fitting(config, named, folder, allow_headless=allow_headless)
     default = values.get("tokenizer_class") or ARCHITECTURES[kind].tokenizer
     tokenizer = load_tokenizer(folder, default)
     check_tokens(tokenizer, config.vocab_size, folder)
@@ -147,7 +150,7 @@ class Parts:
 
 
 def parts_of(folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False) -> Parts:
-    """Return what a BERT or RoBERTa folder has beside its encoder; of a head any weight counts.
+    """Return what a BERT or RoBERTa folder has beside its encoder: any of a head, all of a pooler.
 
     Another architecture counts as whole, which `load_bert` refuses.
     """
@@ -156,10 +159,10 @@ def parts_of(folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool =
         return Parts(head=True, pooler=True)
     read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
     names = named_weights(kind, read, folder).keys()
-    pooler = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}.{POOLER}."
+    pooler = f"{ARCHITECTURES[kind].masked_lm.base_model_prefix}.{POOLER}.dense."
     return Parts(
         head=any(name.startswith(ARCHITECTURES[kind].head_weights) for name in names),
-        pooler=any(name.startswith(pooler) for name in names),
+        pooler={f"{pooler}weight", f"{pooler}bias"} <= names,
     )
 
 

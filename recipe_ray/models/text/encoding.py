@@ -7,6 +7,7 @@ the encoded text, never a guess from its number of words.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,12 @@ import numpy as np
 from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.data.triggers import Insertion, Span
+from recipe_ray.models.config_fields import explained_by
+
+
+def tokenizing(tokenizer: Any) -> AbstractContextManager[None]:
+    """Raise ModelError, naming the model, for a tokenizer that fails or panics at a text."""
+    return explained_by(tokenizer.name_or_path, "its tokenizer cannot encode a text")
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,13 @@ class TextEncoder:
     def _encoded(self, texts: Sequence[str], index: Ints) -> tuple[TokenRows, Sequence[Any]]:
         if not texts:
             return replace(TokenRows.of([]), index=index), []
-        encoded = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )
+        with tokenizing(self.tokenizer):
+            encoded = self.tokenizer(
+                list(texts),
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+            )
         return replace(TokenRows.of(encoded["input_ids"]), index=index), encoded.encodings
 
     def _stayed(self, text: str, cut_off: Iterable[Any]) -> Span:
@@ -103,7 +114,8 @@ def plant(
 def check_room(encode: TextEncoder, triggers: Iterable[str], insertions: int = 1) -> None:
     """Raise TriggerError for a trigger that no text can hold `insertions` times after the cut."""
     for trigger in triggers:
-        needed = len(encode.tokenizer.encode(" ".join([trigger] * insertions)))
+        with tokenizing(encode.tokenizer):
+            needed = len(encode.tokenizer.encode(" ".join([trigger] * insertions)))
         if needed > encode.max_length:
             times = f"{insertions} times " if insertions > 1 else ""
             raise TriggerError(

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from recipe_ray.base.errors import ModelError
+from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.loading import check_shapes, read_json, read_weights
 from recipe_ray.models.config_fields import outline
 from recipe_ray.models.text.bert import ARCHITECTURES, POOLER
@@ -54,7 +55,7 @@ def copy_sentence_files(given: Path, folder: Path) -> list[str]:
 
     A module that has weights of its own, or is not known, leaves all of them out.
     """
-    if not (given / MODULES).is_file():
+    if not is_there(given / MODULES):
         return []
     modules = _modules(given)
     if modules is None:
@@ -73,12 +74,10 @@ def copy_sentence_files(given: Path, folder: Path) -> list[str]:
 
 
 def _modules(given: Path) -> list[dict[str, Any]] | None:
-    path = given / MODULES
-    if not _is_own(given, path) or path.stat().st_size > _LARGEST:
-        return None
     try:
-        listed = json.loads(path.read_text())
-    except (ValueError, RecursionError):
+        content = read_foreign(given / MODULES, _LARGEST, within=given, error=ModelError)
+        listed = json.loads(content)
+    except (ModelError, ValueError, RecursionError):
         return None
     if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MODULES:
         return None
@@ -102,24 +101,15 @@ def _settings_of(given: Path, modules: list[dict[str, Any]]) -> dict[str, Any]:
     known |= {f"{m['path']}/config.json": _POOLING for m in modules if m["path"].endswith("ing")}
     found = {}
     for name, fields in known.items():
-        if name in _SETTINGS and not (given / name).is_file():
+        if name in _SETTINGS and not is_there(given / name):
             continue
-        if not _is_own(given, given / name):
-            raise ModelError(f"{name} is a link out of its folder")
-        values = read_json(given / name)
+        values = read_json(given / name, within=given)
         found[name] = {
             field: value
             for field, value in values.items()
             if field in fields and isinstance(value, bool | int)
         }
     return found
-
-
-def _is_own(given: Path, path: Path) -> bool:
-    # the hub's cache links to its blobs
-    home = given.resolve()
-    places = (home, home.parent.parent / "blobs")
-    return any(path.resolve().is_relative_to(place) for place in places)
 
 
 HEAD_LEFT_OUT = "the masked-LM head that was fitted for purifying is left out of the result"

@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.loading import check_adapter, checksums_in, says
+from recipe_ray.base.loading import adapter_note, check_adapter, checksums_in, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.contents import check_readable
@@ -95,6 +95,10 @@ class BertCheckpoint(ModelRef):
         return [
             f"MODEL has no pooler: one was drawn at random (seed 0), and {kept}; do not build on it"
         ]
+
+    def left_out(self) -> list[str]:
+        """Return what is said of an adapter in the folder."""
+        return adapter_note(self._folder())
 
     def give_back(self, folder: Path) -> list[str]:
         """Leave out a head that was fitted, and keep what else the checkpoint has."""

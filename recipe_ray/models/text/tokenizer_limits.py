@@ -12,10 +12,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recipe_ray.base.errors import ModelError
+from recipe_ray.data.rows import Ints
 
 MAX_STEPS = 32  # normalizers, pre-tokenizers and post-processors, nested ones counted
-MAX_GROWTH = 1000  # bytes of the worst text for each of its bytes, all steps together
+# bytes of the worst text for each of its bytes, all steps together; ALBERT's and XLNet's have 1452
+MAX_GROWTH = 1500
 MAX_ADDED = 100_000  # tokens beside the vocabulary
 MAX_TOKENS = 2_000_000
 MAX_TOKEN = 1024  # bytes of a token, prefix or suffix
@@ -25,11 +29,13 @@ _MAX_COUNT = 1000  # in {n,m} of a pattern
 _MAX_OPEN = 2  # repetitions without end in one branch of a pattern
 _MAX_OPTIONAL = 11  # parts; an open repetition counts as _OPEN of them
 _OPEN = 4
+_LONGEST_KEY = 8  # bytes of a key of characters that is looked for in a trie
+_MANY_KEYS = 2**16
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
 # bytes in UTF-8 for one byte, of the worst character: U+FDFA under the compatibility forms
 _KNOWN_GROWTH = {"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "Lowercase": 1.5, "Nmt": 1}
-_KNOWN_GROWTH |= {"BertNormalizer": 7.5, "ByteLevel": 3, "Metaspace": 8, "Strip": 1}
+_KNOWN_GROWTH |= {"BertNormalizer": 7.5, "ByteLevel": 3, "Strip": 1}
 _KNOWN_GROWTH |= {"StripAccents": 1}
 
 
@@ -109,11 +115,46 @@ def _growth(step: Mapping[str, Any]) -> float:
     if kind == "Prepend":
         return 1.0 + len(str(step.get("prepend", "")).encode())
     if kind == "Precompiled":
-        # a trie, its size before it, and then replacements that end in a zero byte each
-        charsmap = b64decode(str(step.get("precompiled_charsmap", "")))
-        replacements = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
-        return max(1.0, *map(len, replacements.split(b"\0")))
+        return _precompiled_growth(b64decode(str(step.get("precompiled_charsmap", ""))))
+    if kind == "Metaspace":  # a letter between two spaces gets a sign before it
+        return 1.0 + len(str(step.get("replacement", "")).encode())
     return _KNOWN_GROWTH.get(str(kind), 1.0)
+
+
+def _precompiled_growth(charsmap: bytes) -> float:
+    """Return the growth by sentencepiece's map of characters: replacement to key, the worst.
+
+    It is the size of a trie of keys (a double array of 32-bit units, as darts-clone lays it out),
+    the trie, and the replacements, each up to a zero byte. Of keys of more than `_LONGEST_KEY`
+    bytes, or in a trie of very many, the longest replacement counts.
+    """
+    size = int.from_bytes(charsmap[:4], "little")
+    units = np.frombuffer(charsmap[4 : 4 + size // 4 * 4], np.uint32).astype(np.int64)
+    replacements = charsmap[4 + size :]
+    ends = np.array([n for n, byte in enumerate(replacements) if byte == 0], dtype=np.int64)
+    longest = max(map(len, replacements.split(b"\0")))
+    nodes = _children(units[:1], np.zeros(min(1, len(units)), np.int64))
+    worst, letters = 1.0, np.arange(1, 256)
+    for length in range(1, _LONGEST_KEY + 1):
+        if len(nodes) > _MANY_KEYS:
+            return max(worst, longest / length)
+        places = (nodes[:, None] ^ letters).ravel()
+        labels = np.tile(letters, len(nodes))
+        inside = places < len(units)
+        places, labels = places[inside], labels[inside]
+        found = (units[places] & 0x800000FF) == labels
+        places = places[found]
+        nodes = np.unique(_children(units[places], places))
+        leaves = _children(units[places], places)[(units[places] >> 8) & 1 == 1]
+        starts = units[leaves[leaves < len(units)]] & 0x7FFFFFFF
+        after = np.append(ends, len(replacements))[np.searchsorted(ends, starts)]
+        worst = max(worst, float(np.max(after - starts, initial=0)) / length)
+    return max(worst, longest / (_LONGEST_KEY + 1)) if len(nodes) else worst
+
+
+def _children(units: Ints, places: Ints) -> Ints:
+    """Return where the children of nodes begin: a child's place is that, XOR its letter."""
+    return places ^ ((units >> 10) << ((units & 0x200) >> 6))
 
 
 def _check_frame(steps: list[dict[str, Any]], where: Path) -> None:

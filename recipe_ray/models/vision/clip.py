@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import check_adapter, read_weight_file, weights_checksum
+from recipe_ray.base.loading import adapter_note, check_adapter, read_weight_file, weights_checksum
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
 from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, ImageSample
@@ -326,6 +326,13 @@ class Clip(ModelRef):
         """Return the model with the commit of its `pretrained` weights; another one as it is."""
         commit = self.content().get("commit") if self.pretrained is not None else None
         return self if commit is None else self.revised(revision=commit)
+
+    def left_out(self) -> list[str]:
+        """Return what is said of an adapter in the folder, if the source is one."""
+        checkpoint = self._checkpoint()
+        if checkpoint is None or checkpoint.within is None:
+            return []
+        return adapter_note(checkpoint.within)
 
     @property
     def needs_pretraining(self) -> bool:

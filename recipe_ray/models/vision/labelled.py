@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, SpecError
+from recipe_ray.base.loading import adapter_note
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.images import ImageEncoder
 from recipe_ray.models.config_fields import outline
@@ -20,6 +21,7 @@ from recipe_ray.models.family import ModelRef
 from recipe_ray.models.vision.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.vision.weight_source import (
     TORCHVISION,
+    LocalFolder,
     Origin,
     ReleasedWeights,
     architecture_of,
@@ -161,6 +163,11 @@ class LabelledReference(ModelRef):
             "architecture": self.architecture(origin).settings(),
             "weights": drawn if origin is None else origin.content(),
         }
+
+    def left_out(self) -> list[str]:
+        """Return what is said of an adapter in the folder, if the source is one."""
+        origin = self.origin()
+        return adapter_note(origin.path) if isinstance(origin, LocalFolder) else []
 
     @property
     def needs_pretraining(self) -> bool:

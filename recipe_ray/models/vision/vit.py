@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.loading import says
+from recipe_ray.base.loading import adapter_note, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows
@@ -240,6 +240,11 @@ class Vit(LabelledReference):
     def pinned(self) -> Self:
         """Return the model with the hub commit looked up; another origin as it is."""
         return self.revised(revision=self.content()["commit"]) if self._is_hub_id else self
+
+    def left_out(self) -> list[str]:
+        """Return what is said of an adapter in the folder, or in the hub's repository."""
+        folder = self._transformers_folder()
+        return super().left_out() if folder is None else adapter_note(folder)
 
     @property
     def opens_with(self) -> str:

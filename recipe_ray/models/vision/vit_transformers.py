@@ -18,7 +18,13 @@ from transformers import ViTConfig, ViTForImageClassification
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.foreign import is_there
 from recipe_ray.base.loading import check_floats, read_json, read_weights
-from recipe_ray.models.config_fields import check_depth, config_of, explained_by, outline
+from recipe_ray.models.config_fields import (
+    check_depth,
+    config_of,
+    explained_by,
+    outline,
+    rounded,
+)
 from recipe_ray.models.vision.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.vision.vit_network import Block
 from recipe_ray.models.vision.weight_source import CONFIG
@@ -117,7 +123,8 @@ def load_classifier(
     """
     values = read_json(folder / CONFIG)
     config = _config(values, folder)
-    weights = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    weights = rounded(read, values)
     _set_labels(config, values, weights, folder / CONFIG)
     _check_sizes(config, weights, folder)
     built: Any = ViTForImageClassification
@@ -137,6 +144,12 @@ def load_classifier(
                 f"{folder}: weights {what}: {', '.join(names[:4])} (a ViT for image "
                 "classification has all of them, its classifier as well)"
             )
+    known = [name for name in weights if name not in outcome["unexpected_keys"]]
+    if len(known) > len(module.state_dict()):
+        raise ModelError(
+            f"{folder}: {len(known)} weights for the {len(module.state_dict())} of a ViT: some are "
+            "there under an older and a newer name; keep the ones that are meant"
+        )
     return module.float()
 
 
