@@ -8,6 +8,6 @@ from recipe_ray.data.corpus import CORPORA, TextCorpus
 
 @CORPORA.register("file")
 class OwnText(TextCorpus):
-    """A .parquet, .csv, .jsonl or .txt file (one text a row or line), or a folder of shards."""
+    """A table or .txt file with one text per row or line, or a folder of shards."""
 
     path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)

@@ -1,5 +1,7 @@
 """The user's own labelled images."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from recipe_ray.base.spec import NOT_HASHED
@@ -13,5 +15,7 @@ class OwnImages(ImageCorpus):
 
     Class folders are numbered from 0 in the order of their names (numbers by value).
     """
+
+    version: ClassVar[int] = 2  # 1 clipped 16 bits to white and did not turn images upright
 
     path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)
