@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from image_samples import labelled_samples
 from samples import raised_by
 from table_samples import CSV, LINES, ROWS, put, rows, wrong
 
+from recipe_ray.data.formats import label_of
 from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.sources import Locations, column_texts, open_path
 from recipe_ray.tasks.task import TASKS, Task
@@ -34,6 +36,8 @@ FILES: dict[str, bytes] = {
     "bom.csv": b"\xef\xbb\xbf" + CSV,
     "semicolons.csv": CSV.replace(b",", b";"),
     "tabs.csv": CSV.replace(b",", b"\t"),
+    "bars.csv": CSV.replace(b",", b"|"),
+    "excel.csv": b"sep=;\r\n" + CSV.replace(b",", b";").replace(b"\n", b"\r\n"),
     "quoted.csv": b'"text","label"\n"one","0"\n"two","1"\n',
     "a.tsv": CSV.replace(b",", b"\t"),
     "a.TSV": CSV.replace(b",", b"\t") + b"\n\n",
@@ -96,6 +100,52 @@ def test_a_table_without_a_header_says_so_and_shows_no_text(tmp_path: Path, name
         assert "secret" not in said
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_first_line_whose_label_comes_again_is_no_header(tmp_path: Path, name: str) -> None:
+    tab = "\t" if name == "a.tsv" else ","
+    lines = [f"secret{tab}pos", f"more{tab}neg", f"other{tab}pos"]
+    file = put(tmp_path, name, "\n".join(lines).encode())
+    said = raised_by(lambda: list(column_texts(open_path(file, "corpus"), "text", "c")))
+    assert "seems to have no header line" in said
+    assert "secret" not in said
+
+
+def test_names_of_a_parquet_file_are_never_taken_for_a_first_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"0": ["one"], "pos": ["pos"]}), tmp_path / "a.parquet")
+    source = open_path(tmp_path / "a.parquet", "corpus")
+    assert "columns: 0, pos" in raised_by(lambda: list(column_texts(source, "text", "c")))
+
+
+ENCODED = 'text\nsecret caf\u00e9 "1"\n'
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".txt", ".jsonl", ".json", ".csv.gz"])
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [
+        ("utf-16", "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8"),
+        ("utf-16-le", "is UTF-16LE; save it"),
+        ("utf-16-be", "is UTF-16BE; save it"),
+        ("utf-32", "is UTF-32; save it"),
+        ("utf-32-be", "is UTF-32BE; save it"),
+        ("latin-1", "is not UTF-8 text: invalid continuation byte; if it is Windows-1252"),
+    ],
+)
+def test_a_text_in_another_encoding_says_which_and_how_to_convert_it(
+    tmp_path: Path, ending: str, encoding: str, named: str
+) -> None:
+    content = ENCODED.encode(encoding)
+    packed = gzip.compress(content) if ending.endswith(".gz") else content
+    assert named in wrong(put(tmp_path, f"a{ending}", packed))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl"])
+def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -> None:
+    for content, how in ((gzip.compress(CSV), "gzip"), (b"PK\x03\x04\xff", "zip")):
+        assert f"is packed ({how}); unpack it" in wrong(put(tmp_path, name, content))
+    assert "no text: it holds zero bytes" in wrong(put(tmp_path, name, b"secret\0" * 9))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -121,14 +171,15 @@ def test_a_table_that_cannot_be_read_is_named(
 LITTER = [
     *("Thumbs.db", "desktop.ini", ".DS_Store", "_SUCCESS", "_metadata", "_common_metadata"),
     *("._a.csv", ".a.csv.crc", "a.csv.crc", "_committed_12", ".ipynb_checkpoints/a.csv"),
-    *("__MACOSX/._a.csv", ".part-0.csv", "README.md"),
+    *("__MACOSX/._a.csv", ".part-0.csv", "ehthumbs.db", "ZbThumbnail.info", "Picasa.ini", "a.csv~"),
 ]
+ABOUT = ["README.md", "classes.pdf", "wids.yaml"]  # what may lie beside data
 
 
 def test_litter_in_a_folder_of_shards_is_passed_over(tmp_path: Path) -> None:
     put(tmp_path, "part-0.csv"), put(tmp_path, "part-1.csv")
     identity = open_path(tmp_path, "corpus").identity()
-    for name in LITTER:
+    for name in LITTER + ABOUT:
         put(tmp_path, name, b"\0secret")
     assert rows(tmp_path) == ROWS * 2
     assert open_path(tmp_path, "corpus").identity() == identity
@@ -138,8 +189,10 @@ def test_litter_in_folders_of_images_is_passed_over(tmp_path: Path) -> None:
     folder = as_folder(tmp_path, in_class_order(), CLASS_NAMES)
     source = open_images(folder, "corpus", "label")
     before, identity = list(source.batches()), source.identity()
-    for name in LITTER[:-1]:
+    for name in LITTER:
         put(folder, name, b"litter"), put(folder / "ant", name, b"litter")
+    for name in (*ABOUT, "labels.csv"):
+        put(folder, name, b"litter")
     again = open_images(folder, "corpus", "label")
     assert list(again.batches()) == before
     assert again.identity() == identity
@@ -153,7 +206,49 @@ def test_folders_that_begin_with_an_underscore_are_classes(tmp_path: Path) -> No
     assert (names.count("_noise"), names.count("bee")) == (3, 4)
 
 
-@pytest.mark.parametrize("ending", ["gif", "jfif", "TIF", "tiff", "JPG", "bmp", "WebP", "pgm"])
+def test_what_is_about_shards_is_passed_over_and_two_kinds_of_data_are_not(tmp_path: Path) -> None:
+    as_tar(tmp_path / "0.tar", labelled_samples(4))
+    for name in ("wids.json", "_SUCCESS", "README.md"):
+        put(tmp_path, name, b"{}")
+    assert len(tar_labels(tmp_path)) == 4
+    put(tmp_path, "ant/0.png", PNG)
+    assert "mixes class folders (ant, ...) and files (0.tar, ...)" in raised_by(
+        lambda: tar_labels(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["a.tar.gz", "a.tgz", "a.zip", "a.tar.zst", "a.tar", "a.parquet.gz", "f/a.tar.gz"]
+)
+def test_packed_images_are_named_and_are_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    tar = as_tar(tmp_path / "b.bin", labelled_samples(4)).read_bytes()
+    file = put(tmp_path, name, gzip.compress(tar))
+    for place in {file, file.parent} - {tmp_path}:
+        assert "packed" in raised_by(lambda p=place: tar_labels(p))
+        assert "unpack it" in raised_by(lambda p=place: tar_labels(p))
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("_delta_log/0.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+        ("_versions/1.manifest", "Lance"),
+    ],
+)
+def test_a_table_that_keeps_old_files_is_refused(tmp_path: Path, mark: str, kind: str) -> None:
+    for place in ("a.csv", "label=0/a.csv"):
+        put(tmp_path / place[:5], place), put(tmp_path / place[:5], mark, b"{}")
+        assert f"is a table of {kind}" in wrong(tmp_path / place[:5])
+        images = raised_by(lambda p=place[:5]: open_images(tmp_path / p, "task", "label"))
+        assert f"is a table of {kind}" in images
+
+
+ENDINGS = ["gif", "jfif", "TIF", "tiff", "JPG", "jpe", "bmp", "WebP", "pgm", "pbm"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_images_of_these_endings_are_read(tmp_path: Path, ending: str) -> None:
     put(tmp_path, f"ant/1.{ending}", PNG)
     (batch,) = open_images(tmp_path, "corpus", "label").batches()
@@ -216,6 +311,48 @@ def test_what_datasets_saves_to_disk_is_read(tmp_path: Path) -> None:
     assert batch["image"].to_pylist()[0]["bytes"] == PNG
 
 
+@pytest.mark.parametrize("packing", ["lz4", "zstd"])
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+@pytest.mark.parametrize("words", [["one", "two"], pa.array(["one", "two"]).dictionary_encode()])
+def test_an_arrow_file_that_is_compressed_within_is_refused(
+    tmp_path: Path, packing: str, new: Any, words: Any
+) -> None:
+    content = pa.table({"text": words})
+    options = pa.ipc.IpcWriteOptions(compression=packing)
+    with new(str(tmp_path / "a.arrow"), content.schema, options=options) as writer:
+        writer.write_table(content)
+    assert "is compressed within; save it without compression" in wrong(tmp_path / "a.arrow")
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_an_arrow_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path, new: Any) -> None:
+    content = pa.table({"text": ["one"] * 12})
+    file = tmp_path / "a.arrow"
+    with new(str(file), content.schema) as writer:
+        writer.write_table(content, max_chunksize=3)
+    assert len(rows(file)) == 12
+    whole = file.read_bytes()
+    for cut in range(4, len(whole), 4):  # also between two batches
+        assert "Arrow" in wrong(put(tmp_path, "b.arrow", whole[:cut]))
+
+
+def test_a_saved_data_set_whose_shard_is_cut_or_lost_is_refused(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list([{"text": str(n)} for n in range(5000)])
+    data.save_to_disk(tmp_path, num_shards=2)
+    shard = sorted(tmp_path.glob("*.arrow"))[1]
+    whole = shard.read_bytes()
+    reader, ends = pa.BufferReader(whole), []
+    messages = pa.ipc.MessageReader.open_stream(reader)
+    for _ in messages:
+        ends.append(reader.tell())
+    assert len(ends) > 2
+    for end in ends:
+        shard.write_bytes(whole[:end])
+        assert f"{shard.name} lacks the bytes that end an Arrow table" in wrong(tmp_path)
+    shard.unlink()
+    assert "does not exist" in wrong(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "", 5, None])
 def test_a_saved_data_set_names_no_file_elsewhere(tmp_path: Path, name: Any) -> None:
     put(tmp_path, "state.json", json.dumps({"_data_files": [{"filename": name}]}).encode())
@@ -249,6 +386,57 @@ def test_labels_may_be_written_as_other_programs_do(
 def test_other_labels_are_refused(tmp_path: Path, written: str) -> None:
     said = raised_by(lambda: task(tmp_path, [written]).load("train", Locations(None, tmp_path)))
     assert "is none of: 0 no, 1 yes" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "written", "expected"),
+    [
+        (("1", "2"), ["1", "2", "1.0", "2.0"], [0, 1, 0, 1]),
+        (("1", "0"), ["1", "0", "1.0"], [0, 1, 0]),
+        (("2", "other", "1"), ["2.0", "other", "01"], [0, 1, 2]),
+        (("True", "False"), ["True", "false", "TRUE"], [0, 1, 0]),
+        (("true", "false", "half"), ["true", "half", "1", "2"], [0, 2, 1, 2]),
+        (("13", "38"), ["0", "1", "13", "38.0"], [0, 1, 0, 1]),
+    ],
+)
+def test_a_label_means_the_class_of_its_name_however_it_is_written(
+    tmp_path: Path, names: tuple[str, ...], written: list[str], expected: list[int]
+) -> None:
+    found: Any = task(tmp_path, written, names)
+    assert [found.label_meanings[type(n), n] for n in map(label_of, written)] == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "expected"),
+    [
+        (("1", "2"), [1, 2], [0, 1]),
+        (("1", "2"), [2.0, 1.0], [1, 0]),
+        (("1", "2"), [Decimal("2.0"), Decimal("1.0")], [1, 0]),
+        (("True", "False"), [True, False], [0, 1]),
+        (("no", "yes"), [True, False], [1, 0]),
+    ],
+)
+def test_labels_of_a_parquet_file_mean_what_those_of_a_csv_do(
+    tmp_path: Path, names: tuple[str, ...], labels: list[Any], expected: list[int]
+) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), tmp_path / "a.parquet")
+    paths = {f"path_{split}": str(tmp_path / "a.parquet") for split in ("train", "test")}
+    loaded = TASKS.parse({"name": "file", "class_names": names, **paths})
+    assert loaded.load("train", Locations(None, tmp_path)).labels.tolist() == expected
+
+
+def test_the_number_of_a_class_is_no_label_if_another_is_called_by_it(tmp_path: Path) -> None:
+    said = raised_by(
+        lambda: task(tmp_path, ["0", "1"], ("1", "2")).load("train", Locations(None, tmp_path))
+    )
+    assert "label '0' is none of: 0 1, 1 2" in said
+
+
+def test_only_tasks_whose_labels_changed_their_meaning_are_marked(tmp_path: Path) -> None:
+    for names in (("1", "2"), ("1", "0"), ("True", "False")):
+        assert task(tmp_path, ["0"], names).identity()["labels"] == 2
+    for names in (("0", "1"), ("False", "True"), ("no", "yes"), ("13", "38")):
+        assert "labels" not in task(tmp_path, ["0"], names).identity()
 
 
 def test_a_class_that_is_called_by_a_number_is_meant_by_its_name(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from shell import Shell, shell
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.arguments import parse_corpus, parse_task
+from recipe_ray.data.formats import label_of
 from recipe_ray.data.sources import Locations
 from recipe_ray.tasks.own_data import share_of_each
 from recipe_ray.tasks.task import TASKS, Task
@@ -124,6 +125,11 @@ def test_a_class_of_few_rows_keeps_one_for_training() -> None:
         ([10, 9], ("9", "10"), (9, 10)),
         ([1.0, 2.0], ("1", "2"), (1, 2)),
         (["True", "False"], ("False", "True"), None),
+        (["1.0", "0.0"], ("0", "1"), None),
+        (["1.0", "2.0"], ("1", "2"), (1, 2)),
+        (["-1.0", "1.0"], ("-1", "1"), (-1, 1)),
+        (["TRUE", "False"], ("False", "True"), None),
+        (["a", "1"], ("1", "a"), None),
     ],
 )
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -139,7 +145,32 @@ def test_classes_are_those_of_the_labels_found(
     }
     for row, name in shown.items():
         label = labels[row % len(labels)]
-        assert name == (str(int(label)) if isinstance(label, float) else str(label))
+        assert name == str(label_of(label))
+
+
+WAYS: dict[str, list[Any]] = {
+    "a.csv": [1, 0],
+    "b.csv": ["1.0", "0.0"],
+    "c.csv": ["True", "False"],
+    "d.csv": ["true", "FALSE"],
+    "e.csv": ["01", " 0"],
+    "a.parquet": [1, 0],
+    "b.parquet": [1.0, 0.0],
+    "c.parquet": [True, False],
+    "d.parquet": ["1.0", "0"],
+}
+
+
+@pytest.mark.parametrize("train", WAYS)
+def test_train_and_test_data_may_write_the_same_labels_in_other_ways(
+    here: Path, train: str
+) -> None:
+    for file, labels in WAYS.items():
+        table(file, labels)
+    for test in set(WAYS) - {train}:
+        loaded = task_of(f"{train},{test}").load("test", Locations(None, here))
+        by_text = dict(zip(loaded.samples, loaded.labels.tolist(), strict=True))
+        assert [by_text[text] for text in SENTENCES[:4]] == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +220,27 @@ BAD: dict[str, tuple[list[tuple[str, list[Any], tuple[str, str]]], str, str]] = 
     "one class": ([("t.csv", [1], ("text", "label"))], "t.csv", "two classes or more"),
     "no labels": ([("t.csv", list(range(24)), ("text", "label"))], "t.csv", "are these labels?"),
     "an empty label": ([("t.csv", [0, 1, ""], ("text", "label"))], "t.csv", "row 3 has no label"),
+    "written fractions": ([("t.csv", ["0.5", "1.5"], ("text", "label"))], "t.csv", "is no class"),
+    "a label that is nan": (
+        [("t.csv", ["nan", 1], ("text", "label"))],
+        "t.csv",
+        "row 1 has no label",
+    ),
+    "capitals": (
+        [("t.csv", ["Pos", "pos", "neg"], ("text", "label"))],
+        "t.csv",
+        "'Pos', 'pos' in column 'label' differ in capitals only",
+    ),
+    "no header": (
+        [("t.csv", ["neg", "pos"], ("Ishmael", "pos"))],
+        "t.csv",
+        "seems to have no header line",
+    ),
+    "perhaps no header": (
+        [("t.csv", ["neg", "pos"], ("headline", "stars"))],
+        "t.csv",
+        "If the file has no header line: put a line with the names",
+    ),
     "fractions": ([("t.parquet", [0.5, 1.5], ("text", "label"))], "t.parquet", "is no class"),
     "the same file": ([("t.csv", [0, 1], ("text", "label"))], "t.csv,t.csv", "given twice"),
     "swapped": (
@@ -252,13 +304,15 @@ def test_folders_of_images_are_a_task_with_the_class_folders_names(here: Path) -
         ({"class_names": []}, "none given"),
         ({"class_names": ["a", "a"]}, "'a' is given twice"),
         ({"class_names": ["a", " "]}, "an empty name"),
-        ({"class_names": [0, 1]}, "0 is a number, not a name; write names in quotes"),
-        ({"class_names": [False, True]}, "an unquoted no, off or false as a truth value"),
+        ({"class_names": [0, 1]}, "class_names[0]: text is expected, this is 0"),
+        ({"class_names": [False, True]}, "YAML reads no, off and false as false"),
         ({"class_names": "ab"}, "'ab' is no list of names"),
         ({"path_test": None}, "path_test is missing"),
         ({"test_share": 0.2}, "both given"),
         ({"label_values": [1]}, "for 2 class_names"),
         ({"label_values": [1, "1"]}, "all different"),
+        ({"label_values": ["1.0", "1"]}, "all different"),
+        ({"class_names": ["1", "01"]}, "two of them are ways to write one label"),
     ],
 )
 def test_what_is_wrong_with_a_mapping_of_own_data_is_said(

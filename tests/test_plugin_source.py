@@ -111,6 +111,37 @@ PACKAGE: Folder = {
             {"far/__init__.py": "def f(): return 0.6\n"},
             "plug",
         ),
+        (  # imported by a call
+            {
+                "plug.py": halve(imports="import importlib\nM = importlib.import_module('helper')"),
+                "helper.py": "M = __import__('far')\n",
+                "far.py": "x = 1\n",
+            },
+            {"far.py": "x = 2\n"},
+            "plug",
+        ),
+        (  # another component in the same file
+            {"plug.py": halve() + "\nclass Other(Halve):\n    x: int = 1\n"},
+            {"plug.py": halve() + "\nclass Other(Halve):\n    x: int = 2\n"},
+            "plug",
+        ),
+        (  # a mixin from a helper
+            {
+                "plug.py": halve(imports="from mixed import M").replace("(Def", "(M, Def"),
+                "mixed.py": "class M:\n    def shared(self): return 1\n",
+            },
+            {"mixed.py": "class M:\n    def shared(self): return 2\n"},
+            "plug",
+        ),
+        (  # packages in a folder without __init__.py
+            {
+                "plug/x/__init__.py": "",
+                "plug/x/main.py": halve("f()", "from plug.y.parts import f"),
+                "plug/y/parts.py": "f = int\n",
+            },
+            {"plug/y/parts.py": "f = float\n"},
+            "plug.x.main",
+        ),
         (  # a folder without __init__.py
             {"plug/main.py": halve("f()", "from .other import f"), "plug/other.py": "f = int\n"},
             {"plug/other.py": "f = float\n"},
@@ -122,6 +153,41 @@ def test_an_edit_of_what_a_plugin_consists_of_is_another_identity(
     tmp_path: Path, before: Folder, after: Folder, module: str
 ) -> None:
     assert moved(tmp_path, before, after, module)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def identity(self):\n        return {'name': 'halve', 'version': 1}",
+        "def identity(self):\n        return {**super().identity(), 'version': 1}",
+        "def identity(self):\n        return {}",
+        "@classmethod\n    def meaning(cls):\n        return {'name': 'halve', 'version': 1}",
+    ],
+)
+def test_a_plugin_that_makes_its_own_identity_keeps_its_source(tmp_path: Path, body: str) -> None:
+    assert moved(
+        tmp_path, {"plug.py": halve(body=body)}, {"plug.py": halve(0.6, body=body)}, "plug"
+    )
+    declared = f"version = 3\n    {body}"
+    found = imported(write(tmp_path, {"plug.py": halve(body=declared)}))().identity()
+    assert "+" not in str(found.get("version"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        ("recipe_ray.tasks.task", "TextTask"),
+        ("recipe_ray.data.corpus", "TextCorpus"),
+        ("recipe_ray.attacks.attack", "Attack"),
+        ("recipe_ray.defenses.defense", "Defense"),
+        ("recipe_ray.models.family", "ModelRef"),
+    ],
+)
+def test_every_kind_of_plugin_is_known_by_its_source(tmp_path: Path, kind: str, base: str) -> None:
+    text = f"from {kind} import {base}\nclass Halve({base}):\n    name = 'mine'\n"
+    first = imported(write(tmp_path, {"plug.py": text})).meaning()
+    second = imported(write(tmp_path, {"plug.py": text + "#"})).meaning()
+    assert first["version"] != second["version"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ OURS = __name__.partition(".")[0]
 MAX_FILES, MAX_BYTES = 10_000, 100_000_000  # of a plugin's source; above: it declares a version
 _HASH_LENGTH = 16
 _SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+_IMPORTERS = {"__import__", "import_module", "importlib.import_module"}
 _FOREIGN_FOLDERS = {"__pycache__", "site-packages", "node_modules"}
 
 
@@ -96,6 +97,11 @@ def _root_of(module: str) -> tuple[str, Path]:
         module = _name_of_main(own)
     file = Path(str(own.__file__))
     parts = module.split(".")
+    # a folder without __init__.py; among installed packages it is shared with others
+    is_shared = not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+    top = sys.modules.get(parts[0])
+    if len(parts) > 1 and not is_shared and getattr(top, "__file__", None) is None:
+        return parts[0], file.parents[len(parts) - 2 + (file.name == "__init__.py")]
     for count in range(1, len(parts)):
         name = ".".join(parts[:count])
         package = sys.modules.get(name)
@@ -103,10 +109,7 @@ def _root_of(module: str) -> tuple[str, Path]:
             return name, Path(str(package.__file__)).parent
     if len(parts) == 1:
         return module, file.parent if file.name == "__init__.py" else file
-    # a folder without __init__.py; among installed packages it is shared with others
-    is_shared = not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
-    up = 0 if is_shared else len(parts) - 2
-    return ".".join(parts[: len(parts) - 1 - up]), file.parents[up]
+    return ".".join(parts[:-1]), file.parent
 
 
 def _name_of_main(main: ModuleType) -> str:
@@ -204,6 +207,10 @@ def _imports(source: bytes) -> Iterator[str]:
             yield from (_top(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield _top(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in _IMPORTERS and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                yield _top(name.value)
 
 
 def _top(module: str) -> str:

@@ -12,7 +12,7 @@ holds text, and pydantic takes `yes` for the number 1. Here each gets an error t
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -177,9 +177,12 @@ class Component(Spec):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Note the source of a class from outside of this package."""
+        """Note the source of a class from outside of this package, and keep it in its identity."""
         super().__pydantic_init_subclass__(**kwargs)
         cls._source = source_of(cls, Component)
+        if cls._source is not None:
+            for name in _IDENTITIES & vars(cls).keys():
+                setattr(cls, name, _with_source(vars(cls)[name]))
 
     @classmethod
     def meaning(cls) -> dict[str, Any]:
@@ -187,16 +190,20 @@ class Component(Spec):
 
         Raises SpecError for a class that declares no `version` and whose source cannot be read.
         """
+        return {"name": cls.name, "version": cls._version()}
+
+    @classmethod
+    def _version(cls) -> int | str:
         source = cls._source
         if source is None:
-            return {"name": cls.name, "version": cls.version}
+            return cls.version
         if source.hash is None:
             raise SpecError(
                 f"{cls.name or cls.__name__}: {source.problem}, so results could not be told from "
                 f"those of other code. Declare `version = 1` in class {cls.__qualname__}, and "
                 "raise it whenever a result can change"
             )
-        return {"name": cls.name, "version": f"{cls.version}+{source.hash}"}
+        return f"{cls.version}+{source.hash}"
 
     def identity(self) -> dict[str, Any]:
         """Return what decides this component's results: name, version and every hashed field."""
@@ -209,6 +216,20 @@ class Component(Spec):
     def default_label(self) -> str:
         """Return the label of a component without a title."""
         return self.name
+
+
+_IDENTITIES = {"identity", "identity_at", "meaning"}  # methods that say what a component is
+
+
+def _with_source(method: Any) -> Any:
+    """Return a plugin's own method of `_IDENTITIES`, whose result says the version with source."""
+    function = method.__func__ if isinstance(method, classmethod) else method
+
+    @wraps(function)
+    def sourced(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**function(self, *args, **kwargs), "version": self._version()}
+
+    return classmethod(sourced) if isinstance(method, classmethod) else sourced
 
 
 def _identity_of(value: Any) -> Any:

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +19,10 @@ from recipe_ray.base.errors import DataError, SpecError, unknown
 from recipe_ray.base.paths import existing_path, is_there
 from recipe_ray.base.spec import Component
 from recipe_ray.data.corpus import CORPORA, Corpus
-from recipe_ray.data.sources import Source, column_of
+from recipe_ray.data.formats import label_of
+from recipe_ray.data.sources import HEADER, Source, column_of, has_first_line
 from recipe_ray.models.family import ModelRef
-from recipe_ray.tasks.own_data import OwnData, whole_number
+from recipe_ray.tasks.own_data import OwnData
 from recipe_ray.tasks.task import SPLITS, TASKS, Split
 
 _TEXTS = (
@@ -107,7 +107,11 @@ def _well_known(names: list[str], default: str, field: str) -> list[str]:
     if default in names:
         return [default]
     usual = _KINDS[field][2].split()
-    return [name for name in names if name.strip().lower().replace(" ", "_") in usual]
+    return [name for name in names if _usual(name) in usual]
+
+
+def _usual(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
 
 
 def _check(batch: Any, column: str, known: list[str], field: str, owner: str) -> None:
@@ -117,7 +121,11 @@ def _check(batch: Any, column: str, known: list[str], field: str, owner: str) ->
         holds, option, _ = _KINDS[field]
         several = f" Several could be it: {', '.join(known)}." if len(known) > 1 else ""
         how = f"{option} NAME" if option else f"the mapping '{{name: ..., {field}: NAME}}'"
-        raise DataError(f"{error}.{several} Say which has the {holds}: {how}") from None
+        usual = {name for _, _, names in _KINDS.values() for name in names.split()}
+        unknown_names = usual.isdisjoint(map(_usual, batch.schema.names))
+        headerless = has_first_line(batch) and unknown_names and HEADER not in str(error)
+        header = f". If the file has no header line: {HEADER}" if headerless else ""
+        raise DataError(f"{error}.{several} Say which has the {holds}: {how}{header}") from None
 
 
 def _check_apart(taken: Mapping[str, str], where: str) -> None:
@@ -289,21 +297,30 @@ def _split_of(entry: Path) -> Split | None:
 
 
 def _labels(source: Source, task: OwnData, split: str) -> Counter[Any]:
+    """Count the labels as `label_of` gives them; True and 1 are one."""
     owner, column, row = f"--task ({split})", task.label_column, 0
     counts: Counter[Any] = Counter()
     for batch in source.batches():
         for value in column_of(batch, column, owner).to_pylist():
             row += 1
-            label = value.strip() if isinstance(value, str) else value
-            if label in (None, "") or (isinstance(label, float) and isnan(label)):
+            label = label_of(value)
+            if _is_missing(value):
                 raise DataError(f"{owner}: row {row} has no label in column {column!r}")
-            if not isinstance(label, str) and whole_number(label) is None:
+            if label is None or (isinstance(label, str) and _FRACTION.fullmatch(label)):
                 raise DataError(
-                    f"{owner}: row {row}: {str(label)[:_SHOWN]!r} in column {column!r} is no "
+                    f"{owner}: row {row}: {str(value)[:_SHOWN]!r} in column {column!r} is no "
                     "class; allowed: whole numbers and names"
                 )
             counts[label] += 1
     return counts
+
+
+_FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
+
+
+def _is_missing(value: Any) -> bool:
+    written = str(value).strip().lower()
+    return value is None or not written or (written == "nan" and not isinstance(value, bytes))
 
 
 def _check_labels(counts: Mapping[Split, Counter[Any]], column: str) -> None:
@@ -319,6 +336,14 @@ def _check_labels(counts: Mapping[Split, Counter[Any]], column: str) -> None:
             f"--task: column {column!r} has one label in the training data ({only}); a task needs "
             "two classes or more"
         )
+    names: dict[str, str] = {}
+    for label in (label for label in train if isinstance(label, str)):
+        other = names.setdefault(label.casefold(), label)
+        if other != label:
+            raise DataError(
+                f"--task: {_quoted([other, label])} in column {column!r} differ in capitals only; "
+                "write the labels of a class alike"
+            )
     for split in ("dev", "test"):
         there = counts.get(split, train)
         for rest, here, lacking in (
@@ -334,23 +359,18 @@ def _check_labels(counts: Mapping[Split, Counter[Any]], column: str) -> None:
 
 def _classes(counts: Mapping[Any, int]) -> dict[str, Any]:
     """Return the fields that say which classes there are."""
+    if any(isinstance(label, str) for label in counts):
+        return {"class_names": tuple(sorted(map(str, counts)))}
     if all(isinstance(label, bool) for label in counts):
         return {"class_names": tuple(map(str, sorted(counts)))}
-    numbers = {label: whole_number(label) for label in counts}
-    if any(number is None for number in numbers.values()):
-        return {"class_names": tuple(sorted(map(str, counts)))}
-    values = sorted({number for number in numbers.values() if number is not None})
+    values = sorted(map(int, counts))
     names = tuple(map(str, values))
     from_zero = values == list(range(len(values)))
     return {"class_names": names, "label_values": None if from_zero else tuple(values)}
 
 
 def _said(task: OwnData, counts: Mapping[Any, int]) -> str:
-    by_class: Counter[str] = Counter()
-    for label, count in counts.items():
-        number = None if isinstance(label, bool) else whole_number(label)
-        by_class[str(label) if str(label) in task.classes else str(number)] += count
-    shown = [f"{name[:_SHOWN]} ({by_class[name]:,})" for name in task.classes[:_SHOWN]]
+    shown = [f"{name[:_SHOWN]} ({counts[label_of(name)]:,})" for name in task.classes[:_SHOWN]]
     more = f" and {task.num_labels - _SHOWN} more" if task.num_labels > _SHOWN else ""
     return f"{task.num_labels} classes found, with rows of train: {', '.join(shown)}{more}"
 

@@ -173,6 +173,7 @@ class _Compact:
 _VIEW = 16  # bytes of one entry of a view, of which the first four are its length
 _FILE_MAGIC = b"ARROW1"
 _FILE_START = 8
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
@@ -208,7 +209,9 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     try:
         # mapped, so that a length out of thin air ends at the file's end and allocates nothing
         content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        if content.slice(0, len(_FILE_MAGIC)).to_pybytes() == _FILE_MAGIC:
+        is_file = content.slice(0, len(_FILE_MAGIC)).to_pybytes() == _FILE_MAGIC
+        _check_end(content, _FILE_MAGIC if is_file else _STREAM_END, where)
+        if is_file:
             content = content.slice(_FILE_START)  # a stream and an index of it, which is not used
         _check_uncompressed(content, where)
         for batch in pa.ipc.open_stream(content):
@@ -220,6 +223,12 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{where} cannot be read as Arrow: {error}") from error
+
+
+def _check_end(content: pa.Buffer, end: bytes, where: str) -> None:
+    # cut between two batches it would be a whole table with fewer rows
+    if content.size < len(end) or content.slice(content.size - len(end)).to_pybytes() != end:
+        raise DataError(f"{where} lacks the bytes that end an Arrow table; is it cut off?")
 
 
 def _check_uncompressed(content: pa.Buffer, where: str) -> None:

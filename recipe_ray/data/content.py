@@ -13,12 +13,14 @@ Rows that are read one by one, as record batches of bounded rows, characters and
 Errors give the row but never its text: a data set may hold what nobody wants in a log.
 """
 
+import codecs
 import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -107,6 +109,57 @@ def _checksum(file: Path, owner: str, folder: Path | None, size: int, mtime_ns: 
         return content_checksum(content, packing_of(file), size, f"{owner}: {file}")
 
 
+_MARKS = {  # how a text in another encoding begins, the longer ones first
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
+_PACKED[b"\xfd7zXZ"] = "xz"
+
+
+@contextmanager
+def text_of(file: BufferedReader, where: str, newline: str | None = None) -> Iterator[TextIO]:
+    """Read a file as UTF-8; raises DataError for another encoding and for what is no text."""
+    try:
+        start = file.peek(4)[:4096]
+        mark = next((name for sign, name in _MARKS.items() if start.startswith(sign)), None)
+        if mark or b"\0" in start:
+            raise DataError(f"{where} is {_other_text(start, mark)}")
+        with TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text_file:
+            yield text_file
+    except UnicodeDecodeError as error:
+        if packed_as(start):
+            raise DataError(f"{where} is {_other_text(start, None)}") from error
+        raise DataError(
+            f"{where} is not UTF-8 text: {error.reason}; if it is Windows-1252 or Latin-1, "
+            f"{_AS_UTF8.format('WINDOWS-1252')}"
+        ) from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{where} cannot be read: {error}") from error
+
+
+_AS_UTF8 = "save it as UTF-8 (iconv -f {} -t UTF-8 FILE > NEW)"
+
+
+def packed_as(start: bytes) -> str | None:
+    """Return how a file that begins like this is packed, or None."""
+    return next((name for sign, name in _PACKED.items() if start.startswith(sign)), None)
+
+
+def _other_text(start: bytes, mark: str | None) -> str:
+    """Return what a file is that is no UTF-8; every other byte of UTF-16 is mostly zero."""
+    packing = packed_as(start)
+    if packing and not mark:
+        return f"packed ({packing}); unpack it, or end its name in one of {', '.join(PACKINGS)}"
+    share = start.count(0) / len(start)
+    order = "LE" if start[1::2].count(0) > start[::2].count(0) else "BE"
+    if mark is None and 0.3 < share < 0.8:
+        mark = f"UTF-16{order}" if share < 0.6 else f"UTF-32{order}"
+    return f"{mark}; {_AS_UTF8.format(mark)}" if mark else "no text: it holds zero bytes"
+
+
 BATCH_ROWS = 1000
 _BATCH_CHARACTERS = 16 * 2**20  # JSON may take twenty times its characters
 
@@ -133,37 +186,39 @@ def lines_of(file: TextIO, where: str) -> Iterator[tuple[int, str]]:
         yield number, line.rstrip("\n")
 
 
-def in_batches(rows: Iterable[tuple[Row, int]], where: str) -> Iterator[pa.RecordBatch]:
+FIRST_LINE = {b"recipe_ray_names": b"first line"}  # of a table's schema: it has a header line
+
+
+def in_batches(
+    rows: Iterable[tuple[Row, int]], where: str, *, named: bool = False
+) -> Iterator[pa.RecordBatch]:
     """Yield rows, each with its number of characters, as record batches; absent values are null.
 
-    Raises DataError for a file that is not UTF-8 or cannot be unpacked, more columns than
+    `named`: their names stand in the file's first line. Raises DataError for more columns than
     `COLUMNS`, and a column of values that do not go together.
     """
-    limit, count, held = COLUMNS.value, 0, 0
+    limit, held = COLUMNS.value, 0
     some: list[Row] = []
     names: dict[str, None] = {}
-    try:
-        for row, characters in rows:
-            count += 1
-            names.update(dict.fromkeys(row))
-            if len(names) > limit:
-                COLUMNS.check(len(names), f"{where}: the table by row {count}")
-            some.append(row)
-            held += characters
-            if len(some) == BATCH_ROWS or held >= _BATCH_CHARACTERS:
-                yield _batch(some, list(names), where)
-                some, names, held = [], {}, 0
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 text: {error.reason}") from error
-    except (OSError, EOFError) as error:
-        raise DataError(f"{where} cannot be read: {error}") from error
+    metadata = FIRST_LINE if named else None
+    for count, (row, characters) in enumerate(rows, 1):
+        names.update(dict.fromkeys(row))
+        if len(names) > limit:
+            COLUMNS.check(len(names), f"{where}: the table by row {count}")
+        some.append(row)
+        held += characters
+        if len(some) == BATCH_ROWS or held >= _BATCH_CHARACTERS:
+            yield _batch(some, list(names), where, metadata)
+            some, names, held = [], {}, 0
     if some:
-        yield _batch(some, list(names), where)
+        yield _batch(some, list(names), where, metadata)
 
 
-def _batch(rows: list[Row], names: list[str], where: str) -> pa.RecordBatch:
+def _batch(
+    rows: list[Row], names: list[str], where: str, metadata: dict[bytes, bytes] | None
+) -> pa.RecordBatch:
     columns = [_array([row.get(name) for row in rows], name, where) for name in names]
-    return pa.RecordBatch.from_arrays(columns, names=names)
+    return pa.RecordBatch.from_arrays(columns, names=names, metadata=metadata)
 
 
 def _array(values: list[Any], name: str, where: str) -> Any:

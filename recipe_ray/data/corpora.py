@@ -110,7 +110,7 @@ class WikiText(TextCorpus):
 
 @CORPORA.register("file")
 class OwnText(TextCorpus):
-    """A .parquet, .csv, .jsonl or .txt file (one text a row or line), or a folder of shards."""
+    """A table or .txt file with one text per row or line, or a folder of shards."""
 
     path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)
 
@@ -122,11 +122,15 @@ class OwnImages(ImageCorpus):
     Class folders are numbered from 0 in the order of their names (numbers by value).
     """
 
+    version: ClassVar[int] = 2  # 1 clipped 16 bits to white and did not turn images upright
+
     path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)
 
 
 @CORPORA.register("pairs")
 class OwnPairs(PairCorpus):
     """Images with a caption each, in .parquet or .tar (WebDataset: .jpg and .txt) shards."""
+
+    version: ClassVar[int] = 2  # 1 clipped 16 bits to white and did not turn images upright
 
     path: str = Field(description="the file or folder", json_schema_extra=NOT_HASHED)

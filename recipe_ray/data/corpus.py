@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
+from recipe_ray.data.formats import READERS
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.packages import EmbeddedSource
 from recipe_ray.data.sources import FileSource, Locations, Source, column_texts, open_path
@@ -153,7 +154,7 @@ class TextCorpus(Corpus):
 
     path: str | None = Field(
         default=None,
-        description="a .parquet, .csv, .jsonl or .txt file, or a folder of shards; it wins",
+        description=f"a file ({', '.join(READERS)}) or a folder of shards; it wins",
         json_schema_extra=NOT_HASHED,
     )
     column: str = Field(default="text", description="the column of texts")

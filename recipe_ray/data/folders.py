@@ -16,10 +16,12 @@ from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.data.formats import ALLOWED, READERS, ending, reader_of
 
 _LITTER = {
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "lost+found"),
+    *("thumbs.db:encryptable", "zbthumbnail.info", "icon\r", "$recycle.bin", "lost+found"),
     *("__macosx", "__pycache__", "@eadir", "system volume information"),
 }
-_LITTER_ENDINGS = (".crc", ".md5", ".sha256", "~")  # Hadoop's checksums, an editor's backups
+# Hadoop's checksums, an editor's backups, what Windows keeps of a folder (Thumbs.db, desktop.ini)
+_LITTER_ENDINGS = (".crc", ".md5", ".sha256", "~", ".bak", ".swp", ".db", ".ini", ".lnk", ".url")
+_VERSIONED = {"_delta_log": "Delta", ".hoodie": "Hudi", "_versions": "Lance"}  # by their folder
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of `datasets`
 _STATE_LIMIT = 16 * 2**20
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -62,11 +64,7 @@ def table_files(folder: Path, owner: str) -> TableFiles:
     """
     if is_there(folder / _SPLITS) or is_there(folder / _STATE):
         return TableFiles(_saved(folder, owner))
-    if (folder / "_delta_log").is_dir():
-        raise DataError(
-            f"{owner}: {folder} is a Delta table, some of whose files are no longer part of it; "
-            "save it as Parquet"
-        )
+    check_not_versioned(folder, owner)
     entries = visible(folder, owner)
     shards = [entry for entry in entries if reader_of(entry)]
     if len({ending(shard) for shard in shards}) > 1:  # then a .json says something of the others
@@ -79,6 +77,18 @@ def table_files(folder: Path, owner: str) -> TableFiles:
     few = ", ".join(entry.name for entry in folders[:5])
     hint = f"; it has the folders {few}: give one of them" if few else ""
     raise DataError(f"{owner}: the folder {folder} has no file ending in {ALLOWED}{hint}")
+
+
+def check_not_versioned(folder: Path, owner: str) -> None:
+    """Raise DataError for a table that keeps files which are no longer part of it."""
+    kind = next((kind for name, kind in _VERSIONED.items() if (folder / name).is_dir()), None)
+    if kind is None and any((folder / "metadata").glob("*.metadata.json")):
+        kind = "Iceberg"
+    if kind is not None:
+        raise DataError(
+            f"{owner}: {folder} is a table of {kind}, some of whose files may no longer be part "
+            "of it; save it as plain Parquet"
+        )
 
 
 def _of_one_format(shards: list[Path], folder: Path, owner: str) -> tuple[Path, ...]:

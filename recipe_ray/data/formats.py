@@ -3,25 +3,27 @@
 A reader takes an open file and how to name it in messages. Its errors give the row but never the
 text of it: a data set may hold what nobody wants in a log.
 
-Labels as files write them: numbers, numbers in writing, true and false.
+Labels as files write them: numbers, numbers in writing, true and false, names.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BufferedReader, TextIOWrapper
+from decimal import Decimal
+from io import BufferedReader
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from recipe_ray.data.arrow_tables import read_arrow, read_parquet
-from recipe_ray.data.content import PACKINGS, in_batches, lines_of, packing_of
+from recipe_ray.data.content import PACKINGS, in_batches, lines_of, packing_of, text_of
 from recipe_ray.data.text_tables import read_csv, read_json, read_json_lines, read_tsv
 
 
 def _read_text(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
-    with TextIOWrapper(file, encoding="utf-8-sig") as text:
+    with text_of(file, where) as text:
         rows = (({"text": line}, len(line)) for _, line in lines_of(text, where))
         yield from in_batches(rows, where)
 
@@ -62,20 +64,27 @@ def reader_of(file: Path) -> Reader | None:
     return None if reader is None or (packing and not reader.is_text) else reader
 
 
-_WRITTEN = re.compile(r"[0-9]{1,18}(\.0*)?")
-_TRUTH = {"true": 1, "false": 0}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+_TRUTH = {"true": True, "false": False}
 
 
-def label_number(value: Any) -> int | None:
-    """Return the number that a label is, or None for one that is no whole number from 0.
+def label_of(value: Any) -> bool | int | str | None:
+    """Return what a label says, however a file writes it: a truth value, a whole number or a name.
 
-    Programs that write tables turn 1 into `1.0` (pandas, if a value is missing) or `True`.
+    Programs that write tables turn 1 into `1.0` (pandas, if a value is missing) or `True`. None for
+    what is no label: nothing, a fraction, bytes.
     """
     if isinstance(value, str):
         written = value.strip()
-        if _WRITTEN.fullmatch(written):
+        if _WHOLE.fullmatch(written):
             return int(written.partition(".")[0])
-        return _TRUTH.get(written.lower())
-    if isinstance(value, float):
-        return int(value) if value.is_integer() and value >= 0 else None
-    return int(value) if isinstance(value, int) and value >= 0 else None
+        return _TRUTH.get(written.lower(), written or None)
+    if isinstance(value, (float, Decimal)):
+        return int(value) if isfinite(value) and value == int(value) else None
+    return value if isinstance(value, int) else None
+
+
+def label_number(value: Any) -> int | None:
+    """Return the whole number from 0 that a label is, true and false being 1 and 0, or None."""
+    label = label_of(value)
+    return int(label) if isinstance(label, int) and label >= 0 else None

@@ -16,13 +16,14 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import stream_checksum
 from recipe_ray.base.foreign import is_there
 from recipe_ray.base.limits import IMAGE
-from recipe_ray.data.content import opened, stamp
-from recipe_ray.data.folders import is_hive, visible
+from recipe_ray.data.content import PACKINGS, opened, stamp
+from recipe_ray.data.folders import check_not_versioned, is_hive, visible
 from recipe_ray.data.sources import FileSource, Source, existing, open_path
 from recipe_ray.data.tar_shards import IMAGES, Note, TarSource, in_batches
 
 IMAGE_SUFFIXES = tuple(f".{kind}" for kind in IMAGES)
 _SHARDS = (".parquet", ".tar")
+_PACKED = (".zip", ".tgz", *(f"{kind}{packing}" for kind in _SHARDS for packing in PACKINGS))
 _SAVED = ("state.json", "dataset_dict.json")  # by `datasets`
 
 
@@ -41,16 +42,19 @@ def open_images(path: str | Path, owner: str, note: Note, *, by_name: bool = Fal
         return _shards((place,), owner, note, by_name=by_name)
     if any(is_there(place / name) for name in _SAVED):
         return open_path(place, owner)
+    check_not_versioned(place, owner)
     entries = visible(place, owner)
     folders = [entry for entry in entries if entry.is_dir()]
-    files = [entry for entry in entries if not entry.is_dir()]
+    # a README or a list of the classes is about the images
+    others = [entry for entry in entries if not entry.is_dir()]
+    files = [entry for entry in others if _is_image(entry) or _is_shard(entry)]
     if folders and files:
         raise DataError(
             f"{owner}: the folder {place} mixes class folders ({folders[0].name}, ...) and files "
             f"({files[0].name}, ...); keep one of {_allowed(note)}"
         )
     if not folders:
-        return _shards(tuple(files), owner, note, by_name=by_name, folder=place)
+        return _shards(tuple(files or others), owner, note, by_name=by_name, folder=place)
     if is_hive(folders) and not any(map(_is_image, visible(folders[0], owner))):
         return open_path(place, owner)
     if note != "label":
@@ -65,8 +69,13 @@ def _shards(
     files: tuple[Path, ...], owner: str, note: Note, *, by_name: bool, folder: Path | None = None
 ) -> Source:
     suffixes = {file.suffix.lower() for file in files}
+    packed = next((file for file in files if file.name.lower().endswith(_PACKED)), None)
+    if packed is not None:
+        raise DataError(f"{owner}: {packed} is packed; unpack it. Allowed: {_allowed(note)}")
     if len(suffixes) != 1 or not suffixes <= set(_SHARDS):
         found = ", ".join(sorted(suffixes)) or "nothing"
+        if any(map(_is_image, files)):
+            found += ": images without a class or caption"
         raise DataError(f"{owner}: {folder or files[0]} holds {found}; allowed: {_allowed(note)}")
     if suffixes == {".tar"}:
         return TarSource(files, note, owner, by_name, folder)
@@ -75,6 +84,10 @@ def _shards(
 
 def _is_image(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_shard(file: Path) -> bool:
+    return file.suffix.lower() in _SHARDS or file.name.lower().endswith(_PACKED)
 
 
 def _allowed(note: Note) -> str:
@@ -120,7 +133,7 @@ class ImageFolder:
             yield from ((self._read(file), named) for file in self._images(folder))
 
     def _classes(self) -> list[Path]:
-        folders = visible(self.root, self.owner)
+        folders = [entry for entry in visible(self.root, self.owner) if entry.is_dir()]
         numbered = all(folder.name.isdecimal() for folder in folders)
         return sorted(folders, key=lambda f: int(f.name)) if numbered else folders
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from recipe_ray.base.errors import DataError, suggest
 from recipe_ray.base.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
 from recipe_ray.data.content import (
+    FIRST_LINE,
     checksum,
     described_shards,
     opened,
@@ -269,11 +270,10 @@ def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
     names = list(batch.schema.names)
     if column in names:
         return batch.column(column)
-    if _is_data(names):
+    if has_first_line(batch) and _is_data(batch):
         raise DataError(
             f"{owner}: no column {column!r}. The file seems to have no header line: its first line "
-            f"has {len(names)} fields that look like a text or a number. Put a line with the names "
-            "of the columns on top, such as text,label (with a tab between them in a .tsv)"
+            f"has {len(names)} fields that look like data; {HEADER}"
         )
     shown = ", ".join(name[:_NAME_LENGTH] for name in names[:_NAMES_SHOWN])
     more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
@@ -282,11 +282,26 @@ def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
     )
 
 
-def _is_data(names: list[str]) -> bool:
-    """Tell whether names of columns are a row of data: a number, or several words."""
+HEADER = (
+    "put a line with the names of the columns on top, such as text,label (with a tab between them "
+    "in a .tsv)"
+)
+
+
+def has_first_line(batch: pa.RecordBatch) -> bool:
+    """Tell whether the names of the columns are what stood in a file's first line."""
+    return FIRST_LINE.items() <= (batch.schema.metadata or {}).items()
+
+
+def _is_data(batch: pa.RecordBatch) -> bool:
+    """Tell whether a first line is a row of data.
+
+    Then a field is a number, several words, or again a value of its column (a label).
+    """
     return any(
         label_number(name) is not None
         or len(name) > _NAME_LENGTH
         or len(name.split()) > _NAME_WORDS
-        for name in names
+        or name in column.to_pylist()
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
     )

@@ -20,11 +20,14 @@ import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import IMAGE, TEXT
-from recipe_ray.data.content import described_shards, opened, shards_checksum
+from recipe_ray.data.content import described_shards, opened, packed_as, shards_checksum
 from recipe_ray.data.formats import label_number
 
 Note = Literal["label", "caption"]  # what is known of an image, and the column it stands in
-IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "tif", "tiff", "bmp", "ppm", "pgm")
+IMAGES = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp"),
+    *("ppm", "pgm", "pbm", "pnm"),
+)
 NOTES: dict[Note, str] = {"label": "cls", "caption": "txt"}
 _FORM: dict[Note, str] = {
     "label": "it is an integer from 0 or a class's name",
@@ -209,6 +212,9 @@ def _members(file: BufferedReader, where: str) -> Iterator[_Member]:
 
 
 def _check_end(content: BufferedReader) -> None:
+    packing = packed_as(content.peek(4))
+    if packing is not None:
+        raise tarfile.ReadError(f"it is packed ({packing}); unpack it")
     # tarfile takes a tar that is cut off at a header for a whole one
     size = content.seek(0, 2)
     content.seek(max(0, size - _END))

@@ -1,6 +1,7 @@
 """CSV and TSV: a header line with the names of the columns, then one row per line.
 
-CSV follows RFC 4180; its separator is a comma, or the tab or semicolon of a header without commas.
+CSV follows RFC 4180; its separator is a comma, or the tab, semicolon or bar of a header without
+commas, or what a first line `sep=;` says.
 TSV is the form in which NLP data sets are published (`sentence<TAB>label`): fields as they stand,
 where a quote is a character of the text. A TSV whose header is quoted is read like a CSV.
 
@@ -9,32 +10,34 @@ JSON: one object per line (.jsonl), and .json files, which hold a list of object
 
 import csv
 import json
+import re
 from collections.abc import Iterator
-from io import TextIOWrapper
+from io import BufferedReader
 from itertools import chain
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import COLUMNS, LINE
-from recipe_ray.data.content import Nested, Row, in_batches, lines_of
+from recipe_ray.data.content import Nested, Row, in_batches, lines_of, text_of
 
-_SEPARATORS = (",", "\t", ";")
+_SEPARATORS = (",", "\t", ";", "|")
+_SPREADSHEET = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # a first line that says the separator
 
 
-def read_csv(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
+def read_csv(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream a CSV; raises DataError for rows that do not have the header's fields."""
-    with TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+    with text_of(file, where, newline="") as text:
         lines = _Lines(text, where)
-        yield from in_batches(_rows(_csv(lines, where), lines, where), where)
+        yield from in_batches(_rows(_csv(lines, where), lines, where), where, named=True)
 
 
-def read_tsv(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
+def read_tsv(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream a TSV; raises DataError for rows that do not have the header's fields."""
-    with TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as text:
+    with text_of(file, where, newline="\n") as text:
         lines = _Lines(text, where)
-        yield from in_batches(_rows(_tsv(lines, where), lines, where), where)
+        yield from in_batches(_rows(_tsv(lines, where), lines, where), where, named=True)
 
 
 class _Lines(Iterator[str]):
@@ -69,7 +72,10 @@ class _Lines(Iterator[str]):
 
 def _csv(lines: _Lines, where: str) -> Iterator[list[str]]:
     header = next((line for line in lines if line.strip()), "")
-    separator = next((sign for sign in _SEPARATORS if sign in header), ",")
+    said = _SPREADSHEET.fullmatch(header)
+    if said:
+        header = next((line for line in lines if line.strip()), "")
+    separator = said[1] if said else next((sign for sign in _SEPARATORS if sign in header), ",")
     return _quoted(chain([header], lines), separator, lines, where)
 
 
@@ -130,9 +136,9 @@ def _rows(table: Iterator[list[str]], lines: _Lines, where: str) -> Iterator[tup
 _PIECE = 65_536  # characters read at once
 
 
-def read_json_lines(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
+def read_json_lines(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream one object per line; blank lines are passed over."""
-    with TextIOWrapper(file, encoding="utf-8-sig") as text:
+    with text_of(file, where) as text:
         numbered = ((n, line) for n, line in lines_of(text, where) if line.strip())
         yield from in_batches(
             ((_line(line, number, where), len(line)) for number, line in numbered), where
@@ -147,9 +153,9 @@ def _line(line: str, number: int, where: str) -> Row:
     return _row(found, f"{where}: line {number}")
 
 
-def read_json(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
+def read_json(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream a list of objects, or objects one after the other."""
-    with TextIOWrapper(file, encoding="utf-8-sig") as text:
+    with text_of(file, where) as text:
         yield from in_batches(_objects(_Scanner(text, where), where), where)
 
 

@@ -8,16 +8,26 @@ The user's own labelled images.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
-from recipe_ray.base.errors import DataError, SpecError
+from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import HASHED_WHEN_SET, NOT_HASHED
+from recipe_ray.data.formats import label_of
 from recipe_ray.data.sources import Source
-from recipe_ray.tasks.task import TASKS, ImageTask, Labelled, Split, Task, TextTask
+from recipe_ray.tasks.task import (
+    TASKS,
+    ImageTask,
+    Labelled,
+    Split,
+    Task,
+    TextTask,
+    typed_labels,
+)
 
 
 def checked_names(names: Any) -> Any:
@@ -27,12 +37,14 @@ def checked_names(names: Any) -> Any:
         raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
     for name in names:
         if not isinstance(name, str):
-            raise SpecError(f"{_read_as(name)}, not a name; write names in quotes")
+            raise SpecError(f"{name!r} is no name; write names in quotes")
         if not name.strip():
             raise SpecError(f"an empty name among {list(names)}; every class needs one")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise SpecError(f"{twice[0]!r} is given twice; every class needs a name of its own")
+    if len(typed_labels(names)) < len(names):
+        raise SpecError(f"{list(names)}: two of them are ways to write one label; keep one")
     if len(names) < 2:
         given = f"only {names[0]!r}" if names else "none"
         raise SpecError(f"{given} given; a task needs two classes or more, {example}")
@@ -67,8 +79,8 @@ class OwnData(Task):
     @model_validator(mode="after")
     def _fits(self) -> "OwnData":
         if self.label_values is not None:
-            written = [_written(value) for value in self.label_values]
-            if len(written) != self.num_labels or len(set(written)) != len(written):
+            different = typed_labels(self.label_values)
+            if not len(self.label_values) == len(different) == self.num_labels:
                 raise SpecError(
                     f"label_values: {list(self.label_values)} for {self.num_labels} class_names; "
                     "give one for each class, all different"
@@ -108,14 +120,29 @@ class OwnData(Task):
         others = np.setdiff1d(np.arange(len(rows)), test)
         return rows.take(test if split == "test" else others)
 
-    def _label(self, value: Any, where: str) -> int:
+    @cached_property
+    def label_meanings(self) -> Mapping[tuple[type, Any], int]:
+        """Return the class of each label; truth values stand for 1 and 0 unless they are listed."""
         if self.label_values is None:
-            return super()._label(value, where)
-        values = [_written(known) for known in self.label_values]
-        if _written(value) not in values:
-            allowed = ", ".join(map(str, self.label_values))
-            raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
-        return values.index(_written(value))
+            return super().label_meanings
+        found = typed_labels(self.label_values)
+        for number in (0, 1):
+            if (int, number) in found:
+                found.setdefault((bool, bool(number)), found[int, number])
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity, with a mark if a class is called by the number of another.
+
+        Before there was the mark, such a number in a Parquet file, or a `1.0`, meant that other.
+        """
+        ours = super().identity()
+        crossed = any(
+            isinstance(label := label_of(name), int) and label != place and label in numbers
+            for place, name in enumerate(self.class_names)
+            for numbers in (range(self.num_labels),)
+        )
+        return {**ours, "labels": 2} if crossed and self.label_values is None else ours
 
 
 def share_of_each(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
@@ -131,34 +158,13 @@ def share_of_each(labels: NDArray[np.int64], share: float, seed: int) -> NDArray
     return np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64)
 
 
-def whole_number(value: Any) -> int | None:
-    """Return a label that is a whole number, in any type or writing a file may have; else None."""
-    if isinstance(value, (bool, int)):
-        return int(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if number.is_integer() else None
-
-
-def _read_as(name: Any) -> str:
-    if isinstance(name, bool):
-        word = "yes, on or true" if name else "no, off or false"
-        return f"YAML reads an unquoted {word} as a truth value"
-    return f"{name!r} is {'a number' if isinstance(name, (int, float)) else type(name).__name__}"
-
-
-def _written(value: Any) -> str:
-    number = whole_number(value)
-    return str(value).strip() if number is None else str(number)
-
-
 @TASKS.register("file")
 class OwnTask(OwnData, TextTask):
-    """Own .parquet, .csv or .jsonl files; labels are numbers from 0 or the names of the classes."""
+    """Own tables, such as .csv; labels are numbers from 0 or the names of the classes."""
 
 
 @TASKS.register("images")
 class OwnImageTask(OwnData, ImageTask):
     """Own class folders, .parquet or .tar shards; labels are numbers from 0 or class names."""
+
+    version: ClassVar[int] = 2  # 1 clipped 16 bits to white and did not turn images upright

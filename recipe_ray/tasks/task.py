@@ -11,8 +11,9 @@ Tasks on images.
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
-from recipe_ray.data.formats import label_number
+from recipe_ray.data.formats import label_of
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.images import ImageSample
@@ -80,7 +81,7 @@ class Task(Component):
     test_size: int | None = Field(default=None, ge=1, description="the same for test and dev")
     sample_seed: int = Field(default=0, ge=0, description="which samples, under a cap or held out")
     path_train: str | None = Field(
-        default=None, description="own data: .parquet, .csv or .jsonl", json_schema_extra=NOT_HASHED
+        default=None, description="own data: a file or a folder", json_schema_extra=NOT_HASHED
     )
     path_dev: str | None = Field(
         default=None,
@@ -238,16 +239,29 @@ class Task(Component):
             ]
         return Labelled(tuple(samples), np.array(labels, dtype=np.int64))
 
+    @cached_property
+    def label_meanings(self) -> Mapping[tuple[type, Any], int]:
+        """Return the class of each label, keyed by the type and value of `label_of`.
+
+        Names come first: a class may be called "1". The classes' own numbers count if no class is
+        called by the number of another.
+        """
+        named = typed_labels(self.classes)
+        numbers = range(self.num_labels)
+        found: dict[tuple[type, Any], int] = {}
+        if all(named.get((int, number), number) == number for number in numbers):
+            found.update({(int, number): number for number in numbers})
+        if not any(kind is bool for kind, _ in named):
+            found.update({(bool, bool(number)): number for number in numbers[:2]})
+        return {**found, **named}
+
     def _label(self, value: Any, where: str) -> int:
-        # names first: a class may be called "1"
-        name = value.strip() if isinstance(value, str) else None
-        if name in self.classes:
-            return self.classes.index(name)
-        number = label_number(value)
-        if number is not None and number < self.num_labels:
-            return number
-        allowed = ", ".join(f"{label} {name}" for label, name in enumerate(self.classes))
-        raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
+        label = label_of(value)
+        found = self.label_meanings.get((type(label), label))
+        if found is None:
+            allowed = ", ".join(f"{number} {name}" for number, name in enumerate(self.classes))
+            raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
+        return found
 
     def _check(self, rows: Labelled, split: Split) -> None:
         if not len(rows):
@@ -277,6 +291,12 @@ class Task(Component):
                 "and an ASR towards it says little",
                 *(self.name, named, len(rows)),
             )
+
+
+def typed_labels(labels: Iterable[Any]) -> dict[tuple[type, Any], int]:
+    """Return the places of labels, keyed by the type and value of `label_of`."""
+    meant = [label_of(label) for label in labels]  # True == 1, so the type counts, too
+    return {(type(label), label): number for number, label in enumerate(meant)}
 
 
 AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(TASKS.parse)]
