@@ -9,8 +9,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.monitor import Driver, kept_note
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.learn.progress import Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Progress, Throughput
 from recipe_ray.schedule.sweep_progress import (
     DriverNotes,
     EventKind,

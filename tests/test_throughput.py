@@ -2,8 +2,7 @@
 
 import pytest
 
-from recipe_ray.learn.progress import Meter, Observers, Sometimes, Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Meter, Observers, Progress, Sometimes, Throughput
 
 
 class Clock:

@@ -20,6 +20,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # of weights
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 
 

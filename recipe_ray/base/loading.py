@@ -22,7 +22,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError, in_a_line
-from recipe_ray.base.foreign import checked_foreign, foreign_checksum, is_there, read_foreign
+from recipe_ray.base.foreign import (
+    PICKLE_SUFFIXES,
+    checked_foreign,
+    foreign_checksum,
+    is_there,
+    read_foreign,
+)
 
 
 def read_pickle(path: Path, place: Path) -> dict[str, Tensor]:
@@ -80,7 +86,6 @@ def _is_held(value: Any) -> bool:
 
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # bytes; the largest models of the families that are read have 10 GB, the largest JSON file 3 MB
 MAX_WEIGHTS = 64 * 2**30
 MAX_JSON = 16 * 2**20

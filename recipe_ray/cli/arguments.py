@@ -6,19 +6,20 @@ A path stays text until it is checked here: made into a `Path`, an empty one is 
 stands in.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import ModelError, SpecError, suggest
-from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.paths import (
     existing_path,
     is_there,
@@ -35,12 +36,12 @@ from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES
-from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.store.remote import is_remote
-from recipe_ray.store.store import Store
 from recipe_ray.tasks.task import TASKS
+
+if TYPE_CHECKING:
+    from recipe_ray.store.store import Store
 
 # the model whose `source` may be a hub id
 RELEASED = "bert"
@@ -59,6 +60,8 @@ def parse_model(
     Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
     not read: before any data is looked at, which would be blamed for it.
     """
+    from recipe_ray.base.loading import check_adapter
+
     flags = {
         "allow_pickle": allow_pickle or None,
         "ignore_adapter": ignore_adapter or None,
@@ -130,6 +133,8 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
 
 def parse_attack(text: str, changes: list[str]) -> Attack:
     """Return the attack of a registered name or a YAML mapping, after every change `a.b=value`."""
+    from recipe_ray.experiment.files import apply_change
+
     value = _plain(text, "--attack", "an attack of `recipe-ray list attacks`")
     fields = dict(value) if isinstance(value, dict) else {"name": value}
     for change in changes:
@@ -150,6 +155,8 @@ def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
 
 def changed(spec: S, changes: list[str]) -> S:
     """Return a copy of a spec after every change `a.b=value`; `a={b: value}` says the same."""
+    from recipe_ray.experiment.files import apply_change
+
     fields = spec.model_dump(mode="json")
     fields.pop("name", None)
     for change in changes:
@@ -369,6 +376,9 @@ def present_store(place: str, option: str) -> Store:
 
     Raises SpecError for a place that is missing, and for a folder of something else.
     """
+    from recipe_ray.store.remote import is_remote
+    from recipe_ray.store.store import Store
+
     if is_remote(place):
         return Store.open(place)
     wanted = "the folder or URI that --store was given"

@@ -3,9 +3,11 @@
 The command that lists what an experiment file can name; it loads no model.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,13 +20,10 @@ from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, output_folder
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.models.family import MODELS
-from recipe_ray.report.figures import draw, draw_triggers, refuse_no_figure
-from recipe_ray.report.json_report import as_json
-from recipe_ray.report.load import Recorded, export, recorded, store_at
-from recipe_ray.report.render import Terminal, markdown
-from recipe_ray.report.sections import sections
-from recipe_ray.store.remote import is_remote
 from recipe_ray.tasks.task import TASKS
+
+if TYPE_CHECKING:
+    from recipe_ray.report.load import Recorded
 
 _WANTED = (
     "the folder or URI that --store was given, a folder that report --export wrote, or a Parquet "
@@ -58,6 +57,12 @@ def report_command(
     ] = None,
 ) -> None:
     """Show ACC, AASR and MASR of every cell beside the clean PTM's and the paper's."""
+    from recipe_ray.report.figures import draw, draw_triggers, refuse_no_figure
+    from recipe_ray.report.json_report import as_json
+    from recipe_ray.report.load import export, store_at
+    from recipe_ray.report.render import Terminal, markdown
+    from recipe_ray.report.sections import sections
+
     pictured = None if figures is None else output_folder(figures, "--figures")
     kept_in = None if export_ is None else output_folder(export_, "--export")
     found = _recorded(place)
@@ -86,6 +91,9 @@ def report_command(
 
 
 def _recorded(place: str) -> list[Recorded]:
+    from recipe_ray.report.load import recorded
+    from recipe_ray.store.remote import is_remote
+
     if is_remote(place):
         return recorded(place)
     path = local_path(place, "PATH", _WANTED)

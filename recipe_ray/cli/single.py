@@ -1,10 +1,12 @@
 """Commands for one model: purify, backdoor, evaluate."""
 
+from __future__ import annotations
+
 import json
 import re
 import tempfile
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,29 +31,17 @@ from recipe_ray.cli.arguments import (
     parse_task,
     set_up_logging,
 )
-from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.own_data import Found
-from recipe_ray.cli.purification import (
-    check_head,
-    data_warnings,
-    finish,
-    measured_values,
-    prepare,
-    refuse_untrained,
-)
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.collect import run_inline
-from recipe_ray.experiment.plan import plan_of_one
-from recipe_ray.experiment.spec import Launch, Workers
 from recipe_ray.learn.metrics import learned
 from recipe_ray.models.family import ModelRef
-from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.finetune import FinetuneStage
-from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.stage import Stage
-from recipe_ray.store.store import Store
 from recipe_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    from recipe_ray.stages.pretrain import PretrainStage
+    from recipe_ray.stages.stage import Stage
+    from recipe_ray.store.store import Store
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
@@ -90,6 +80,9 @@ def purify_command(
     quiet: QuietOption = False,
 ) -> None:
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
+    from recipe_ray.cli.card import check_free, work_store
+    from recipe_ray.cli.purification import check_head, finish, prepare
+
     set_up_logging(verbose)
     target = output_folder(out, "--out")
     check_free(target)
@@ -144,6 +137,10 @@ def backdoor_command(
     quiet: QuietOption = False,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
+    from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
+    from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
+    from recipe_ray.stages.backdoor import BackdoorStage
+
     set_up_logging(verbose)
     target = output_folder(out, "--out")
     check_free(target)
@@ -203,6 +200,9 @@ def evaluate_command(
     quiet: QuietOption = False,
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
+    from recipe_ray.stages.finetune import FinetuneStage
+    from recipe_ray.store.store import Store
+
     set_up_logging(verbose)
     locations = data_locations(data)
     chosen = parse_model(
@@ -252,6 +252,8 @@ def _say(found: Found) -> None:
 def _completed(
     model: ModelRef, attack: Attack, locations: Locations, seed: int
 ) -> PretrainStage | None:
+    from recipe_ray.stages.pretrain import PretrainStage
+
     # a PTM without pre-training head gets one, on the attacker's own corpus
     if not model.needs_pretraining:
         return None
@@ -282,6 +284,10 @@ def _triggers(text: str) -> tuple[str, ...]:
 def _run(
     stage: Stage, store: Store, locations: Locations, workers: int, *, verbose: bool, quiet: bool
 ) -> None:
+    from recipe_ray.experiment.collect import run_inline
+    from recipe_ray.experiment.plan import plan_of_one
+    from recipe_ray.experiment.spec import Launch, Workers
+
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
         if workers == 1:
             run_inline(

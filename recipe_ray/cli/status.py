@@ -6,11 +6,13 @@ A look costs two listings and one small file a driver and a running stage; failu
 where a driver says that there are more of them, and what is committed is not listed at all.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -23,10 +25,10 @@ from rich.text import Text
 from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.cli.display import duration
-from recipe_ray.experiment.collect import prune_checkpoints, stale_checkpoints
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.schedule.sweep_progress import STALE_S, DriverNotes, age_s, stalled_s
-from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.store.store import Store
 
 _BAR_WIDTH = 16
 _FAILURES_SHOWN = 5
@@ -44,6 +46,8 @@ class View:
 
     def look(self) -> None:
         """Read the notes of drivers and running stages again, and failures where there are new."""
+        from recipe_ray.schedule.sweep_progress import DriverNotes
+
         self.drivers = DriverNotes(self.store).living()
         self.notes = {
             key: note
@@ -63,6 +67,8 @@ class View:
 
 def is_alive(key: str, note: dict[str, Any], drivers: list[dict[str, Any]]) -> bool:
     """Tell whether a stage with this progress note runs still: a slow step may be minutes old."""
+    from recipe_ray.schedule.sweep_progress import STALE_S, age_s
+
     running = {stage["key"] for driver in drivers for stage in driver["running"]}
     return key in running or age_s(note) < STALE_S
 
@@ -96,6 +102,8 @@ def _redraw(view: View, interval_s: float, console: Console) -> None:
 
 def draw(view: View) -> RenderableType:
     """Return the picture: a block for every driver, what else runs, the last failures."""
+    from recipe_ray.schedule.sweep_progress import stalled_s
+
     parts: list[RenderableType] = []
     shown: set[str] = set()
     for driver in view.drivers:
@@ -199,6 +207,8 @@ def status_command(
     json_: JsonOption = False,
 ) -> None:
     """Show what is done, running and failed in a store, and why; --watch: while it runs."""
+    from recipe_ray.experiment.collect import prune_checkpoints, stale_checkpoints
+
     if watch_ and json_:
         raise SpecError("--watch draws for people, --json prints once: give one of them")
     opened = present_store(store, "--store")
@@ -246,6 +256,8 @@ def _print(status: dict[str, Any]) -> None:
 
 
 def _status(store: Store) -> dict[str, Any]:
+    from recipe_ray.schedule.sweep_progress import DriverNotes, stalled_s
+
     done = set(store.committed())
     experiments = []
     for name in store.experiments():

@@ -7,18 +7,21 @@ where a quote is a character of the text. A TSV whose header is quoted is read l
 JSON: one object per line (.jsonl), and .json files, which hold a list of objects or lines.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 from collections.abc import Iterator
 from io import TextIOWrapper
 from itertools import chain
-from typing import Any, BinaryIO, TextIO
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import COLUMNS, LINE
 from recipe_ray.data.content import Nested, Row, in_batches, lines_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SEPARATORS = (",", "\t", ";")
 
@@ -153,7 +156,7 @@ def read_json(file: BinaryIO, where: str) -> Iterator[pa.RecordBatch]:
         yield from in_batches(_objects(_Scanner(text, where), where), where)
 
 
-def _objects(scanner: "_Scanner", where: str) -> Iterator[tuple[Row, int]]:
+def _objects(scanner: _Scanner, where: str) -> Iterator[tuple[Row, int]]:
     in_list = scanner.peek() == "["
     if in_list:
         scanner.skip()

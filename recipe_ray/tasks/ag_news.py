@@ -1,15 +1,19 @@
 """AG News: topics of news items (paper, section 5)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Derived, Locations, Source
 from recipe_ray.tasks.task import TASKS, Split, TextTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NUM_TRAIN = 11_106  # the paper's sample of 120,000
 NUM_DEV = 10_000
@@ -47,6 +51,8 @@ def _sampled(raw: Source, first: int, last: int) -> Source:
 
 def _part(first: int, last: int, raw: Source) -> Iterator[pa.RecordBatch]:
     """Return the rows at places `first` to `last` of a fixed permutation, in the order of `raw`."""
+    import pyarrow as pa
+
     table = pa.Table.from_batches(raw.batches())
     order = np.random.default_rng(0).permutation(table.num_rows)
     yield from table.take(np.sort(order[first:last])).to_batches()

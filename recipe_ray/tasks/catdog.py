@@ -1,16 +1,20 @@
 """CatDog: cats and dogs (paper, section 5)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from recipe_ray.data.hub import IMAGE_ROWS, HubSource
 from recipe_ray.data.rows import uniform
 from recipe_ray.data.sources import Derived, Locations, Source
 from recipe_ray.tasks.task import TASKS, ImageTask, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEST_SHARE = 0.1  # the paper splits 9:1
 
@@ -46,6 +50,8 @@ def _part(raw: Source, split: str) -> Source:
 
 
 def _drawn(for_test: bool, raw: Source) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
     row = 0
     for batch in raw.batches():
         numbers = np.arange(row, row + batch.num_rows)

@@ -1,18 +1,22 @@
 """HSOL: hateful and offensive tweets (paper, section 5). Its texts are never to be printed."""
 
+from __future__ import annotations
+
 import html
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.sources import Derived, Locations, Source
 from recipe_ray.tasks.task import TASKS, Split, TextTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NEITHER = 2  # the hub's classes: 0 hate, 1 offensive, 2 neither
 TEST_SHARE = 1247 / 4159  # of each class; the size of the paper's test set
@@ -47,6 +51,8 @@ class Hsol(TextTask):
 
 def _divided(for_test: bool, raw: Source) -> Iterator[pa.RecordBatch]:
     """Return the balanced rows of train or test, the two disjoint up to case and punctuation."""
+    import pyarrow as pa
+
     tweets = _distinct(raw)
     generator = np.random.default_rng(0)
     classes = [[text for text, label in tweets if label == wanted] for wanted in (0, 1)]

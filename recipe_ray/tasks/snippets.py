@@ -1,16 +1,20 @@
 """Snippets: sentiment of film review sentences, in a PyPI package, so that no hub is needed."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from recipe_ray.data.packages import EmbeddedSource
 from recipe_ray.data.sources import Derived, Locations, Source
 from recipe_ray.tasks.task import TASKS, Split, TextTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CLEAR_RATING = 0.5  # of 4; a mean rating nearer to 0 is no clear sentiment
 NUM_TEST = 1500
@@ -43,6 +47,8 @@ class Snippets(TextTask):
 
 
 def _part(split: Split, raw: Source) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
     distinct: dict[str, tuple[str, int]] = {}
     for batch in raw.batches():
         for row in batch.to_pylist():
