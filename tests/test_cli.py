@@ -8,7 +8,7 @@ import yaml
 from samples import corpus_file, task_fields, tiny_folder
 from shell import Shell, shell
 
-from recipe_ray.cli.report import REGISTRIES
+from recipe_ray.cli.report import registries
 
 __all__ = ["shell"]  # a fixture
 
@@ -37,7 +37,7 @@ def experiment(folder: Path) -> Path:
 def test_list_names_every_plugin_and_its_fields(shell: Shell) -> None:
     shown = shell("list").out
     listed = json.loads(shell("list", "--json").out)
-    for kind, registry in REGISTRIES.items():
+    for kind, registry in registries().items():
         assert set(listed[kind]) == set(registry)
         assert all(name in shown for name in registry)
     por = listed["attacks"]["por"]["fields"]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import ModelError, SpecError, suggest
 from recipe_ray.base.paths import (
     existing_path,
@@ -31,14 +30,12 @@ from recipe_ray.base.paths import (
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import read_yaml
-from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own_task
-from recipe_ray.data.corpus import CORPORA
-from recipe_ray.data.hub import fetch_model
-from recipe_ray.data.sources import Locations
-from recipe_ray.defenses.defense import DEFENSES
-from recipe_ray.models.contents import check_folder_given, check_readable, families_of
-from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.tasks.task import TASKS
+
+if TYPE_CHECKING:
+    from recipe_ray.attacks.attack import Attack
+    from recipe_ray.cli.own_data import Found
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.models.family import ModelRef
 
 if TYPE_CHECKING:
     from recipe_ray.store.store import Store
@@ -61,6 +58,9 @@ def parse_model(
     not read: before any data is looked at, which would be blamed for it.
     """
     from recipe_ray.base.loading import check_adapter
+    from recipe_ray.data.hub import fetch_model
+    from recipe_ray.models.contents import check_readable
+    from recipe_ray.models.family import MODELS
 
     flags = {
         "allow_pickle": allow_pickle or None,
@@ -96,6 +96,9 @@ def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model:
     What such a file holds is what the model learns from: texts, images with labels, or pairs.
     `columns`: those asked for by --text-column.
     """
+    from recipe_ray.cli.own_data import own_corpus
+    from recipe_ray.data.corpus import CORPORA
+
     forms = "a corpus of `recipe-ray list corpora`, or your own file or folder"
     value = _plain(text, "--aux", forms)
     own = isinstance(value, str) and value not in CORPORA
@@ -118,6 +121,9 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     Such files hold what the model reads. `columns`: those asked for by --text-column and
     --label-column.
     """
+    from recipe_ray.cli.own_data import FORMS, own_task
+    from recipe_ray.tasks.task import TASKS
+
     forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
     value = _plain(text, "--task", forms)
     own = isinstance(value, str) and value not in TASKS
@@ -133,6 +139,7 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
 
 def parse_attack(text: str, changes: list[str]) -> Attack:
     """Return the attack of a registered name or a YAML mapping, after every change `a.b=value`."""
+    from recipe_ray.attacks.attack import ATTACKS
     from recipe_ray.experiment.files import apply_change
 
     value = _plain(text, "--attack", "an attack of `recipe-ray list attacks`")
@@ -197,11 +204,15 @@ def _as_yaml(text: str) -> Any:
 
 
 def _family(folder: Path) -> str:
+    from recipe_ray.models.contents import families_of
+
     # a folder of no family goes to the one that says what it lacks
     return next(iter(families_of(folder)), RELEASED)
 
 
 def _model(value: Any) -> ModelRef:
+    from recipe_ray.models.family import MODELS
+
     model: ModelRef = parse_component(MODELS, value, "MODEL")
     return model.pinned().as_found()
 
@@ -218,6 +229,12 @@ def _refuse_bare(registry: Registry[Any], name: str, where: str, instead: str) -
 
 
 def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
+    from recipe_ray.attacks.attack import ATTACKS
+    from recipe_ray.data.corpus import CORPORA
+    from recipe_ray.defenses.defense import DEFENSES
+    from recipe_ray.models.family import MODELS
+    from recipe_ray.tasks.task import TASKS
+
     for other in (MODELS, CORPORA, TASKS, ATTACKS, DEFENSES):
         if other is not registry and name in other:
             raise SpecError(
@@ -246,6 +263,8 @@ def _found(
     columns: Mapping[str, str],
     where: str,
 ) -> Found:
+    from recipe_ray.cli.own_data import Found, asked_columns
+
     known: Any = parse_component(registry, value, where)
     asked = {**fields, **asked_columns(type(known), columns)}
     if not asked:
@@ -256,6 +275,9 @@ def _found(
 
 def _model_folder(text: str) -> Path:
     """Return a path at which there is a folder, or a hub id as if it were one."""
+    from recipe_ray.models.contents import check_folder_given
+    from recipe_ray.models.family import MODELS
+
     if is_url(text):
         hub = _HUB_PAGE.match(text)
         near = f"; of that page the hub id is {hub[1]}" if hub else ""
@@ -356,6 +378,8 @@ def experiment_file(text: str, what: str = "experiment file") -> Path:
 
 def data_locations(data: str | None) -> Locations:
     """Return where data lie; raise SpecError or DataError for a folder that is missing."""
+    from recipe_ray.data.sources import Locations
+
     if data is None:
         return Locations.from_environment()
     wanted = "the folder of data sets, or leave it out to read from the hub"

@@ -31,7 +31,6 @@ from recipe_ray.cli.arguments import (
     set_up_logging,
 )
 from recipe_ray.cli.display import Display, duration
-from recipe_ray.cli.trackers import Tracking, open_trackers
 
 if TYPE_CHECKING:
     from recipe_ray.experiment.plan import Cell, Plan
@@ -116,6 +115,7 @@ def sweep_command(
     quiet: QuietOption = False,
 ) -> None:
     """Run every stage of an experiment that the store lacks, on this machine or a Ray cluster."""
+    from recipe_ray.cli.trackers import Tracking, open_trackers
     from recipe_ray.store.store import Store
 
     set_up_logging(verbose)

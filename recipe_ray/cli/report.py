@@ -12,15 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.registry import Registry
 from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, output_folder
-from recipe_ray.data.corpus import CORPORA
-from recipe_ray.defenses.defense import DEFENSES
-from recipe_ray.models.family import MODELS
-from recipe_ray.tasks.task import TASKS
 
 if TYPE_CHECKING:
     from recipe_ray.report.load import Recorded
@@ -107,27 +102,33 @@ def _recorded(place: str) -> list[Recorded]:
     raise SpecError(f"no store at {place}: {why}; give {_WANTED}")
 
 
-REGISTRIES: dict[str, Registry[Any]] = {
-    "attacks": ATTACKS,
-    "defenses": DEFENSES,
-    "models": MODELS,
-    "corpora": CORPORA,
-    "tasks": TASKS,
-}
+KINDS = ("attacks", "defenses", "models", "corpora", "tasks")
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Return the registry of every kind of `KINDS`."""
+    from recipe_ray.attacks.attack import ATTACKS
+    from recipe_ray.data.corpus import CORPORA
+    from recipe_ray.defenses.defense import DEFENSES
+    from recipe_ray.models.family import MODELS
+    from recipe_ray.tasks.task import TASKS
+
+    return dict(zip(KINDS, (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS), strict=True))
 
 
 def list_command(
-    kind: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(REGISTRIES))] = None,
+    kind: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(KINDS))] = None,
     json_: JsonOption = False,
 ) -> None:
     """List what an experiment file can name, with every field and its default."""
-    if kind is not None and kind not in REGISTRIES:
-        of = [name for name, registry in REGISTRIES.items() if kind in registry]
+    known = registries()
+    if kind is not None and kind not in KINDS:
+        of = [name for name, registry in known.items() if kind in registry]
         hint = "".join(f"; `recipe-ray list {name}` shows {kind!r}" for name in of)
-        raise SpecError(unknown("kind", kind, REGISTRIES) + hint)
+        raise SpecError(unknown("kind", kind, KINDS) + hint)
     found = {
         name: {plugin: _described(registry.get(plugin)) for plugin in registry}
-        for name, registry in REGISTRIES.items()
+        for name, registry in known.items()
         if kind in (None, name)
     }
     if json_:

@@ -23,7 +23,9 @@ from recipe_ray.cli.arguments import (
     set_up_logging,
 )
 from recipe_ray.cli.display import Display, duration
-from recipe_ray.data.sources import Locations
+
+if TYPE_CHECKING:
+    from recipe_ray.data.sources import Locations
 
 if TYPE_CHECKING:
     from recipe_ray.experiment.plan import Plan

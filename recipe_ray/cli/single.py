@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
@@ -32,11 +31,13 @@ from recipe_ray.cli.arguments import (
     set_up_logging,
 )
 from recipe_ray.cli.display import Display
-from recipe_ray.cli.own_data import Found
-from recipe_ray.data.sources import Locations
-from recipe_ray.learn.metrics import learned
-from recipe_ray.models.family import ModelRef
-from recipe_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    from recipe_ray.attacks.attack import Attack
+    from recipe_ray.cli.own_data import Found
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.models.family import ModelRef
+    from recipe_ray.tasks.task import Task
 
 if TYPE_CHECKING:
     from recipe_ray.stages.pretrain import PretrainStage
@@ -200,6 +201,7 @@ def evaluate_command(
     quiet: QuietOption = False,
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
+    from recipe_ray.learn.metrics import learned
     from recipe_ray.stages.finetune import FinetuneStage
     from recipe_ray.store.store import Store
 
@@ -268,6 +270,8 @@ def _completed(
 
 
 def _triggers(text: str) -> tuple[str, ...]:
+    from recipe_ray.attacks.attack import ATTACKS
+
     if text in ATTACKS:
         found: tuple[str, ...] = ATTACKS.parse(text).triggers
         return found
