@@ -93,7 +93,8 @@ class Registry(Generic[T]):
 def _registers(module: pkgutil.ModuleInfo) -> bool:
     """Tell whether a module's source has a line `@X.register(`; what has no source may have one."""
     spec = module.module_finder.find_spec(module.name, None)
-    source = spec.loader.get_source(module.name) if isinstance(spec.loader, InspectLoader) else None
+    loader = spec.loader if spec is not None else None
+    source = loader.get_source(module.name) if isinstance(loader, InspectLoader) else None
     return source is None or _DECORATOR.search(source) is not None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -49,6 +50,8 @@ def _main(
     # libraries that are imported later, if at all, take their levels from here
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
+    if "transformers" in sys.modules:  # where this process has run something before
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
     for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 

@@ -1,24 +1,20 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields.
 
-Options that several commands share, and the paths among them as they were typed.
-
 A path stays text until it is checked here: made into a `Path`, an empty one is the folder that one
 stands in.
 """
 
-from __future__ import annotations
-
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import typer
 from pydantic import ValidationError
 
+from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import ModelError, SpecError, suggest
+from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.paths import (
     existing_path,
     is_there,
@@ -30,15 +26,14 @@ from recipe_ray.base.paths import (
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import read_yaml
-
-if TYPE_CHECKING:
-    from recipe_ray.attacks.attack import Attack
-    from recipe_ray.cli.own_data import Found
-    from recipe_ray.data.sources import Locations
-    from recipe_ray.models.family import ModelRef
-
-if TYPE_CHECKING:
-    from recipe_ray.store.store import Store
+from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own_task
+from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.hub import fetch_model
+from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.experiment.files import apply_change
+from recipe_ray.models.contents import check_folder_given, check_readable, families_of
+from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.tasks.task import TASKS
 
 # the model whose `source` may be a hub id
 RELEASED = "bert"
@@ -57,11 +52,6 @@ def parse_model(
     Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
     not read: before any data is looked at, which would be blamed for it.
     """
-    from recipe_ray.base.loading import check_adapter
-    from recipe_ray.data.hub import fetch_model
-    from recipe_ray.models.contents import check_readable
-    from recipe_ray.models.family import MODELS
-
     flags = {
         "allow_pickle": allow_pickle or None,
         "ignore_adapter": ignore_adapter or None,
@@ -96,9 +86,6 @@ def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model:
     What such a file holds is what the model learns from: texts, images with labels, or pairs.
     `columns`: those asked for by --text-column.
     """
-    from recipe_ray.cli.own_data import own_corpus
-    from recipe_ray.data.corpus import CORPORA
-
     forms = "a corpus of `recipe-ray list corpora`, or your own file or folder"
     value = _plain(text, "--aux", forms)
     own = isinstance(value, str) and value not in CORPORA
@@ -121,9 +108,6 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     Such files hold what the model reads. `columns`: those asked for by --text-column and
     --label-column.
     """
-    from recipe_ray.cli.own_data import FORMS, own_task
-    from recipe_ray.tasks.task import TASKS
-
     forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
     value = _plain(text, "--task", forms)
     own = isinstance(value, str) and value not in TASKS
@@ -139,9 +123,6 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
 
 def parse_attack(text: str, changes: list[str]) -> Attack:
     """Return the attack of a registered name or a YAML mapping, after every change `a.b=value`."""
-    from recipe_ray.attacks.attack import ATTACKS
-    from recipe_ray.experiment.files import apply_change
-
     value = _plain(text, "--attack", "an attack of `recipe-ray list attacks`")
     fields = dict(value) if isinstance(value, dict) else {"name": value}
     for change in changes:
@@ -162,8 +143,6 @@ def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
 
 def changed(spec: S, changes: list[str]) -> S:
     """Return a copy of a spec after every change `a.b=value`; `a={b: value}` says the same."""
-    from recipe_ray.experiment.files import apply_change
-
     fields = spec.model_dump(mode="json")
     fields.pop("name", None)
     for change in changes:
@@ -204,15 +183,11 @@ def _as_yaml(text: str) -> Any:
 
 
 def _family(folder: Path) -> str:
-    from recipe_ray.models.contents import families_of
-
     # a folder of no family goes to the one that says what it lacks
     return next(iter(families_of(folder)), RELEASED)
 
 
 def _model(value: Any) -> ModelRef:
-    from recipe_ray.models.family import MODELS
-
     model: ModelRef = parse_component(MODELS, value, "MODEL")
     return model.pinned().as_found()
 
@@ -229,12 +204,6 @@ def _refuse_bare(registry: Registry[Any], name: str, where: str, instead: str) -
 
 
 def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
-    from recipe_ray.attacks.attack import ATTACKS
-    from recipe_ray.data.corpus import CORPORA
-    from recipe_ray.defenses.defense import DEFENSES
-    from recipe_ray.models.family import MODELS
-    from recipe_ray.tasks.task import TASKS
-
     for other in (MODELS, CORPORA, TASKS, ATTACKS, DEFENSES):
         if other is not registry and name in other:
             raise SpecError(
@@ -263,8 +232,6 @@ def _found(
     columns: Mapping[str, str],
     where: str,
 ) -> Found:
-    from recipe_ray.cli.own_data import Found, asked_columns
-
     known: Any = parse_component(registry, value, where)
     asked = {**fields, **asked_columns(type(known), columns)}
     if not asked:
@@ -275,9 +242,6 @@ def _found(
 
 def _model_folder(text: str) -> Path:
     """Return a path at which there is a folder, or a hub id as if it were one."""
-    from recipe_ray.models.contents import check_folder_given
-    from recipe_ray.models.family import MODELS
-
     if is_url(text):
         hub = _HUB_PAGE.match(text)
         near = f"; of that page the hub id is {hub[1]}" if hub else ""
@@ -319,100 +283,3 @@ def _plain(text: str, where: str, forms: str) -> Any:
     if not isinstance(value.get("name"), str):
         raise SpecError(f"{where} {text!r}: the mapping has no `name`, the first of its fields")
     return value
-
-
-ExperimentFile = Annotated[
-    str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
-]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder or URI (s3://, gs://) where results are kept.")
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        help="Folder of Parquet files NAME.parquet; also RECIPE_RAY_DATA.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a field: a.b=value; may be given often.")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address", help="Ray cluster to use; without it RAY_ADDRESS, else this machine."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show more: losses every few seconds, and logs.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results only.")]
-PickleOption = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Read pickle weights with the weights_only unpickler."),
-]
-AdapterOption = Annotated[
-    bool,
-    typer.Option(
-        "--ignore-adapter", help="Leave an adapter (LoRA) beside the weights out of the result."
-    ),
-]
-DEFAULT_STORE = "runs/store"
-FAILED = 1  # exit code where a stage failed
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Show the stages' logs on standard error if asked."""
-    if verbose:
-        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-        logging.getLogger("recipe_ray").setLevel(logging.INFO)
-
-
-def experiment_file(text: str, what: str = "experiment file") -> Path:
-    """Return the path of a YAML file; raise SpecError for one that is missing or no file."""
-    article = "an" if what[0] in "aeiou" else "a"
-    return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
-
-
-def data_locations(data: str | None) -> Locations:
-    """Return where data lie; raise SpecError or DataError for a folder that is missing."""
-    from recipe_ray.data.sources import Locations
-
-    if data is None:
-        return Locations.from_environment()
-    wanted = "the folder of data sets, or leave it out to read from the hub"
-    return Locations.from_environment(existing_path(data, "--data", wanted, "folder"))
-
-
-def output_folder(text: str, option: str) -> Path:
-    """Return the path of a folder to write to; raise SpecError for what cannot be one."""
-    path = local_path(text, option, "a folder on this machine")
-    for above in (path, *path.parents):
-        if above.exists() and not above.is_dir():
-            raise SpecError(f"{option} {text}: {above} is a file, not a folder; name another")
-    return path
-
-
-def present_store(place: str, option: str) -> Store:
-    """Return a store that is there already: to look at one must not make it.
-
-    Raises SpecError for a place that is missing, and for a folder of something else.
-    """
-    from recipe_ray.store.remote import is_remote
-    from recipe_ray.store.store import Store
-
-    if is_remote(place):
-        return Store.open(place)
-    wanted = "the folder or URI that --store was given"
-    path = local_path(place, option, wanted)
-    if not path.is_dir():
-        why = f"{place} is a file" if path.exists() else why_missing(place)
-        raise SpecError(f"no store at {place}: {why}; give {wanted}")
-    store = Store.open(path)
-    kept = (store.experiments, store.committed, store.progress, store.failures)
-    if any(path.iterdir()) and not any(held() for held in kept):
-        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
-        raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
-    return store

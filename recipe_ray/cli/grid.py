@@ -15,7 +15,8 @@ import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import existing_path, local_path
-from recipe_ray.cli.arguments import (
+from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.options import (
     DEFAULT_STORE,
     FAILED,
     AddressOption,
@@ -30,7 +31,6 @@ from recipe_ray.cli.arguments import (
     experiment_file,
     set_up_logging,
 )
-from recipe_ray.cli.display import Display, duration
 
 if TYPE_CHECKING:
     from recipe_ray.experiment.plan import Cell, Plan

@@ -15,7 +15,7 @@ from rich.console import Console
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.registry import Registry
-from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, output_folder
+from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_folder
 
 if TYPE_CHECKING:
     from recipe_ray.report.load import Recorded

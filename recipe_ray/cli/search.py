@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recipe_ray.cli.arguments import (
+from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.options import (
     DEFAULT_STORE,
     FAILED,
     AddressOption,
@@ -22,14 +23,12 @@ from recipe_ray.cli.arguments import (
     experiment_file,
     set_up_logging,
 )
-from recipe_ray.cli.display import Display, duration
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
-
-if TYPE_CHECKING:
     from recipe_ray.experiment.plan import Plan
     from recipe_ray.experiment.search_plan import Course, SearchPlan
+
 
 logger = logging.getLogger("recipe_ray")
 SearchFile = Annotated[

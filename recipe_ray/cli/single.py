@@ -13,7 +13,8 @@ import typer
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.arguments import (
+from recipe_ray.cli.display import Display
+from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,
     JsonOption,
@@ -21,28 +22,21 @@ from recipe_ray.cli.arguments import (
     QuietOption,
     SetOption,
     VerboseOption,
-    changed,
     data_locations,
     output_folder,
-    parse_attack,
-    parse_corpus,
-    parse_model,
-    parse_task,
     set_up_logging,
 )
-from recipe_ray.cli.display import Display
 
 if TYPE_CHECKING:
     from recipe_ray.attacks.attack import Attack
     from recipe_ray.cli.own_data import Found
     from recipe_ray.data.sources import Locations
     from recipe_ray.models.family import ModelRef
-    from recipe_ray.tasks.task import Task
-
-if TYPE_CHECKING:
     from recipe_ray.stages.pretrain import PretrainStage
     from recipe_ray.stages.stage import Stage
     from recipe_ray.store.store import Store
+    from recipe_ray.tasks.task import Task
+
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
@@ -81,6 +75,7 @@ def purify_command(
     quiet: QuietOption = False,
 ) -> None:
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
+    from recipe_ray.cli.arguments import parse_corpus, parse_model
     from recipe_ray.cli.card import check_free, work_store
     from recipe_ray.cli.purification import check_head, finish, prepare
 
@@ -138,6 +133,7 @@ def backdoor_command(
     quiet: QuietOption = False,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
+    from recipe_ray.cli.arguments import parse_attack, parse_model
     from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
     from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
     from recipe_ray.stages.backdoor import BackdoorStage
@@ -201,6 +197,7 @@ def evaluate_command(
     quiet: QuietOption = False,
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
+    from recipe_ray.cli.arguments import changed, parse_model, parse_task
     from recipe_ray.learn.metrics import learned
     from recipe_ray.stages.finetune import FinetuneStage
     from recipe_ray.store.store import Store

@@ -23,8 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.cli.display import duration
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    JsonOption,
+    StoreOption,
+    present_store,
+)
 from recipe_ray.learn.progress import Throughput
 
 if TYPE_CHECKING:

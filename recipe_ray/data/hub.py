@@ -18,9 +18,8 @@ from recipe_ray.data.content import BATCH_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
 
 SHUFFLE_BUFFER = 10  # times the rows at once; part of what a seeded sample of a stream is
 IMAGE_ROWS = 100  # at once: a photograph takes as much memory as a thousand sentences
