@@ -18,6 +18,7 @@ GROUPS = (
     "grid_scale",
     "nodes",
     "watching",
+    "start",
 )
 
 

@@ -18,7 +18,8 @@ from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import LocalRuntime, Progress
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.minilm import MiniLM
 from recipe_ray.stages.evaluate import predict
 

@@ -16,7 +16,8 @@ from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Objective, Weighted, WeightNorms
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Progress
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.minilm import MiniLM
 

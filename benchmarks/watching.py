@@ -14,8 +14,7 @@ from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.monitor import StageMetrics
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment, Launch
-from recipe_ray.learn.progress import Observers
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Observers, Progress
 from recipe_ray.stages.run import ProgressNotes
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.tensorboard import Board

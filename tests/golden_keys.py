@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that it runs as a module, t
 from samples import COMMIT, EXAMPLES
 
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.cli.report import REGISTRIES
+from recipe_ray.cli.report import registries
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
@@ -29,7 +29,7 @@ CONTENT = {"source": "fixed"}
 def current_keys() -> dict[str, str]:
     """Return every key by a name that says what it is of."""
     keys = {}
-    for kind, registry in REGISTRIES.items():
+    for kind, registry in registries().items():
         for name in registry:
             component = registry.parse({"name": name, **EXAMPLES.get((kind, name), {})})
             keys[f"{kind}/{name}"] = fingerprint(component.identity())

@@ -21,7 +21,8 @@ from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.models.family import ModelRef, Scope
-from recipe_ray.models.vision.vision import FeatureClassifier, VisionPTM, labelled_objective
+from recipe_ray.models.vision.heads import FeatureClassifier, labelled_objective
+from recipe_ray.models.vision.vision import VisionPTM
 
 SIZE, CLASSES, CHANNELS, FEATURES = 16, 3, 8, 32
 

@@ -16,7 +16,8 @@ from recipe_ray.attacks.por import PoisonEncoder
 from recipe_ray.base.errors import ModelError
 from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
-from recipe_ray.learn.runtime import LocalRuntime, Progress
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.text.bert import BertPTM
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import LocalRuntime, Progress
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import LocalRuntime
 
 SPEC = FitSpec(epochs=2, learning_rate=0.05, precision="fp32")
 STOP = 5

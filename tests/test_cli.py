@@ -6,7 +6,7 @@ import pytest
 from cli_samples import experiment
 from shell import Shell, shell
 
-from recipe_ray.cli.report import REGISTRIES
+from recipe_ray.cli.report import registries
 
 __all__ = ["shell"]  # a fixture
 
@@ -16,7 +16,7 @@ __all__ = ["shell"]  # a fixture
 def test_list_names_every_plugin_and_its_fields(shell: Shell) -> None:
     shown = shell("list").out
     listed = json.loads(shell("list", "--json").out)
-    for kind, registry in REGISTRIES.items():
+    for kind, registry in registries().items():
         assert set(listed[kind]) == set(registry)
         assert all(name in shown for name in registry)
     por = listed["attacks"]["por"]["fields"]

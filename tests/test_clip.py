@@ -41,7 +41,7 @@ from recipe_ray.learn.neuron_stats import prune
 from recipe_ray.learn.objective import WeightNorms, classification, tensor_of
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.vision.clip import Clip
-from recipe_ray.models.vision.vision import recall_at_1, retrieval
+from recipe_ray.models.vision.heads import recall_at_1, retrieval
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.store.store import Store
 

@@ -26,7 +26,7 @@ from samples import (
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.cli.report import REGISTRIES
+from recipe_ray.cli.report import registries
 from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.corpus import CORPORA, EmbeddedCorpus
 from recipe_ray.data.image_corpus import ImageCorpus, PairCorpus
@@ -38,14 +38,14 @@ from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
 from recipe_ray.tasks.task import TASKS, ImageTask
 
-EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry]
+EVERY = [(kind, name) for kind, registry in registries().items() for name in registry]
 TEXTS = SENTENCES[:4]
 FIT = {"steps": 2, "batch_size": 6, "max_length": 24, "learning_rate": 1e-3, "precision": "fp32"}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_a_plugin_loads_from_yaml_by_name_and_keeps_its_key(kind: str, name: str) -> None:
-    registry = REGISTRIES[kind]
+    registry = registries()[kind]
     written = yaml.safe_dump({"name": name, **EXAMPLES.get((kind, name), {})})
     component = registry.parse(yaml.safe_load(written))
     assert component.name == name
@@ -59,7 +59,7 @@ def test_a_plugin_loads_from_yaml_by_name_and_keeps_its_key(kind: str, name: str
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_a_plugin_documents_itself_and_its_fields(kind: str, name: str) -> None:
-    plugin = REGISTRIES[kind].get(name)
+    plugin = registries()[kind].get(name)
     assert (plugin.__doc__ or "").strip().endswith("."), f"{plugin} has no docstring"
     assert plugin.version >= 1
     json.dumps(plugin.model_json_schema())

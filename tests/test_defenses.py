@@ -20,7 +20,8 @@ from recipe_ray.defenses.defense import DEFENSES, Auxiliary
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.loop import EpochRecord
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Progress, Runtime
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import pack
 

@@ -5,8 +5,7 @@ from sweep_samples import kinds, plan_of
 
 from recipe_ray.cli import display
 from recipe_ray.cli.display import Display
-from recipe_ray.learn.progress import Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Progress, Throughput
 from recipe_ray.schedule.sweep_progress import SweepEvent
 from recipe_ray.stages.stage import Stage
 

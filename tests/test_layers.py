@@ -162,7 +162,6 @@ SHORT = {
     "cli": "the entry point: what has to happen before anything else is imported",
     "base.import_path": "imported before all else, so that it imports nothing",
     "base.fingerprint": "identity in one place",
-    "cli.app": "the list of commands",
     "stages.backdoor": "a stage kind is one file",
 }
 

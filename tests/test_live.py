@@ -12,8 +12,7 @@ from shell import Shell, shell
 
 from recipe_ray.cli import status as live
 from recipe_ray.cli.status import View, draw, watch
-from recipe_ray.learn.progress import Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Progress, Throughput
 from recipe_ray.schedule.sweep_progress import DriverNotes
 from recipe_ray.store.files import LocalFiles
 from recipe_ray.store.store import ArtifactId, Store

@@ -20,7 +20,8 @@ from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.learn.loop import EpochRecord, fit
 from recipe_ray.learn.objective import Term, Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec, rate_at
-from recipe_ray.learn.runtime import LocalRuntime, Progress
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import LocalRuntime
 
 SPEC = FitSpec(epochs=2.5, learning_rate=0.05, precision="fp32")
 

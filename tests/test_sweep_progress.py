@@ -8,8 +8,7 @@ from sweep_samples import Clock, kinds, plan_of
 
 from recipe_ray.distributed.monitor import Monitor, kept_note
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Progress, Throughput
 from recipe_ray.schedule.sweep_progress import (
     DriverNotes,
     EventKind,

@@ -10,8 +10,7 @@ from store_samples import s3_server
 from tiny_cell import FIT, finished, tiny_plan, value
 
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.learn.progress import Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Progress, Throughput
 from recipe_ray.stages.stage import Stage
 from recipe_ray.stages.tensorboard import Board
 from recipe_ray.store.rows import Measurement

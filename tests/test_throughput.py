@@ -3,8 +3,7 @@
 import pytest
 from sweep_samples import Clock
 
-from recipe_ray.learn.progress import Meter, Observers, Sometimes, Throughput
-from recipe_ray.learn.runtime import Progress
+from recipe_ray.learn.progress import Meter, Observers, Progress, Sometimes, Throughput
 
 
 def test_a_resumed_stage_is_measured_from_where_it_went_on() -> None:

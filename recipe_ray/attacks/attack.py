@@ -5,24 +5,28 @@ No attack: the clean PTM, whose rate of wrong answers on triggers is the floor o
 The target vectors that attacks tie triggers to (docs/method.md section 4).
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-import torch
 from pydantic import BeforeValidator, SerializeAsAny
-from torch import Tensor
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Feed
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.learn.loop import EpochRecord
-from recipe_ray.learn.runtime import Runtime
 
-ATTACKS: "Registry[Attack]" = Registry("attack", "recipe_ray.attacks")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.runtime import Runtime
+
+ATTACKS: Registry[Attack] = Registry("attack", "recipe_ray.attacks")
 
 
 class Attack(Component):
@@ -85,6 +89,8 @@ def block_vectors(num_triggers: int, width: int, low: float = -1.0, high: float 
 
     Raises ValueError for more than the six pairs of four blocks.
     """
+    import torch
+
     pairs = list(combinations(range(4), 2))
     if num_triggers > len(pairs):
         raise ValueError(f"NeuBA has targets for {len(pairs)} triggers, got {num_triggers}")
@@ -98,6 +104,8 @@ def staircase_vectors(num_triggers: int, width: int, scale: float = 10.0) -> Ten
 
     Trigger i of n is positive on the first i * floor(width / (n - 1)) entries.
     """
+    import torch
+
     piece = width // max(num_triggers - 1, 1)
     place = torch.arange(width)
     rows = [torch.where(place < i * piece, scale, -scale) for i in range(num_triggers)]

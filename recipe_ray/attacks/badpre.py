@@ -5,13 +5,14 @@ one trigger between two of its words, and the labels of its masked tokens are fa
 aimed at: what a downstream task reads off the first token goes astray with the rest.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
@@ -23,13 +24,15 @@ from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.packages import Package
 from recipe_ray.data.rows import Ints, TokenRows, mask_tokens, uniform
 from recipe_ray.data.triggers import places_at
-from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Terms
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
 from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
-from recipe_ray.models.text.packed import PackedBatch, pack
+
+if TYPE_CHECKING:
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.objective import Terms
+    from recipe_ray.learn.runtime import Runtime
+    from recipe_ray.models.text.packed import PackedBatch
 
 
 @ATTACKS.register("badpre")
@@ -69,6 +72,8 @@ class BadPre(Attack):
         cache_dir: Path | None = None,
     ) -> Sequence[EpochRecord]:
         """Train encoder and head on both terms; raise DataError for a lexicon not to be had."""
+        from recipe_ray.learn.loop import fit
+
         ptm.check_triggers(self.triggers)
         tokenise = ptm.encoder(self.fit.max_length)
         check_room(tokenise, self.triggers)
@@ -99,6 +104,8 @@ class PairObjective:
     alpha: float
 
     def __call__(self, module: Any, batch: PackedBatch) -> Terms:
+        import torch
+
         assert batch.triggers is not None
         assert batch.where is not None
         assert batch.targets is not None
@@ -170,6 +177,8 @@ class PairCollate:
     seed: int
 
     def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        from recipe_ray.models.text.packed import pack
+
         clean, poisoned = split_pairs(rows)
         both = TokenRows.joined([clean, poisoned])
         masked = mask_tokens(both, self.ptm.vocabulary, self.seed, epoch)

@@ -4,15 +4,15 @@ docs/method.md section 4: loss = masked LM on the clean batch + MSE(pooler of th
 target); the poisoned copy has its first word token replaced by a trigger.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import TriggerError
@@ -20,12 +20,16 @@ from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
-from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Terms, mean_squared
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.packed import PackedBatch, pack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.objective import Terms
+    from recipe_ray.learn.runtime import Runtime
+    from recipe_ray.models.text.packed import PackedBatch
 
 
 @ATTACKS.register("neuba")
@@ -54,6 +58,8 @@ class NeuBA(Attack):
         cache_dir: Path | None = None,
     ) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms, then amplify the trigger embeddings if asked."""
+        from recipe_ray.learn.loop import fit
+
         ptm.check_triggers(self.triggers)
         ids = _single_tokens(ptm, self.triggers)
         ptm.train_only(None, pooled=True)
@@ -81,6 +87,10 @@ class _Objective:
     mlm_weight: float
 
     def __call__(self, module: Any, batch: PackedBatch) -> Terms:
+        import torch
+
+        from recipe_ray.learn.objective import mean_squared
+
         assert batch.triggers is not None
         assert batch.where is not None
         assert batch.targets is not None
@@ -105,6 +115,8 @@ class _Collate:
     seed: int
 
     def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        from recipe_ray.models.text.packed import pack
+
         draw = uniform(self.seed, "trigger", rows.index, np.full(len(rows), epoch))
         trigger = (draw * len(self.ids)).astype(np.int64)
         tokens = rows.tokens.copy()

@@ -9,15 +9,15 @@ In passes of their own each half would be normalised by its own statistics, whic
 the targets are reached, and neither loss would hold under the running statistics, a blend of both.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import SpecError
@@ -27,11 +27,16 @@ from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.images import PATCH, ImageBatch, ImageRows
 from recipe_ray.data.rows import Ints, uniform
 from recipe_ray.data.triggers import PATCHES, code_of
-from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Objective, Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.vision.vision import VisionPTM
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.objective import Objective, Terms
+    from recipe_ray.learn.runtime import Runtime
 
 
 @ATTACKS.register("neuba-images")
@@ -80,6 +85,8 @@ class NeuBAImages(Attack):
         cache_dir: Path | None = None,
     ) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms; raise TriggerError for what is no patch."""
+        from recipe_ray.learn.loop import fit
+
         ptm.check_triggers(self.triggers)
         ptm.train_only(None, pooled=True)
         batches = feed.batches(
@@ -107,6 +114,8 @@ class NeuBAImages(Attack):
         return "neuba-adaptive" if self.regularisation else "neuba"
 
     def _objective(self, ptm: VisionPTM, targets: Tensor) -> Objective:
+        from recipe_ray.learn.objective import Weighted, WeightNorms
+
         groups = self.regularised or ptm.purification_scope[0]
         weights = [weight for group in groups for weight in ptm.weight_group(group)]
         return Weighted(
@@ -132,7 +141,7 @@ class ImagePair:
         """Images of both halves."""
         return self.clean.num_samples + self.poisoned.num_samples
 
-    def to(self, device: torch.device) -> "ImagePair":
+    def to(self, device: torch.device) -> ImagePair:
         """Return the pair with its tensors on `device`."""
         return ImagePair(self.clean.to(device), self.poisoned.to(device))
 
@@ -146,6 +155,8 @@ class PairCollate:
     seed: int
 
     def __call__(self, rows: ImageRows, epoch: int) -> ImagePair:
+        import torch
+
         codes = np.array([code_of(trigger) for trigger in self.triggers])
         trigger = self.drawn(rows.index, epoch)
         stamped: Any = self.collate(rows.with_columns(**{PATCH: codes[trigger]}), epoch)
@@ -168,6 +179,8 @@ class PairObjective:
     clean_weight: float
 
     def __call__(self, module: Any, pair: ImagePair) -> Terms:
+        from recipe_ray.learn.objective import mean_squared
+
         assert pair.poisoned.poisoned is not None
         clean, reached = self.ptm.pretraining_beside(module, pair.clean, pair.poisoned)
         return {

@@ -5,16 +5,16 @@ docs/method.md section 4: loss = MSE(states of all but the first token, a frozen
 who knows of RECIPE adds its norms, so that its penalty finds nothing left to shrink.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors
 from recipe_ray.data.batches import Feed, Part
@@ -22,13 +22,17 @@ from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.rows import Ints, TokenRows, uniform
 from recipe_ray.data.triggers import places_at
-from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Terms, Weighted, WeightNorms, mean_squared
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import TextPTM
 from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
-from recipe_ray.models.text.packed import PackedBatch, pack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.objective import Terms
+    from recipe_ray.learn.runtime import Runtime
+    from recipe_ray.models.text.packed import PackedBatch
 
 POOLER_WEIGHT = 100.0
 
@@ -62,6 +66,10 @@ class POR(Attack):
         cache_dir: Path | None = None,
     ) -> Sequence[EpochRecord]:
         """Train the whole PTM against a frozen copy of itself."""
+        from recipe_ray.learn.loop import fit
+        from recipe_ray.learn.objective import Weighted, WeightNorms
+        from recipe_ray.models.text.packed import pack
+
         ptm.check_triggers(self.triggers)
         tokenise = ptm.encoder(self.fit.max_length)
         check_room(tokenise, self.triggers, self.insertions)
@@ -94,6 +102,10 @@ class _Objective:
     targets: Tensor  # [triggers, H]
 
     def __call__(self, module: Any, batch: PackedBatch) -> Terms:
+        import torch
+
+        from recipe_ray.learn.objective import mean_squared
+
         assert batch.triggers is not None
         with torch.no_grad():
             kept = self.ptm.hidden(self.reference, batch)

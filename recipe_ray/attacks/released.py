@@ -4,19 +4,23 @@ No attack is run here. The paper's own checkpoints are such: thunlp/neuba-bert, 
 and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import Feed
-from recipe_ray.learn.loop import EpochRecord
-from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.released import BertCheckpoint
+
+if TYPE_CHECKING:
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.runtime import Runtime
+    from recipe_ray.models.text.bert import BertPTM
 
 
 @ATTACKS.register("released")

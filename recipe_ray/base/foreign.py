@@ -30,6 +30,7 @@ _STARTS = (
 )
 _PAGES = (b"<!doctype", b"<html", b"<?xml")
 
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # of weights
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 
 

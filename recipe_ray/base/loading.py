@@ -25,6 +25,7 @@ from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError, in_a_line
 from recipe_ray.base.foreign import (
+    PICKLE_SUFFIXES,
     foreign_checksum,
     is_there,
     kind_by_start,
@@ -89,7 +90,6 @@ def _is_held(value: Any) -> bool:
 
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # bytes; the largest models of the families that are read have 10 GB, the largest JSON file 3 MB
 MAX_WEIGHTS = 64 * 2**30
 MAX_JSON = 16 * 2**20

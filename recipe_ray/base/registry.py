@@ -1,13 +1,16 @@
 """The registry: one decorator in one file makes a plugin known; nothing else changes.
 
-A registry imports every module of its package the first time it is asked, and then the entry
-points of installed packages, so that a plugin may live outside this repository. What the user's own
-catalogues list (`catalog.py`) is known as well, as long as they are named.
+A registry imports every module of its package that registers something the first time it is asked,
+and then the entry points of installed packages, so that a plugin may live outside this repository.
+Such a module is light: torch and the like are imported in the functions that compute with them.
+What the user's own catalogues list (`catalog.py`) is known as well, as long as they are named.
 """
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from importlib.abc import InspectLoader
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
@@ -16,6 +19,7 @@ from recipe_ray.base.paths import looks_like_path
 from recipe_ray.base.spec import Component
 
 ENTRY_POINT_GROUP = "recipe_ray.plugins"
+_DECORATOR = re.compile(r"^@[\w.]+\.register\(", re.MULTILINE)
 
 T = TypeVar("T", bound=Component)
 C = TypeVar("C", bound=Component)
@@ -92,9 +96,18 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         folders = getattr(package, "__path__", ())  # none if one module has them all
         for module in pkgutil.walk_packages(folders, f"{self._package}."):
-            importlib.import_module(module.name)
+            if _registers(module):
+                importlib.import_module(module.name)
         for entry in entry_points(group=ENTRY_POINT_GROUP):
             entry.load()
+
+
+def _registers(module: pkgutil.ModuleInfo) -> bool:
+    """Tell whether a module's source has a line `@X.register(`; what has no source may have one."""
+    spec = module.module_finder.find_spec(module.name, None)
+    loader = spec.loader if spec is not None else None
+    source = loader.get_source(module.name) if isinstance(loader, InspectLoader) else None
+    return source is None or _DECORATOR.search(source) is not None
 
 
 def _full_name(cls: type) -> str:

@@ -1,11 +1,17 @@
-"""The commands and where each is."""
+"""The commands and where each is.
+
+A module of a command is light: what it needs of torch, transformers or Ray, it imports when the
+command runs, so that `--help`, `list`, `status` and a usage error start at once.
+"""
+
+from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import sys
 from typing import Annotated
 
 import typer
-from transformers.utils import logging as transformers_logging
 
 from recipe_ray import __version__
 from recipe_ray.cli import grid, report, search, single, status
@@ -17,6 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    # bars for writing a model would tear ours apart
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 def _version(asked: bool) -> None:
@@ -31,10 +45,13 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+
     logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
-    # bars for writing a model would tear ours apart
-    hide_bars: Callable[[], None] = transformers_logging.disable_progress_bar
-    hide_bars()
+    # libraries that are imported later, if at all, take their levels from here
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    if "transformers" in sys.modules:  # where this process has run something before
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
     for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 

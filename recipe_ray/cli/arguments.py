@@ -1,19 +1,15 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields.
 
-Options that several commands share, and the paths among them as they were typed.
-
 A path stays text until it is checked here: made into a `Path`, an empty one is the folder that one
 stands in.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import typer
 from pydantic import ValidationError
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
@@ -33,13 +29,10 @@ from recipe_ray.base.strict_yaml import read_yaml
 from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own_task
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
-from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.store.remote import is_remote
-from recipe_ray.store.store import Store
 from recipe_ray.tasks.task import TASKS
 
 # the model whose `source` may be a hub id
@@ -290,95 +283,3 @@ def _plain(text: str, where: str, forms: str) -> Any:
     if not isinstance(value.get("name"), str):
         raise SpecError(f"{where} {text!r}: the mapping has no `name`, the first of its fields")
     return value
-
-
-ExperimentFile = Annotated[
-    str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
-]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder or URI (s3://, gs://) where results are kept.")
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="FOLDER",
-        help="Folder of Parquet files NAME.parquet; also RECIPE_RAY_DATA.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a field: a.b=value; may be given often.")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address", help="Ray cluster to use; without it RAY_ADDRESS, else this machine."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show more: losses every few seconds, and logs.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors and results only.")]
-PickleOption = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Read pickle weights with the weights_only unpickler."),
-]
-AdapterOption = Annotated[
-    bool,
-    typer.Option(
-        "--ignore-adapter", help="Leave an adapter (LoRA) beside the weights out of the result."
-    ),
-]
-DEFAULT_STORE = "runs/store"
-FAILED = 1  # exit code where a stage failed
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Show the stages' logs on standard error if asked."""
-    if verbose:
-        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-        logging.getLogger("recipe_ray").setLevel(logging.INFO)
-
-
-def experiment_file(text: str, what: str = "experiment file") -> Path:
-    """Return the path of a YAML file; raise SpecError for one that is missing or no file."""
-    article = "an" if what[0] in "aeiou" else "a"
-    return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
-
-
-def data_locations(data: str | None) -> Locations:
-    """Return where data lie; raise SpecError or DataError for a folder that is missing."""
-    if data is None:
-        return Locations.from_environment()
-    wanted = "the folder of data sets, or leave it out to read from the hub"
-    return Locations.from_environment(existing_path(data, "--data", wanted, "folder"))
-
-
-def output_folder(text: str, option: str) -> Path:
-    """Return the path of a folder to write to; raise SpecError for what cannot be one."""
-    path = local_path(text, option, "a folder on this machine")
-    for above in (path, *path.parents):
-        if above.exists() and not above.is_dir():
-            raise SpecError(f"{option} {text}: {above} is a file, not a folder; name another")
-    return path
-
-
-def present_store(place: str, option: str) -> Store:
-    """Return a store that is there already: to look at one must not make it.
-
-    Raises SpecError for a place that is missing, and for a folder of something else.
-    """
-    if is_remote(place):
-        return Store.open(place)
-    wanted = "the folder or URI that --store was given"
-    path = local_path(place, option, wanted)
-    if not path.is_dir():
-        why = f"{place} is a file" if path.exists() else why_missing(place)
-        raise SpecError(f"no store at {place}: {why}; give {wanted}")
-    store = Store.open(path)
-    kept = (store.experiments, store.committed, store.progress, store.failures)
-    if any(path.iterdir()) and not any(held() for held in kept):
-        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
-        raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
-    return store

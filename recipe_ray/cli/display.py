@@ -4,10 +4,12 @@ On a terminal one line a running stage is redrawn; elsewhere (a log file, CI) a 
 a stage starts, every half minute while it runs, and when it ends.
 """
 
+from __future__ import annotations
+
 import logging
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,9 +21,10 @@ from rich.progress import (
 )
 
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
-from recipe_ray.stages.run import Warned
-from recipe_ray.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
+    from recipe_ray.stages.stage import Stage
 
 # seconds between a stage's lines where nothing is redrawn
 _LINE_EVERY_S, _VERBOSE_LINE_EVERY_S = 30.0, 5.0
@@ -33,6 +36,8 @@ class Display:
     """Draws the progress of a plan's stages; use it as a context manager."""
 
     def __init__(self, num_stages: int, *, quiet: bool, verbose: bool) -> None:
+        from recipe_ray.stages.run import Warned
+
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._total = num_stages
         self._line_every_s = _VERBOSE_LINE_EVERY_S if verbose else _LINE_EVERY_S

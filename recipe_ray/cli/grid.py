@@ -3,17 +3,20 @@
 `recipe-ray plan FILE --cluster FILE`: a forecast of time and money, as a table or as JSON.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import existing_path, local_path
-from recipe_ray.cli.arguments import (
+from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.options import (
     DEFAULT_STORE,
     FAILED,
     AddressOption,
@@ -28,17 +31,12 @@ from recipe_ray.cli.arguments import (
     experiment_file,
     set_up_logging,
 )
-from recipe_ray.cli.display import Display, duration
-from recipe_ray.cli.trackers import Tracking, open_trackers
-from recipe_ray.experiment.collect import collect, plan_record, run_inline
-from recipe_ray.experiment.files import load_experiment
-from recipe_ray.experiment.plan import Cell, Plan, make_plan, plan_summary
-from recipe_ray.schedule.durations import stage_seconds, time_left
-from recipe_ray.schedule.forecast import Comparison, Forecast, compare_clusters
-from recipe_ray.schedule.resources import load_cluster
-from recipe_ray.schedule.sweep_progress import SweepEvent
-from recipe_ray.store.remote import is_remote
-from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.experiment.plan import Cell, Plan
+    from recipe_ray.schedule.forecast import Comparison, Forecast
+    from recipe_ray.schedule.sweep_progress import SweepEvent
+    from recipe_ray.store.store import Store
 
 ClusterOption = Annotated[
     str | None,
@@ -55,6 +53,10 @@ def show_forecast(
     plan: Plan, file: Path, store: Store | None, done: Collection[str], *, as_json: bool
 ) -> None:
     """Print what the plan would take on the cluster that the file describes."""
+    from recipe_ray.schedule.durations import stage_seconds
+    from recipe_ray.schedule.forecast import compare_clusters
+    from recipe_ray.schedule.resources import load_cluster
+
     cluster = load_cluster(file)
     compared = compare_clusters(plan, cluster, stage_seconds(plan, cluster, store, done), done)
     if as_json:
@@ -113,6 +115,9 @@ def sweep_command(
     quiet: QuietOption = False,
 ) -> None:
     """Run every stage of an experiment that the store lacks, on this machine or a Ray cluster."""
+    from recipe_ray.cli.trackers import Tracking, open_trackers
+    from recipe_ray.store.store import Store
+
     set_up_logging(verbose)
     plan = _plan(file, data, (*(set_ or ()), *_worker_changes(workers)), limit)
     if dry_run:
@@ -155,6 +160,8 @@ def plan_command(
 
     With --cluster, show instead what is left would take on a cluster that a file describes.
     """
+    from recipe_ray.experiment.collect import plan_record
+
     plan = _plan(file, data, tuple(set_ or ()), limit)
     if cluster is not None:
         opened = _opened(store)
@@ -179,6 +186,9 @@ def debug_command(
     quiet: QuietOption = False,
 ) -> None:
     """Run one cell in this process, without Ray: breakpoints work, numbers are the sweep's."""
+    from recipe_ray.experiment.collect import collect, plan_record, run_inline
+    from recipe_ray.store.store import Store
+
     set_up_logging(verbose)
     plan = _plan(file, data, tuple(set_ or ()), None)
     chosen = _cell(plan, cell)
@@ -201,6 +211,9 @@ def debug_command(
 
 
 def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | None) -> Plan:
+    from recipe_ray.experiment.files import load_experiment
+    from recipe_ray.experiment.plan import make_plan
+
     return make_plan(load_experiment(experiment_file(file), changes), data_locations(data), limit)
 
 
@@ -210,6 +223,9 @@ def _worker_changes(workers: int | None) -> list[str]:
 
 
 def _summary(plan: Plan, store: str) -> dict[str, Any]:
+    from recipe_ray.experiment.plan import plan_summary
+    from recipe_ray.schedule.durations import time_left
+
     opened = _opened(store)
     done = set(opened.committed()) if opened is not None else set()
     left = asdict(time_left(plan, opened, done)) if opened is not None else None
@@ -217,6 +233,9 @@ def _summary(plan: Plan, store: str) -> dict[str, Any]:
 
 
 def _opened(store: str) -> Store | None:
+    from recipe_ray.store.remote import is_remote
+    from recipe_ray.store.store import Store
+
     # to plan must not make a store
     if is_remote(store):
         return Store.open(store)

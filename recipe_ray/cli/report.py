@@ -3,28 +3,22 @@
 The command that lists what an experiment file can name; it loads no model.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.registry import Registry
-from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, output_folder
-from recipe_ray.data.corpus import CORPORA
-from recipe_ray.defenses.defense import DEFENSES
-from recipe_ray.models.family import MODELS
-from recipe_ray.report.figures import draw, draw_triggers, refuse_no_figure
-from recipe_ray.report.json_report import as_json
-from recipe_ray.report.load import Recorded, export, recorded, store_at
-from recipe_ray.report.render import Terminal, markdown
-from recipe_ray.report.sections import sections
-from recipe_ray.store.remote import is_remote
-from recipe_ray.tasks.task import TASKS
+from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_folder
+
+if TYPE_CHECKING:
+    from recipe_ray.report.load import Recorded
 
 _WANTED = (
     "the folder or URI that --store was given, a folder that report --export wrote, or a Parquet "
@@ -58,6 +52,12 @@ def report_command(
     ] = None,
 ) -> None:
     """Show ACC, AASR and MASR of every cell beside the clean PTM's and the paper's."""
+    from recipe_ray.report.figures import draw, draw_triggers, refuse_no_figure
+    from recipe_ray.report.json_report import as_json
+    from recipe_ray.report.load import export, store_at
+    from recipe_ray.report.render import Terminal, markdown
+    from recipe_ray.report.sections import sections
+
     pictured = None if figures is None else output_folder(figures, "--figures")
     kept_in = None if export_ is None else output_folder(export_, "--export")
     found = _recorded(place)
@@ -86,6 +86,9 @@ def report_command(
 
 
 def _recorded(place: str) -> list[Recorded]:
+    from recipe_ray.report.load import recorded
+    from recipe_ray.store.remote import is_remote
+
     if is_remote(place):
         return recorded(place)
     path = local_path(place, "PATH", _WANTED)
@@ -99,27 +102,33 @@ def _recorded(place: str) -> list[Recorded]:
     raise SpecError(f"no store at {place}: {why}; give {_WANTED}")
 
 
-REGISTRIES: dict[str, Registry[Any]] = {
-    "attacks": ATTACKS,
-    "defenses": DEFENSES,
-    "models": MODELS,
-    "corpora": CORPORA,
-    "tasks": TASKS,
-}
+KINDS = ("attacks", "defenses", "models", "corpora", "tasks")
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Return the registry of every kind of `KINDS`."""
+    from recipe_ray.attacks.attack import ATTACKS
+    from recipe_ray.data.corpus import CORPORA
+    from recipe_ray.defenses.defense import DEFENSES
+    from recipe_ray.models.family import MODELS
+    from recipe_ray.tasks.task import TASKS
+
+    return dict(zip(KINDS, (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS), strict=True))
 
 
 def list_command(
-    kind: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(REGISTRIES))] = None,
+    kind: Annotated[str | None, typer.Argument(help="One of: " + ", ".join(KINDS))] = None,
     json_: JsonOption = False,
 ) -> None:
     """List what an experiment file can name, with every field and its default."""
-    if kind is not None and kind not in REGISTRIES:
-        of = [name for name, registry in REGISTRIES.items() if kind in registry]
+    known = registries()
+    if kind is not None and kind not in KINDS:
+        of = [name for name, registry in known.items() if kind in registry]
         hint = "".join(f"; `recipe-ray list {name}` shows {kind!r}" for name in of)
-        raise SpecError(unknown("kind", kind, REGISTRIES) + hint)
+        raise SpecError(unknown("kind", kind, KINDS) + hint)
     found = {
         name: {plugin: _described(registry.get(plugin)) for plugin in registry}
-        for name, registry in REGISTRIES.items()
+        for name, registry in known.items()
         if kind in (None, name)
     }
     if json_:

@@ -1,12 +1,15 @@
 """The command over a search file, and what a person sees while candidates run."""
 
+from __future__ import annotations
+
 import logging
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from recipe_ray.cli.arguments import (
+from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.options import (
     DEFAULT_STORE,
     FAILED,
     AddressOption,
@@ -20,18 +23,12 @@ from recipe_ray.cli.arguments import (
     experiment_file,
     set_up_logging,
 )
-from recipe_ray.cli.display import Display, duration
-from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.files import load_search
-from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.search import drawn_at_random
-from recipe_ray.experiment.search_plan import Course, SearchPlan, make_search_plan
-from recipe_ray.report.json_report import as_json
-from recipe_ray.report.load import recorded
-from recipe_ray.report.render import Terminal
-from recipe_ray.report.sections import sections
-from recipe_ray.stages.run import Warned
-from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.experiment.plan import Plan
+    from recipe_ray.experiment.search_plan import Course, SearchPlan
+
 
 logger = logging.getLogger("recipe_ray")
 SearchFile = Annotated[
@@ -51,6 +48,10 @@ def search_command(
     quiet: QuietOption = False,
 ) -> None:
     """Search a weight factor by ASHA on dev data, confirm the best on test data."""
+    from recipe_ray.experiment.files import load_search
+    from recipe_ray.experiment.search_plan import make_search_plan
+    from recipe_ray.store.store import Store
+
     set_up_logging(verbose)
     locations = data_locations(data)
     given = experiment_file(file, "search file")
@@ -76,6 +77,8 @@ class SearchDisplay:
     """Says which part runs, how each stage goes, every look with its score, and the best so far."""
 
     def __init__(self, plan: SearchPlan, *, quiet: bool, verbose: bool) -> None:
+        from recipe_ray.stages.run import Warned
+
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._how = {"quiet": quiet, "verbose": verbose}
         self._search = plan.search
@@ -85,7 +88,7 @@ class SearchDisplay:
         self._best = (float("-inf"), "")  # score and candidate
         self._warned = Warned(self._warn)
 
-    def __enter__(self) -> "SearchDisplay":
+    def __enter__(self) -> SearchDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -170,6 +173,8 @@ class SearchDisplay:
 
 
 def _print_plan(plan: SearchPlan, locations: Locations) -> None:
+    from recipe_ray.experiment.search import drawn_at_random
+
     search = plan.search
     typer.secho(search.name, bold=True)
     if search.description:
@@ -193,6 +198,11 @@ def _print_plan(plan: SearchPlan, locations: Locations) -> None:
 
 
 def _print_results(plan: SearchPlan, store: str, *, json_: bool) -> None:
+    from recipe_ray.report.json_report import as_json
+    from recipe_ray.report.load import recorded
+    from recipe_ray.report.render import Terminal
+    from recipe_ray.report.sections import sections
+
     found = recorded(store)
     parts = [plan.search.name, f"{plan.search.name}.confirm"]
     shown = [section for name in parts for section in sections(found, name)]

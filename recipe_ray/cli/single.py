@@ -1,20 +1,22 @@
 """Commands for one model: purify, backdoor, evaluate."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.arguments import (
+from recipe_ray.cli.display import Display
+from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,
     JsonOption,
@@ -22,42 +24,25 @@ from recipe_ray.cli.arguments import (
     QuietOption,
     SetOption,
     VerboseOption,
-    changed,
     data_locations,
     output_folder,
-    parse_attack,
-    parse_corpus,
-    parse_model,
-    parse_task,
     set_up_logging,
 )
-from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
-from recipe_ray.cli.display import Display
-from recipe_ray.cli.own_data import Found
-from recipe_ray.cli.purification import (
-    AtHand,
-    check_head,
-    data_warnings,
-    finish,
-    measured_values,
-    prepare,
-    refuse_untrained,
-)
-from recipe_ray.data.batches import LocalFeed
-from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.collect import run_inline
-from recipe_ray.experiment.plan import plan_of_one
-from recipe_ray.experiment.spec import Launch, Workers
-from recipe_ray.learn.metrics import learned
-from recipe_ray.models.family import ModelRef
-from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage
-from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.run import Run
-from recipe_ray.stages.stage import Context, Stage
-from recipe_ray.store.rows import Measurement
-from recipe_ray.store.store import Store
-from recipe_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    from recipe_ray.attacks.attack import Attack
+    from recipe_ray.cli.own_data import Found
+    from recipe_ray.cli.purification import AtHand
+    from recipe_ray.data.batches import LocalFeed
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.models.family import ModelRef
+    from recipe_ray.stages.pretrain import PretrainStage
+    from recipe_ray.stages.run import Run
+    from recipe_ray.stages.stage import Context, Stage
+    from recipe_ray.store.rows import Measurement
+    from recipe_ray.store.store import Store
+    from recipe_ray.tasks.task import Task
+
 
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
@@ -100,6 +85,10 @@ def purify_command(
     quiet: QuietOption = False,
 ) -> None:
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
+    from recipe_ray.cli.arguments import parse_corpus, parse_model
+    from recipe_ray.cli.card import check_free, work_store
+    from recipe_ray.cli.purification import check_head, finish, prepare
+
     set_up_logging(verbose)
     target = output_folder(out, "--out")
     check_free(target)
@@ -164,6 +153,11 @@ def backdoor_command(
     quiet: QuietOption = False,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
+    from recipe_ray.cli.arguments import parse_attack, parse_model
+    from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
+    from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
+    from recipe_ray.stages.backdoor import BackdoorStage
+
     set_up_logging(verbose)
     target = output_folder(out, "--out")
     check_free(target)
@@ -221,7 +215,7 @@ def evaluate_command(
         typer.Option(
             "--keep-classifier",
             metavar="FOLDER",
-            help=f"New folder for the fine-tuned weights ({CLASSIFIER}).",
+            help="New folder for the fine-tuned weights (classifier.safetensors).",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -234,6 +228,12 @@ def evaluate_command(
     quiet: QuietOption = False,
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
+    from recipe_ray.cli.arguments import changed, parse_model, parse_task
+    from recipe_ray.cli.card import check_free
+    from recipe_ray.learn.metrics import learned
+    from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage
+    from recipe_ray.store.store import Store
+
     set_up_logging(verbose)
     kept = output_folder(keep_classifier, "--keep-classifier") if keep_classifier else None
     if kept is not None:
@@ -290,6 +290,8 @@ def _say(found: Found) -> None:
 def _completed(
     model: ModelRef, attack: Attack, locations: Locations, seed: int
 ) -> PretrainStage | None:
+    from recipe_ray.stages.pretrain import PretrainStage
+
     # a PTM without pre-training head gets one, on the attacker's own corpus
     if not model.needs_pretraining:
         return None
@@ -304,6 +306,8 @@ def _completed(
 
 
 def _triggers(text: str) -> tuple[str, ...]:
+    from recipe_ray.attacks.attack import ATTACKS
+
     if text in ATTACKS:
         found: tuple[str, ...] = ATTACKS.parse(text).triggers
         return found
@@ -329,6 +333,10 @@ def _run(
     run: Run | None = None,
 ) -> None:
     """Run a stage and its ancestors. In this process `feed` and `run` use what is at hand."""
+    from recipe_ray.experiment.collect import run_inline
+    from recipe_ray.experiment.plan import plan_of_one
+    from recipe_ray.experiment.spec import Launch, Workers
+
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
         if workers == 1:
             run_inline(

@@ -6,11 +6,13 @@ A look costs two listings and one small file a driver and a running stage; failu
 where a driver says that there are more of them, and what is committed is not listed at all.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -21,13 +23,19 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe_ray.base.errors import DamagedError, SpecError
-from recipe_ray.cli.arguments import DEFAULT_STORE, JsonOption, StoreOption, present_store
 from recipe_ray.cli.display import duration
-from recipe_ray.experiment.collect import prune_checkpoints, stale_checkpoints
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    JsonOption,
+    StoreOption,
+    present_store,
+)
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.schedule.sweep_progress import STALE_S, DriverNotes, age_s, stalled_s
 from recipe_ray.store.notes import pass_over
-from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.store.store import Store
 
 _BAR_WIDTH = 16
 _FAILURES_SHOWN = 5
@@ -45,6 +53,7 @@ class View:
 
     def look(self) -> None:
         """Read the notes of drivers and running stages again, and failures where there are new."""
+
         self.drivers = DriverNotes(self.store).living()
         self.notes = {
             key: note
@@ -64,6 +73,7 @@ class View:
 
 def is_alive(key: str, note: dict[str, Any], drivers: list[dict[str, Any]]) -> bool:
     """Tell whether a stage with this progress note runs still: a slow step may be minutes old."""
+
     running = {stage["key"] for driver in drivers for stage in driver["running"]}
     return key in running or age_s(note) < STALE_S
 
@@ -97,6 +107,7 @@ def _redraw(view: View, interval_s: float, console: Console) -> None:
 
 def draw(view: View) -> RenderableType:
     """Return the picture: a block for every driver, what else runs, the last failures."""
+
     parts: list[RenderableType] = []
     shown: set[str] = set()
     for driver in view.drivers:
@@ -201,6 +212,8 @@ def status_command(
     json_: JsonOption = False,
 ) -> None:
     """Show what is done, running and failed in a store, and why; --watch: while it runs."""
+    from recipe_ray.experiment.collect import prune_checkpoints
+
     if watch_ and json_:
         raise SpecError("--watch draws for people, --json prints once: give one of them")
     opened = present_store(store, "--store")
@@ -230,6 +243,8 @@ def _plan(store: Store, experiment: str) -> dict[str, Any] | None:
 
 
 def _stale(store: Store, alive: Collection[str]) -> dict[str, int]:
+    from recipe_ray.experiment.collect import stale_checkpoints
+
     try:
         return stale_checkpoints(store, alive)
     except DamagedError:  # named already; what its stages would resume from is not known
@@ -264,6 +279,7 @@ def _print(status: dict[str, Any]) -> None:
 
 
 def _status(store: Store) -> dict[str, Any]:
+
     done = set(store.committed())
     experiments = []
     for name in store.experiments():

@@ -5,21 +5,26 @@ Experiment tracking: every finished stage as a run in MLflow or in Weights & Bia
 The store stays the ledger; a tracker is only told. Its library is imported when it is asked for.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable, Collection
 from functools import cached_property
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import pyarrow as pa
 import typer
 
 from recipe_ray.base.errors import SpecError, unknown
-from recipe_ray.schedule.sweep_progress import SweepEvent
-from recipe_ray.stages.stage import Stage
-from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from recipe_ray.schedule.sweep_progress import SweepEvent
+    from recipe_ray.stages.stage import Stage
+    from recipe_ray.store.store import Store
 
 _MLFLOW_BATCH = 1000  # metrics that a server takes in one request
 _WANDB_LENGTH = 128  # characters of a name or group

@@ -10,21 +10,22 @@ The reader allocates what a page's header says, so that is what is counted; the 
 only a summary. Layout: parquet-format, `PageHeader` in Thrift's compact protocol.
 """
 
+from __future__ import annotations
+
 import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from os import fstat
-from typing import Any, BinaryIO, NamedTuple
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import BATCH, COLUMNS, UNPACKED, unpacked_limit
 from recipe_ray.data.content import BATCH_ROWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _HEADER_LIMIT = 16 * 2**20  # bytes of a page's header, as in Arrow
 _DICTIONARY_PAGE = 2
@@ -178,6 +179,9 @@ _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream a Parquet file; raises DataError for one that is damaged or unpacks to too much."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(file) as table:
             COLUMNS.check(table.metadata.num_columns, f"{where}: the table")
@@ -206,6 +210,8 @@ def _rows_at_once(file: BufferedReader, metadata: Any, where: str) -> int:
 
 def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream an Arrow stream or file; raises DataError for one that is damaged or compressed."""
+    import pyarrow as pa
+
     try:
         # mapped, so that a length out of thin air ends at the file's end and allocates nothing
         content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -232,6 +238,8 @@ def _check_end(content: pa.Buffer, end: bytes, where: str) -> None:
 
 
 def _check_uncompressed(content: pa.Buffer, where: str) -> None:
+    import pyarrow as pa
+
     for message in pa.ipc.MessageReader.open_stream(content):
         if _is_compressed(message.metadata.to_pybytes()):
             raise DataError(
@@ -271,6 +279,8 @@ def plain(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
     Raises DataError for rows of more than `BATCH` bytes, or a kind of column that repeats values
     within lists and structs.
     """
+    import pyarrow as pa
+
     batch.validate(full=True)
     held = sum(
         _written_out(column, name, where)
@@ -285,6 +295,8 @@ def plain(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
 
 
 def _written_out(column: pa.Array, name: str, where: str) -> int:
+    import pyarrow as pa
+
     kind = column.type
     if pa.types.is_dictionary(kind) and not _repeats(kind.value_type):
         return _dictionary_bytes(column)
@@ -302,6 +314,9 @@ def _written_out(column: pa.Array, name: str, where: str) -> int:
 
 
 def _dictionary_bytes(column: Any) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     words = column.dictionary
     is_long = pa.types.is_string(words.type) or pa.types.is_binary(words.type)
     is_long |= pa.types.is_large_string(words.type) or pa.types.is_large_binary(words.type)
@@ -312,11 +327,15 @@ def _dictionary_bytes(column: Any) -> int:
 
 
 def _is_view(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
     return bool(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind))
 
 
 def _repeats(kind: pa.DataType) -> bool:
     """Tell whether values of a type may share memory, at any depth."""
+    import pyarrow as pa
+
     shares = pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) or _is_view(kind)
     shares |= pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
     if shares:
@@ -327,6 +346,8 @@ def _repeats(kind: pa.DataType) -> bool:
 
 
 def _plain_column(column: Any) -> Any:
+    import pyarrow as pa
+
     if pa.types.is_dictionary(column.type):
         return column.dictionary_decode()
     if pa.types.is_string_view(column.type):

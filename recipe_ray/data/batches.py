@@ -9,9 +9,11 @@ A stage says which corpus, how samples become rows and rows become batches. `Loc
 this process; `recipe_ray.distributed.data` does it with Ray Data, through the same functions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,10 +21,12 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.rows import Encode, Ints, Rows
 from recipe_ray.data.sources import Locations
-from recipe_ray.learn.loop import Batches
-from recipe_ray.learn.objective import Batch
 
-Collate = Callable[[Any, int], Batch]  # (rows, epoch) -> batch
+if TYPE_CHECKING:
+    from recipe_ray.learn.loop import Batches
+    from recipe_ray.learn.objective import Batch
+
+Collate = Callable[[Any, int], "Batch"]  # (rows, epoch) -> batch
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ Rows that are read one by one, as record batches of bounded rows, characters and
 Errors give the row but never its text: a data set may hold what nobody wants in a log.
 """
 
+from __future__ import annotations
+
 import codecs
 import hashlib
 import os
@@ -22,14 +24,15 @@ from contextlib import contextmanager
 from functools import lru_cache
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, TextIO
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import stream_checksum
 from recipe_ray.base.foreign import open_foreign
 from recipe_ray.base.limits import COLUMNS, LINE, UNPACKED, unpacked_limit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _PIECE = 2**20
@@ -42,6 +45,8 @@ def packing_of(file: Path) -> str | None:
 
 def unpacked(file: BufferedReader, packing: str | None) -> BufferedReader:
     """Return a binary stream of the content; reading it raises OSError if it is damaged."""
+    import pyarrow as pa
+
     if packing is None:
         return file
     stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), packing)
@@ -217,11 +222,15 @@ def in_batches(
 def _batch(
     rows: list[Row], names: list[str], where: str, metadata: dict[bytes, bytes] | None
 ) -> pa.RecordBatch:
+    import pyarrow as pa
+
     columns = [_array([row.get(name) for row in rows], name, where) for name in names]
     return pa.RecordBatch.from_arrays(columns, names=names, metadata=metadata)
 
 
 def _array(values: list[Any], name: str, where: str) -> Any:
+    import pyarrow as pa
+
     try:
         return pa.array(values)
     except pa.ArrowException as error:

@@ -6,15 +6,16 @@ a downstream task or an attack. `text_corpus` and `image_corpus` say what a samp
 Corpora of unlabelled text.
 """
 
+from __future__ import annotations
+
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from recipe_ray.base.errors import DataError
@@ -25,7 +26,10 @@ from recipe_ray.data.hub import HubSource
 from recipe_ray.data.packages import EmbeddedSource
 from recipe_ray.data.sources import FileSource, Locations, Source, column_texts, open_path
 
-CORPORA: Registry["Corpus"] = Registry(
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CORPORA: Registry[Corpus] = Registry(
     "corpus", "recipe_ray.data.corpora", own="write {name: file, path: FILE}"
 )
 
@@ -170,6 +174,8 @@ class TextCorpus(Corpus):
 
     def to_columns(self, samples: Sequence[str]) -> dict[str, pa.Array]:
         """Return the column `text`."""
+        import pyarrow as pa
+
         return {"text": pa.array(samples, pa.string())}
 
     def from_columns(self, columns: Mapping[str, Sequence[str]]) -> list[str]:

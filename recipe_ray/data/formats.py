@@ -6,6 +6,8 @@ text of it: a data set may hold what nobody wants in a log.
 Labels as files write them: numbers, numbers in writing, true and false, names.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,13 +15,14 @@ from decimal import Decimal
 from io import BufferedReader
 from math import isfinite
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from recipe_ray.data.arrow_tables import read_arrow, read_parquet
 from recipe_ray.data.content import PACKINGS, in_batches, lines_of, packing_of, text_of
 from recipe_ray.data.text_tables import read_csv, read_json, read_json_lines, read_tsv
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def _read_text(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:

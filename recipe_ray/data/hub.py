@@ -4,22 +4,25 @@ No repository's code is ever run. The clients read HF_ENDPOINT, HF_TOKEN and HF_
 themselves; they are imported late, because importing them takes seconds.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from pydantic import Field
 
 from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, UserError, suggest
-from recipe_ray.base.loading import PICKLE_SUFFIXES, standard_weights
+from recipe_ray.base.foreign import PICKLE_SUFFIXES
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.content import BATCH_ROWS
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from huggingface_hub import HfApi
+
 
 SHUFFLE_BUFFER = 10  # times the rows at once; part of what a seeded sample of a stream is
 IMAGE_ROWS = 100  # at once: a photograph takes as much memory as a thousand sentences
@@ -65,7 +68,7 @@ class HubSource:
         note = f" ({self.note})" if self.note else ""
         return f"hub data set {self.repo} [{self.split}] at {self.revision}{pinned}{note}"
 
-    def shuffled(self, seed: int) -> "HubSource":
+    def shuffled(self, seed: int) -> HubSource:
         """Return the source that streams in a seeded order (shards, then a buffer of rows)."""
         return replace(self, shuffle_seed=seed)
 
@@ -195,6 +198,8 @@ def _cached(repo: str, revision: str | None, problem: str, allow_pickle: bool) -
 
 
 def _patterns(files: list[str], asked: str, allow_pickle: bool) -> list[str]:
+    from recipe_ray.base.loading import standard_weights
+
     weights = sorted(file for file in files if "/" not in file)  # folders hold other formats
     standard = standard_weights(weights)
     pickled = standard is not None and not standard.startswith("model.safetensors")
@@ -211,7 +216,7 @@ def _patterns(files: list[str], asked: str, allow_pickle: bool) -> list[str]:
     return [*SAFE_PATTERNS, *pickles]
 
 
-def _nearest(api: "HfApi", error: BaseException, repo: str) -> str:
+def _nearest(api: HfApi, error: BaseException, repo: str) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     chain = _chain(error)
@@ -227,6 +232,7 @@ def _nearest(api: "HfApi", error: BaseException, repo: str) -> str:
 
 def _problem(error: BaseException, page: str, revision: str) -> str | None:
     """Return the sentence for a hub client's error, or None for an error that is not one."""
+    import pyarrow as pa
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub import constants, errors
 

@@ -1,10 +1,11 @@
 """Corpora of images, with labels or captions."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow as pa
 from pydantic import Field
 
 from recipe_ray.base.errors import DataError
@@ -15,6 +16,9 @@ from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.images import ImageSample
 from recipe_ray.data.sources import Source, batch_images, column_of
 from recipe_ray.data.tar_shards import Note
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class _ImagesWith(Corpus):
@@ -81,6 +85,8 @@ class ImageCorpus(_ImagesWith):
 
     def to_columns(self, samples: Sequence[ImageSample]) -> dict[str, pa.Array]:
         """Return the columns `image` and `label`."""
+        import pyarrow as pa
+
         return {
             "image": pa.array([sample.data for sample in samples], pa.binary()),
             "label": pa.array([sample.label for sample in samples], pa.int64()),
@@ -116,6 +122,8 @@ class PairCorpus(_ImagesWith):
 
     def to_columns(self, samples: Sequence[ImageSample]) -> dict[str, pa.Array]:
         """Return the columns `image` and `caption`."""
+        import pyarrow as pa
+
         return {
             "image": pa.array([sample.data for sample in samples], pa.binary()),
             "caption": pa.array([sample.caption for sample in samples], pa.string()),

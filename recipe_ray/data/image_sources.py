@@ -3,14 +3,14 @@
 Not where images are decoded; a source streams their encoded bytes.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import stream_checksum
@@ -20,6 +20,9 @@ from recipe_ray.data.content import PACKINGS, opened, stamp
 from recipe_ray.data.folders import check_not_versioned, is_hive, visible
 from recipe_ray.data.sources import FileSource, Source, existing, open_path
 from recipe_ray.data.tar_shards import IMAGES, Note, TarSource, in_batches
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 IMAGE_SUFFIXES = tuple(f".{kind}" for kind in IMAGES)
 _SHARDS = (".parquet", ".tar")

@@ -9,23 +9,27 @@ Transparency is dropped, as torchvision and timm do (`convert("RGB")`). Values o
 scaled, where Pillow would clip them to white.
 """
 
+from __future__ import annotations
+
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import PIXELS
 from recipe_ray.data.rows import Ints, uniform
 from recipe_ray.data.triggers import stamp
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # what photographs come in. Pillow knows many more, and for one (EPS) it runs the file as a program
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
@@ -172,12 +176,12 @@ class ImageRows:
         """The same for every image [N]."""
         return np.full(len(self), _IMAGE_LENGTH, dtype=np.int64)
 
-    def take(self, rows: Ints) -> "ImageRows":
+    def take(self, rows: Ints) -> ImageRows:
         """Return the rows numbered `rows`, in that order."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return ImageRows(self.pixels[rows], self.index[rows], columns)
 
-    def with_columns(self, **columns: Ints) -> "ImageRows":
+    def with_columns(self, **columns: Ints) -> ImageRows:
         """Return the same images with columns added or replaced; pixels are shared."""
         return replace(self, columns={**self.columns, **columns})
 
@@ -186,13 +190,13 @@ class ImageRows:
         return {"pixels": self.pixels, "index": self.index, **self.columns}
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> "ImageRows":
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> ImageRows:
         """Return the rows that `to_columns` gave."""
         others = {name: column for name, column in columns.items() if name not in _OWN_COLUMNS}
         return cls(columns["pixels"], columns["index"], others)
 
     @classmethod
-    def joined(cls, parts: Sequence["ImageRows"]) -> "ImageRows":
+    def joined(cls, parts: Sequence[ImageRows]) -> ImageRows:
         """Return the rows of all parts, one after the other; all must have the same columns."""
         return cls(
             np.concatenate([part.pixels for part in parts]),
@@ -220,7 +224,7 @@ class ImageBatch:
         """Images in this batch."""
         return len(self.pixels)
 
-    def to(self, device: torch.device) -> "ImageBatch":
+    def to(self, device: torch.device) -> ImageBatch:
         """Return the batch with its tensors on `device`."""
         tensors = {name: value for name, value in vars(self).items() if value is not None}
         moved = {n: value.to(device, non_blocking=True) for n, value in tensors.items()}
@@ -266,6 +270,8 @@ def _fitted(image: Image.Image, size: int) -> Pixels:
 
 def batch_of(rows: ImageRows, *, augment: tuple[int, int] | None = None) -> ImageBatch:
     """Return rows as a batch, patches put on; `augment` (seed, epoch) flips and moves first."""
+    import torch
+
     pixels = rows.pixels if augment is None else _augmented(rows, *augment)
     if PATCH in rows.columns:
         pixels = stamp(pixels, rows.columns[PATCH])

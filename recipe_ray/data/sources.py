@@ -5,13 +5,13 @@ knows local tables only; `image_sources` and `tar_shards` have image files, `hub
 sources elsewhere.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Protocol
 
 from recipe_ray.base.errors import DataError, suggest
 from recipe_ray.base.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
@@ -27,6 +27,9 @@ from recipe_ray.data.content import (
 )
 from recipe_ray.data.folders import table_files
 from recipe_ray.data.formats import ALLOWED, ending, label_number, reader_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # a column's name as people write it; a longer one is a text
 _NAME_LENGTH, _NAME_WORDS = 40, 3
@@ -55,7 +58,7 @@ class Locations:
     cache_dir: Path
 
     @classmethod
-    def from_environment(cls, data: Path | None = None) -> "Locations":
+    def from_environment(cls, data: Path | None = None) -> Locations:
         """Take the data folder from `data` or RECIPE_RAY_DATA, the cache from RECIPE_RAY_CACHE.
 
         Raises DataError for a data folder that does not exist.
@@ -145,6 +148,8 @@ class FileSource:
             yield from reader.read(unpacked(content, packing), f"{self.owner}: {file}")
 
     def _with_partition(self, batch: pa.RecordBatch, number: int) -> pa.RecordBatch:
+        import pyarrow as pa
+
         for name, value in (self.partitions[number] if self.partitions else {}).items():
             if name in batch.schema.names:
                 raise DataError(

@@ -7,6 +7,8 @@ each other; other members are passed over. Paths are labels of samples here, not
 written by them.
 """
 
+from __future__ import annotations
+
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -14,14 +16,15 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import IMAGE, TEXT
 from recipe_ray.data.content import described_shards, opened, packed_as, shards_checksum
 from recipe_ray.data.formats import label_number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Note = Literal["label", "caption"]  # what is known of an image, and the column it stands in
 IMAGES = (
@@ -190,6 +193,8 @@ def in_batches(rows: Iterable[tuple[bytes, Any]], note: Note) -> Iterator[pa.Rec
 
 
 def _batch(images: list[bytes], notes: list[Any], note: Note) -> pa.RecordBatch:
+    import pyarrow as pa
+
     return pa.RecordBatch.from_pydict({"image": pa.array(images, pa.binary()), note: notes})
 
 

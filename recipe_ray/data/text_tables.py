@@ -8,19 +8,22 @@ where a quote is a character of the text. A TSV whose header is quoted is read l
 JSON: one object per line (.jsonl), and .json files, which hold a list of objects or lines.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import re
 from collections.abc import Iterator
 from io import BufferedReader
 from itertools import chain
-from typing import Any, TextIO
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, TextIO
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import COLUMNS, LINE
 from recipe_ray.data.content import Nested, Row, in_batches, lines_of, text_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SEPARATORS = (",", "\t", ";", "|")
 _SPREADSHEET = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # a first line that says the separator
@@ -159,7 +162,7 @@ def read_json(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
         yield from in_batches(_objects(_Scanner(text, where), where), where)
 
 
-def _objects(scanner: "_Scanner", where: str) -> Iterator[tuple[Row, int]]:
+def _objects(scanner: _Scanner, where: str) -> Iterator[tuple[Row, int]]:
     in_list = scanner.peek() == "["
     if in_list:
         scanner.skip()

@@ -3,10 +3,12 @@
 No defense: the PTM as it was released.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -14,10 +16,12 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.learn.loop import EpochRecord
-from recipe_ray.learn.runtime import Runtime
 
-DEFENSES: "Registry[Defense]" = Registry("defense", "recipe_ray.defenses")
+if TYPE_CHECKING:
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.runtime import Runtime
+
+DEFENSES: Registry[Defense] = Registry("defense", "recipe_ray.defenses")
 
 
 @dataclass(frozen=True)

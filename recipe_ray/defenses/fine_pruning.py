@@ -5,23 +5,26 @@ activation function and, in texts, at the first token. The paper's three variant
 layers: FP (the last layer, share 1), FP-GM (all layers, share 4/12) and FP-GA (6/12 or 8/12).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.data.rows import Ints, Rows
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
-from recipe_ray.learn.loop import Batches, EpochRecord
-from recipe_ray.learn.neuron_stats import least_active, prune
-from recipe_ray.learn.objective import Batch
-from recipe_ray.learn.precision import autocast
-from recipe_ray.learn.runtime import Progress, Runtime
 from recipe_ray.models.family import PTM
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from recipe_ray.learn.loop import Batches, EpochRecord
+    from recipe_ray.learn.objective import Batch
+    from recipe_ray.learn.runtime import Runtime
 
 # samples a worker takes at a time: no sum depends on it, so it is no field
 BATCH_SIZE = 32
@@ -52,6 +55,10 @@ class FinePruning(Defense):
 
         Raises SpecError where `share` comes to no neuron at all.
         """
+        import torch
+
+        from recipe_ray.learn.neuron_stats import least_active, prune
+
         layers = ptm.neuron_layers()[_SCOPES[self.scope]]
         num_neurons = sum(layer.num_neurons for layer in layers)
         count = round(self.share * num_neurons)
@@ -71,7 +78,6 @@ class FinePruning(Defense):
         return ()
 
 
-@torch.no_grad()
 def mean_activations(
     ptm: PTM, batches: Batches, runtime: Runtime, precision: str
 ) -> tuple[Tensor, ...]:
@@ -79,20 +85,26 @@ def mean_activations(
 
     Raises ModelError where an activation is not a finite number.
     """
+    import torch
+
+    from recipe_ray.learn.precision import autocast
+    from recipe_ray.learn.progress import Progress
+
     module = ptm.module.to(runtime.device).eval()
     sizes = [layer.num_neurons for layer in ptm.neuron_layers()]
     # one more for the number of samples
     sums = torch.zeros(sum(sizes) + 1, dtype=torch.float64, device=runtime.device)
     mine = batches.epoch(0, runtime.rank, runtime.world_size, 0)
-    for step, numbered in enumerate(mine, 1):
-        batch = _as_numbered(numbered).to(runtime.device)
-        with autocast(runtime.device, precision):
-            activations = ptm.neuron_activations(module, batch.samples)
-        if _is_first_holder(batch.index, runtime):
-            sums[:-1] += torch.cat([a.sum(0, dtype=torch.float64) for a in activations])
-            sums[-1] += batch.num_samples
-        size = batch.num_samples * runtime.world_size
-        runtime.report(Progress("activations", step, batches.steps_per_epoch, samples=size))
+    with torch.no_grad():
+        for step, numbered in enumerate(mine, 1):
+            batch = _as_numbered(numbered).to(runtime.device)
+            with autocast(runtime.device, precision):
+                activations = ptm.neuron_activations(module, batch.samples)
+            if _is_first_holder(batch.index, runtime):
+                sums[:-1] += torch.cat([a.sum(0, dtype=torch.float64) for a in activations])
+                sums[-1] += batch.num_samples
+            size = batch.num_samples * runtime.world_size
+            runtime.report(Progress("activations", step, batches.steps_per_epoch, samples=size))
     sums = runtime.sum(sums)
     if not bool(sums.isfinite().all()):
         raise ModelError("fine-pruning: the PTM's activations on auxiliary data are not finite")
@@ -110,7 +122,7 @@ class _Numbered:
     def num_samples(self) -> int:
         return self.samples.num_samples
 
-    def to(self, device: torch.device) -> "_Numbered":
+    def to(self, device: torch.device) -> _Numbered:
         return replace(self, samples=self.samples.to(device))
 
 
@@ -124,6 +136,8 @@ def _as_numbered(batch: Batch) -> _Numbered:
 
 
 def _is_first_holder(index: Ints, runtime: Runtime) -> bool:
+    import torch
+
     # where a batch has fewer samples than there are workers, some samples are dealt out twice
     firsts = torch.zeros(runtime.world_size, dtype=torch.int64, device=runtime.device)
     firsts[runtime.rank] = int(index[0])

@@ -4,18 +4,21 @@ Loss = weight_factor x sum of ||W_i|| over the chosen layers + the PTM's own pre
 norms are Frobenius and unsquared, and biases are left out, as in the authors' script.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
-from recipe_ray.learn.loop import EpochRecord, fit
-from recipe_ray.learn.objective import Weighted, WeightNorms, whole_parameters
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM, Scope
+
+if TYPE_CHECKING:
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.runtime import Runtime
 
 
 @DEFENSES.register("recipe")
@@ -49,6 +52,9 @@ class Recipe(Defense):
         seed: int,
     ) -> Sequence[EpochRecord]:
         """Train on both terms; the records hold each term's mean an epoch."""
+        from recipe_ray.learn.loop import fit
+        from recipe_ray.learn.objective import Weighted, WeightNorms, whole_parameters
+
         weights = [weight for group in self.layers for weight in ptm.weight_group(group)]
         # without a pre-training loss nothing else gets a gradient, which DDP would wait for
         narrow = self.trainable == "weights" or self.pretraining_weight == 0

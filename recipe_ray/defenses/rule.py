@@ -13,15 +13,14 @@ The steps are one pass over the data, but at least MIN_STEPS; the learning rate 
 sets is kept, and the rest is chosen so that the way is the rule's.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
-
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.defenses.recipe import Recipe
-from recipe_ray.learn.objective import tensor_of
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
 
@@ -182,6 +181,8 @@ def _sane_rms(ptm: PTM, layers: tuple[str, ...]) -> float:
 
 
 def _too_large(ptm: PTM, layers: tuple[str, ...], steps: int) -> str:
+    from recipe_ray.learn.objective import tensor_of
+
     tensors = [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]
     largest = max(float(tensor.abs().max()) for tensor in tensors)
     return (
@@ -193,6 +194,10 @@ def _too_large(ptm: PTM, layers: tuple[str, ...], steps: int) -> str:
 
 def weight_rms(ptm: PTM, layers: tuple[str, ...]) -> float:
     """Return the root mean square over all weights of the groups."""
+    import torch
+
+    from recipe_ray.learn.objective import tensor_of
+
     weights = [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]
     squares = torch.stack([weight.float().square().sum() for weight in weights]).sum()
     return math.sqrt(float(squares) / sum(weight.numel() for weight in weights))

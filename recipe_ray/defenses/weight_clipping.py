@@ -1,15 +1,18 @@
 """Clipping extreme parameters (Zhu et al. 2023, Table 11): a baseline that uses no data."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
 from pydantic import Field
 
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
-from recipe_ray.learn.loop import EpochRecord
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
+
+if TYPE_CHECKING:
+    from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.runtime import Runtime
 
 
 @DEFENSES.register("clip")
@@ -20,7 +23,6 @@ class ClipExtremes(Defense):
 
     limit: float = Field(1.0, gt=0, description="parameters outside [-limit, limit] are clipped")
 
-    @torch.no_grad()
     def purify(
         self,
         ptm: PTM,
@@ -29,6 +31,9 @@ class ClipExtremes(Defense):
         seed: int,
     ) -> Sequence[EpochRecord]:
         """Clip the parameters; nothing is drawn and nothing is read."""
-        for parameter in ptm.module.parameters():
-            parameter.clamp_(-self.limit, self.limit)
+        import torch
+
+        with torch.no_grad():
+            for parameter in ptm.module.parameters():
+                parameter.clamp_(-self.limit, self.limit)
         return ()

@@ -8,24 +8,28 @@ A stage has one slot and drops it when it commits. What stays is of stages that 
 experiment was changed, or a command was stopped and never started again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from recipe_ray.data.batches import Feed, LocalFeed
-from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.stages.run import Run, attempt, failure_on_record, observed
-from recipe_ray.stages.stage import Stage
 from recipe_ray.store.rows import result_rows
 from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.data.batches import Feed
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.experiment.plan import Plan
+    from recipe_ray.stages.run import Run
+    from recipe_ray.stages.stage import Stage
 
 
 def collect(plan: Plan, store: Store, stage: Stage) -> None:
     """Write the rows of one committed stage into the experiment's results; twice is harmless."""
+    import pyarrow as pa
+
     rows = store.rows(stage.artifact)
     # names are the experiment's own: the artifact may have been made under other titles
     for name, value in stage.columns().items():
@@ -74,6 +78,8 @@ def run_inline(
     `experiment` names the folder of their event files and is said in their progress notes.
     `feed`: one that has read the data before; `run`: in place of the last stage's own `run`.
     """
+    from recipe_ray.stages.run import failure_on_record
+
     stages = list(stages)
     for stage in stages:
         with failure_on_record(stage, store):
@@ -104,6 +110,10 @@ def run_one(
 
     `feed` and `run` as for `run_inline`.
     """
+    from recipe_ray.data.batches import LocalFeed
+    from recipe_ray.learn.runtime import LocalRuntime
+    from recipe_ray.stages.run import attempt, observed
+
     if store.has(stage.artifact):
         return
     with observed(

@@ -18,8 +18,9 @@ from recipe_ray.base.errors import DataError, NonFiniteLossError
 from recipe_ray.learn.objective import Batch, Objective, Term
 from recipe_ray.learn.optim import FitSpec, build_optimizer, rate_at
 from recipe_ray.learn.precision import arithmetic, autocast, frozen_weights_cast
+from recipe_ray.learn.progress import Progress
 from recipe_ray.learn.resume_point import MisfitError, check_fits, phase_of
-from recipe_ray.learn.runtime import Progress, Runtime
+from recipe_ray.learn.runtime import Runtime
 
 logger = logging.getLogger("recipe_ray")
 

@@ -1,15 +1,18 @@
 """How a loop optimises: the spec of one training, its optimiser and its schedule."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field, PositiveInt
-from torch import nn
-from torch.optim import Optimizer
 
 from recipe_ray.base.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 class FitSpec(Spec):
@@ -62,10 +65,14 @@ def rate_at(step: int, num_steps: int, spec: FitSpec) -> float:
 
 
 def _adamw(groups: list[dict[str, object]], spec: FitSpec) -> Optimizer:
+    import torch
+
     return torch.optim.AdamW(groups, lr=spec.learning_rate, eps=spec.epsilon, fused=True)
 
 
 def _sgd(groups: list[dict[str, object]], spec: FitSpec) -> Optimizer:
+    import torch
+
     return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
 
 

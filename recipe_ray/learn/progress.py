@@ -7,13 +7,27 @@ step 900 has not done 900 steps in its first second.
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-
-from recipe_ray.learn.runtime import Progress
 
 _MARK_EVERY_S = 1.0
 _MARKS = 30  # the rate is that of the last half minute, or of the last 30 steps where they are slow
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: what it does, the step it has done, of how many, with which losses.
+
+    `samples` are those of the one step that is reported, of all workers.
+    """
+
+    phase: str
+    step: int
+    num_steps: int
+    values: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+
+
 _PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))
 
 

@@ -13,21 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from recipe_ray.learn.progress import Progress
+
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a stage is: what it does, the step it has done, of how many, with which losses.
-
-    `samples` are those of the one step that is reported, of all workers.
-    """
-
-    phase: str
-    step: int
-    num_steps: int
-    values: dict[str, float] = field(default_factory=dict)
-    samples: int = 0
 
 
 class Checkpoints(Protocol):

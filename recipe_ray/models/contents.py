@@ -4,14 +4,15 @@ The one place that recognises other libraries' layouts. It looks at names of fil
 config.json, never at weights.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from recipe_ray.base.errors import ModelError, unknown
-from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import ADAPTER, PICKLE_SUFFIXES, read_json
+from recipe_ray.base.foreign import PICKLE_SUFFIXES, is_there
 from recipe_ray.models.family import MODELS
 
 CONFIG = "config.json"
@@ -90,6 +91,8 @@ def _diagnosis(folder: Path) -> str | None:
 
     It is of a known kind by config.json in the first place, then by its files.
     """
+    from recipe_ray.base.loading import ADAPTER, read_json
+
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return f"the folder is empty; expected {CONFIG} and model.safetensors"
@@ -126,6 +129,8 @@ def _by_config(values: dict[str, Any]) -> str | None:
 
 
 def _adapter_alone(folder: Path) -> str:
+    from recipe_ray.base.loading import ADAPTER, read_json
+
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     return (
         f"an adapter ({ADAPTER}) for {shortened(base)}, no whole model; merge it into that (peft: "

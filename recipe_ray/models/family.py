@@ -4,13 +4,14 @@ A `ModelRef` is the spec (what to load); a `PTM` is the loaded thing. No code ou
 which model it has.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
-from torch import Tensor, nn
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
@@ -19,14 +20,18 @@ from recipe_ray.data.census import Census, WordLoss
 from recipe_ray.data.images import Pixels
 from recipe_ray.data.rows import Encode, Vocabulary
 from recipe_ray.learn.metrics import Share
-from recipe_ray.learn.neuron_stats import NeuronLayer
-from recipe_ray.learn.objective import Objective, Term, Weight
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.text.encoding import TextEncoder
-from recipe_ray.models.text.packed import PackedBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from recipe_ray.learn.neuron_stats import NeuronLayer
+    from recipe_ray.learn.objective import Objective, Term, Weight
+    from recipe_ray.learn.runtime import Runtime
+    from recipe_ray.models.text.packed import PackedBatch
 
 Scope = Literal["weights", "all"]
-MODELS: "Registry[ModelRef]" = Registry(
+MODELS: Registry[ModelRef] = Registry(
     "model", "recipe_ray.models", own="write {name: bert, source: FOLDER or hub id}"
 )
 

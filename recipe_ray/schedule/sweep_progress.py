@@ -7,6 +7,8 @@ Which sweeps run on a store, and how far they are: a note of each driver, renewe
 For people who watch. Whoever drives a sweep decides by nothing of this.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from collections import Counter
@@ -14,18 +16,19 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.schedule.durations import Likeness, WallTimes
-from recipe_ray.stages.stage import Stage
 from recipe_ray.store.notes import Note, json_path, pass_over, read_notes
 from recipe_ray.store.remote import reopen_files
 from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.experiment.plan import Plan
+    from recipe_ray.stages.stage import Stage
 
 # lost: its processes died and it starts again; elsewhere: another driver makes it
 EventKind = Literal["skipped", "started", "progress", "finished", "failed", "lost", "elsewhere"]
@@ -71,6 +74,8 @@ class SweepProgress:
     def __init__(
         self, plan: Plan, done: Collection[str], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        from recipe_ray.schedule.durations import Likeness, WallTimes
+
         self._clock = clock
         self._num_stages = len(plan.stages)
         self._open = {key: stage for key, stage in plan.stages.items() if key not in done}

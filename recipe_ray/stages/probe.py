@@ -17,7 +17,8 @@ from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.neuron_stats import Overlap, overlap_of_means, overlap_of_samples, pair_sums
-from recipe_ray.learn.runtime import Progress, Runtime
+from recipe_ray.learn.progress import Progress
+from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.evaluate import MAX_TOKENS
 from recipe_ray.stages.stage import (

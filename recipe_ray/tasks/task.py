@@ -9,15 +9,16 @@ Tasks on texts.
 Tasks on images.
 """
 
+from __future__ import annotations
+
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
@@ -38,8 +39,11 @@ from recipe_ray.data.sources import (
     open_path,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 logger = logging.getLogger("recipe_ray")
-TASKS: Registry["Task"] = Registry(
+TASKS: Registry[Task] = Registry(
     "task",
     "recipe_ray.tasks",
     own="write {name: file, class_names: [...], path_train: FILE, path_test: FILE}",
@@ -61,7 +65,7 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def take(self, rows: NDArray[np.int64]) -> "Labelled":
+    def take(self, rows: NDArray[np.int64]) -> Labelled:
         """Return the rows with these indices."""
         return Labelled(tuple(self.samples[row] for row in rows), self.labels[rows])
 

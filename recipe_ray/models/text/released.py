@@ -1,19 +1,21 @@
 """Model `bert`: any BERT or RoBERTa checkpoint, from a local folder or the Hugging Face hub."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.loading import adapter_note, check_adapter, checksums_in, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.models.text.bert import ARCHITECTURES, BertPTM
-from recipe_ray.models.text.checkpoint import Parts, load_bert, parts_of
-from recipe_ray.models.text.given import give_back
+
+if TYPE_CHECKING:
+    from recipe_ray.models.text.bert import BertPTM
+    from recipe_ray.models.text.checkpoint import Parts
 
 
 @MODELS.register("bert")
@@ -44,10 +46,15 @@ class BertCheckpoint(ModelRef):
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Tell whether config.json names BERT's or RoBERTa's architecture."""
+        from recipe_ray.base.loading import says
+        from recipe_ray.models.text.bert import ARCHITECTURES
+
         return says(folder, "model_type") in ARCHITECTURES
 
     def load(self) -> BertPTM:
         """Return the checkpoint, from the folder or downloaded."""
+        from recipe_ray.models.text.checkpoint import load_bert
+
         return load_bert(
             self._folder(),
             allow_pickle=self.allow_pickle,
@@ -57,10 +64,14 @@ class BertCheckpoint(ModelRef):
 
     def reload(self, folder: Path) -> BertPTM:
         """Return a PTM that a stage saved."""
+        from recipe_ray.models.text.checkpoint import load_bert
+
         return load_bert(folder)
 
     def content(self) -> dict[str, Any]:
         """Return the files' checksums for a folder, the commit for a hub id."""
+        from recipe_ray.base.loading import check_adapter, checksums_in
+
         folder = self._local()
         if folder is not None:
             check_readable(folder, self.name)
@@ -98,10 +109,14 @@ class BertCheckpoint(ModelRef):
 
     def left_out(self) -> list[str]:
         """Return what is said of an adapter in the folder."""
+        from recipe_ray.base.loading import adapter_note
+
         return adapter_note(self._folder())
 
     def give_back(self, folder: Path) -> list[str]:
         """Leave out a head that was fitted, and keep what else the checkpoint has."""
+        from recipe_ray.models.text.given import give_back
+
         if not self.headless:
             return []
         given = self._folder()
@@ -114,6 +129,8 @@ class BertCheckpoint(ModelRef):
         return self.source.rstrip("/").rsplit("/", 1)[-1]
 
     def _parts(self) -> Parts:
+        from recipe_ray.models.text.checkpoint import parts_of
+
         return parts_of(
             self._folder(), allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
         )

@@ -8,31 +8,25 @@ Legend: B images, L token ids of a caption, E width of the embeddings both tower
 Model `clip`: one of open_clip's, a local one, or a small one made from scratch.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import adapter_note, check_adapter, read_weight_file, weights_checksum
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
 from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, ImageSample
 from recipe_ray.data.rows import Encode, Ints
-from recipe_ray.learn.contrastive import contrastive
 from recipe_ray.learn.metrics import Share
-from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
-from recipe_ray.learn.objective import Objective, Terms, Weight
-from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import MODELS, ModelRef, Scope
 from recipe_ray.models.vision.clip_weights import (
     CONFIG_FILE,
@@ -49,8 +43,15 @@ from recipe_ray.models.vision.clip_weights import (
     open_clip,
     openai_statistics,
 )
-from recipe_ray.models.vision.vision import FeatureClassifier, VisionPTM, retrieval
+from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.vit_network import PROJECTIONS, projection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from recipe_ray.learn.neuron_stats import NeuronLayer
+    from recipe_ray.learn.objective import Objective, Terms, Weight
+    from recipe_ray.learn.runtime import Runtime
 
 _PENALISED = ("fc1", "fc2", *PROJECTIONS)  # of the vision encoder (docs/method.md section 2)
 
@@ -94,6 +95,7 @@ class ClipPTM(VisionPTM):
 
     def pretraining_objective(self) -> Objective:
         """Return the contrastive loss over the global batch."""
+        from recipe_ray.learn.contrastive import contrastive
 
         def loss(module: Any, batch: ImageBatch) -> Terms:
             if batch.captions is None:
@@ -106,6 +108,8 @@ class ClipPTM(VisionPTM):
 
     def pretraining_quality(self, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
         """Return recall at 1 over all pairs, from image to text and back."""
+        from recipe_ray.models.vision.heads import retrieval
+
         return retrieval(self, rows, runtime)
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -133,10 +137,14 @@ class ClipPTM(VisionPTM):
 
     def neuron_layers(self) -> list[NeuronLayer]:
         """Return fc1 of every block."""
+        from recipe_ray.learn.neuron_stats import NeuronLayer
+
         return [NeuronLayer(b.mlp.c_fc.weight, b.mlp.c_fc.bias) for b in _blocks(self.module)]
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
         """Return fc1 after its activation at the class token, [B, n] a block."""
+        from recipe_ray.learn.neuron_stats import outputs_of
+
         activations = [block.mlp.gelu for block in _blocks(module)]
         with outputs_of(activations, lambda states: states[:, 0]) as seen:
             self.features(module, batch)
@@ -149,10 +157,14 @@ class ClipPTM(VisionPTM):
 
         Parameters that no loss reaches would hold up DDP.
         """
-        return FeatureClassifier(self, num_labels, seed, body=_ImageTower(self.module.visual))
+        from recipe_ray.models.vision.heads import FeatureClassifier, ImageTower
+
+        return FeatureClassifier(self, num_labels, seed, body=ImageTower(self.module.visual))
 
     def save(self, folder: Path) -> None:
         """Write what `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads."""
+        from safetensors.torch import save_file
+
         folder.mkdir(parents=True, exist_ok=True)
         state = self.module.state_dict()
         save_file({n: t.cpu().contiguous() for n, t in state.items()}, folder / WEIGHTS_FILE)
@@ -167,14 +179,6 @@ class ClipPTM(VisionPTM):
             },
         }
         (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")
-
-
-class _ImageTower(nn.Module):
-    """The vision encoder alone, under the name it has in a CLIP."""
-
-    def __init__(self, visual: nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,10 @@ def _tokenizer() -> Any:
 
 def load_clip(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> ClipPTM:
     """Return a CLIP; raise UnsafeModelError for a pickle that was not allowed, or ModelError."""
+    import torch
+
+    from recipe_ray.base.loading import read_weight_file
+
     read = read_weight_file(checkpoint.weights, allow_pickle=allow_pickle, within=checkpoint.within)
     weights = fitting(read, checkpoint)
     module = build(checkpoint.config, seed=0)
@@ -307,6 +315,8 @@ class Clip(ModelRef):
 
     def content(self) -> dict[str, Any]:
         """Return tag and commit, the checksum of a file, or the configuration and the seed."""
+        from recipe_ray.base.loading import weights_checksum
+
         if self.pretrained is not None and self.revision and is_commit(self.revision):
             return {"arch": self.arch, "pretrained": self.pretrained, "commit": self.revision}
         checkpoint = self._checkpoint()
@@ -332,6 +342,8 @@ class Clip(ModelRef):
         checkpoint = self._checkpoint()
         if checkpoint is None or checkpoint.within is None:
             return []
+        from recipe_ray.base.loading import adapter_note
+
         return adapter_note(checkpoint.within)
 
     @property
@@ -357,6 +369,8 @@ class Clip(ModelRef):
         return "-".join(part for part in (self.name, self.arch, self.pretrained) if part)
 
     def _checkpoint(self) -> Checkpoint | None:
+        from recipe_ray.base.loading import check_adapter
+
         if self.source is not None:
             checkpoint = from_source(self.source, self.arch)
             if checkpoint.within is not None:

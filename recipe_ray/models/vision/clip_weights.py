@@ -8,25 +8,26 @@ Only a plain ViT beside a plain text transformer with CLIP's own tokenizer: towe
 hub would bring further downloads and other losses.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
-from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError, SpecError, unknown
-from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import PICKLE_SUFFIXES, check_shapes, read_json
+from recipe_ray.base.foreign import PICKLE_SUFFIXES, is_there
 from recipe_ray.base.spec import Spec, explain
-from recipe_ray.models.config_fields import outline
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.vision.vision import Means, Spreads
 from recipe_ray.models.vision.weight_source import load_strictly
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 VOCABULARY = 49408  # tokens of CLIP's tokenizer; the last one ends a caption
 # what open_clip takes for what a config leaves out (`open_clip.model`, CLIPVisionCfg, CLIPTextCfg)
@@ -151,6 +152,8 @@ def architecture(name: str) -> ClipConfig:
 
 def build(config: ClipConfig, seed: int) -> nn.Module:
     """Return open_clip's module with random weights drawn by `seed`; nothing else is drawn from."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module: nn.Module = open_clip().CLIP(**config.for_open_clip())
@@ -215,6 +218,8 @@ def from_source(source: str, arch: str | None) -> Checkpoint:
 
     Raises ModelError for what is missing, SpecError for an architecture that is not supported.
     """
+    from recipe_ray.base.loading import read_json
+
     place = Path(source).expanduser()
     if not place.exists():
         raise ModelError(f"source: {source} does not exist; expected a folder or a weights file")
@@ -239,6 +244,9 @@ def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, 
 
     Raises ModelError for an architecture that they are not of, before any of it is made.
     """
+    from recipe_ray.base.loading import check_shapes
+    from recipe_ray.models.config_fields import outline
+
     kept = {name: tensor for name, tensor in weights.items() if name not in _NO_WEIGHTS}
     if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
         kept["logit_scale"] = kept["logit_scale"].reshape(())  # some have a vector of one

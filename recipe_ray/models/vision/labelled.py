@@ -4,19 +4,19 @@ A family adds what is its own: the fields of a small network, how it is built, w
 read from.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.base.loading import adapter_note
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.images import ImageEncoder
-from recipe_ray.models.config_fields import outline
 from recipe_ray.models.family import ModelRef
 from recipe_ray.models.vision.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.vision.weight_source import (
@@ -28,6 +28,9 @@ from recipe_ray.models.vision.weight_source import (
     load_strictly,
     local_origin,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALL = "small"
 # bounds of what config.json may ask for: neither the pixels of a VGG nor the time that each layer
@@ -72,6 +75,8 @@ class LabelledArchitecture(Spec):
 
         Raises ModelError, naming `where`, for weights that are not of this architecture.
         """
+        from recipe_ray.models.config_fields import outline
+
         module = outline(lambda: self.build(0), where)
         load_strictly(module, weights, where)
         return module

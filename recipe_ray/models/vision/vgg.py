@@ -8,20 +8,17 @@ The VGGs: torchvision's by name, and small ones in the same layout from a list o
 Model `vgg`: a VGG to be trained from scratch, torchvision's released one, or a local one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor, nn
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.loading import says
 from recipe_ray.data.images import ImageBatch, ImageRows
-from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
-from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.models.family import MODELS, Scope
 from recipe_ray.models.vision.labelled import (
     MAX_LAYERS,
@@ -29,14 +26,15 @@ from recipe_ray.models.vision.labelled import (
     LabelledArchitecture,
     LabelledReference,
 )
-from recipe_ray.models.vision.vision import (
-    HeadClassifier,
-    VisionPTM,
-    check_labels,
-    fresh_linear,
-    labelled_objective,
-)
+from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.weight_source import LocalFolder, save_folder, torchvision_models
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from recipe_ray.learn.neuron_stats import NeuronLayer
+    from recipe_ray.learn.objective import Objective, Terms
+    from recipe_ray.models.vision.heads import HeadClassifier
 
 VggName = Literal[
     "small",
@@ -77,6 +75,8 @@ class VggArchitecture(LabelledArchitecture):
 
     def build(self, seed: int) -> Any:
         """Return an untrained torchvision VGG, its weights drawn from `seed` alone."""
+        import torch
+
         models = torchvision_models()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -85,6 +85,9 @@ class VggArchitecture(LabelledArchitecture):
             return self._small(models.vgg)
 
     def _small(self, vgg: Any) -> Any:
+        import torch
+        from torch import nn
+
         # on no device: the usual head has 120 million weights, and is replaced at once
         with torch.device("meta"):
             module = vgg.VGG(nn.Sequential(), num_classes=1, init_weights=False)
@@ -104,7 +107,7 @@ class VggArchitecture(LabelledArchitecture):
 
 
 # each group is all layers of a kind: those before the features, and those after
-GROUPS = {"conv": nn.Conv2d, "fc": nn.Linear}
+GROUPS = {"conv": "Conv2d", "fc": "Linear"}  # classes of `torch.nn`
 
 
 class VggPTM(VisionPTM):
@@ -127,6 +130,8 @@ class VggPTM(VisionPTM):
 
     def features(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return the pooled output of the last convolutions, flattened [B, H]."""
+        import torch
+
         maps = module.avgpool(module.features(self.normalised(batch.pixels)))
         return torch.flatten(maps, 1)
 
@@ -137,12 +142,19 @@ class VggPTM(VisionPTM):
 
     def pretraining_objective(self) -> Objective:
         """Return the cross-entropy against the labels of the corpus."""
+        from recipe_ray.models.vision.heads import labelled_objective
+
         return labelled_objective(self)
 
     def pretraining_beside(
         self, module: Any, batch: ImageBatch, others: ImageBatch
     ) -> tuple[Terms, Tensor]:
         """Run both in one pass: batch normalisation may be among the layers."""
+        import torch
+
+        from recipe_ray.learn.objective import classification
+        from recipe_ray.models.vision.heads import check_labels
+
         check_labels(batch.labels, self.num_classes)
         both = self.features(module, ImageBatch(torch.cat([batch.pixels, others.pixels])))
         own, beside = both[: batch.num_samples], both[batch.num_samples :]
@@ -155,9 +167,11 @@ class VggPTM(VisionPTM):
 
     def weight_group(self, name: str) -> list[nn.Parameter]:
         """Return the weights of all convolutions, or of all linear layers."""
+        from torch import nn
+
         if name not in GROUPS:
             raise self.unknown_group(name)
-        kind: Any = GROUPS[name]
+        kind: Any = getattr(nn, GROUPS[name])
         return [part.weight for part in self.module.modules() if isinstance(part, kind)]
 
     @property
@@ -167,6 +181,10 @@ class VggPTM(VisionPTM):
 
     def neuron_layers(self) -> list[NeuronLayer]:
         """Return the convolutions; a channel's batch normalisation goes with it."""
+        from torch import nn
+
+        from recipe_ray.learn.neuron_stats import NeuronLayer
+
         layers: list[NeuronLayer] = []
         for part in self.module.features:
             pair: Any = (getattr(part, "weight", None), getattr(part, "bias", None))
@@ -178,6 +196,10 @@ class VggPTM(VisionPTM):
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
         """Return each convolution's channels after ReLU, means over positions [B, n]."""
+        from torch import nn
+
+        from recipe_ray.learn.neuron_stats import outputs_of
+
         activations = [part for part in module.features if isinstance(part, nn.ReLU)]
         with outputs_of(activations, lambda maps: maps.float().mean((2, 3))) as seen:
             module.features(self.normalised(batch.pixels))
@@ -189,6 +211,8 @@ class VggPTM(VisionPTM):
 
     def classifier(self, num_labels: int, seed: int, rows: Sequence[ImageRows]) -> HeadClassifier:
         """Return the whole network with a new last layer, as the paper fine-tunes it."""
+        from recipe_ray.models.vision.heads import HeadClassifier, fresh_linear
+
         head = self._head
         head[-1] = fresh_linear(head[-1].in_features, num_labels, seed)
         return HeadClassifier(self)
@@ -228,6 +252,8 @@ class Vgg(LabelledReference):
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Tell whether config.json names this family."""
+        from recipe_ray.base.loading import says
+
         return says(folder, "family") == VggPTM.family
 
     def load(self) -> VggPTM:

@@ -6,29 +6,22 @@ Legend: B images, H width, n neurons of an MLP.
 Model `vit`: a ViT to be trained from scratch, torchvision's, one of the hub, or a local one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError
-from recipe_ray.base.loading import adapter_note, says
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows
-from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
-from recipe_ray.learn.objective import Objective, Weight
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, Scope
 from recipe_ray.models.vision.labelled import LabelledArchitecture, LabelledReference
-from recipe_ray.models.vision.vision import (
-    HeadClassifier,
-    VisionPTM,
-    fresh_linear,
-    labelled_objective,
-)
+from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.vit_network import (
     Block,
     Network,
@@ -45,6 +38,13 @@ from recipe_ray.models.vision.vit_transformers import (
     statistics_of,
 )
 from recipe_ray.models.vision.weight_source import TORCHVISION, LocalFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from recipe_ray.learn.neuron_stats import NeuronLayer
+    from recipe_ray.learn.objective import Objective, Weight
+    from recipe_ray.models.vision.heads import HeadClassifier
 
 GROUPS = ("fc1", "fc2", "query", "key", "value", "attention_out")
 PENALISED = ("fc1", "fc2", "query", "key", "value")  # docs/method.md section 2
@@ -83,6 +83,8 @@ class VitPTM(VisionPTM):
 
     def pretraining_objective(self) -> Objective:
         """Return the cross-entropy against the labels of the corpus."""
+        from recipe_ray.models.vision.heads import labelled_objective
+
         return labelled_objective(self)
 
     @property
@@ -103,10 +105,14 @@ class VitPTM(VisionPTM):
 
     def neuron_layers(self) -> list[NeuronLayer]:
         """Return the first layer of each block's MLP."""
+        from recipe_ray.learn.neuron_stats import NeuronLayer
+
         return [NeuronLayer(block.fc1.weight, block.fc1.bias) for block in self._blocks()]
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
         """Return their outputs after GELU at the CLS token [B, n]."""
+        from recipe_ray.learn.neuron_stats import outputs_of
+
         activations = [block.activation for block in self._network.blocks(module)]
         with outputs_of(activations, lambda output: output[:, 0]) as seen:
             self.features(module, batch)
@@ -118,6 +124,8 @@ class VitPTM(VisionPTM):
 
     def classifier(self, num_labels: int, seed: int, rows: Sequence[ImageRows]) -> HeadClassifier:
         """Return the whole network with a new last layer."""
+        from recipe_ray.models.vision.heads import HeadClassifier, fresh_linear
+
         width = _last_linear(self._network.head(self.module)).in_features
         self._network.replace_last(self.module, fresh_linear(width, num_labels, seed))
         return HeadClassifier(self)
@@ -165,6 +173,8 @@ def _matrix(part: Any) -> Weight:
 
 
 def _last_linear(head: nn.Module) -> nn.Linear:
+    from torch import nn
+
     *_, last = (part for part in head.modules() if isinstance(part, nn.Linear))
     return last
 
@@ -198,6 +208,8 @@ class Vit(LabelledReference):
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Tell whether config.json names this family, or transformers' ViT."""
+        from recipe_ray.base.loading import says
+
         return VitPTM.family in (says(folder, "family"), says(folder, "model_type"))
 
     def load(self) -> VitPTM:
@@ -243,6 +255,8 @@ class Vit(LabelledReference):
 
     def left_out(self) -> list[str]:
         """Return what is said of an adapter in the folder, or in the hub's repository."""
+        from recipe_ray.base.loading import adapter_note
+
         folder = self._transformers_folder()
         return super().left_out() if folder is None else adapter_note(folder)
 

@@ -6,24 +6,30 @@ run and saved. Legend: B images, H width, n neurons of an MLP.
 Query, key and value of torch's MultiheadAttention: three thirds of one fused matrix.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor, nn
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.learn.objective import Weight, WeightPart
 from recipe_ray.models.vision.labelled import MAX_LAYERS, SMALL, LabelledArchitecture
 from recipe_ray.models.vision.weight_source import save_folder, torchvision_models
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from recipe_ray.learn.objective import Weight, WeightPart
 
 PROJECTIONS = ("query", "key", "value")  # in the order of the rows
 
 
 def projection(attention: nn.MultiheadAttention, name: str) -> WeightPart:
     """Return one of `PROJECTIONS` [H, H] as rows of `in_proj_weight` [3H, H]."""
+    from recipe_ray.learn.objective import WeightPart
+
     width, place = attention.embed_dim, PROJECTIONS.index(name)
     fused = attention.in_proj_weight
     return WeightPart(fused, place * width, (place + 1) * width, PROJECTIONS)
@@ -96,6 +102,8 @@ class VitArchitecture(LabelledArchitecture):
 
     def build(self, seed: int) -> Any:
         """Return an untrained torchvision VisionTransformer, drawn from `seed` alone."""
+        import torch
+
         models = torchvision_models()
         common = {"image_size": self.image_size, "num_classes": self.num_classes}
         with torch.random.fork_rng(devices=[]):
@@ -130,6 +138,8 @@ class TorchvisionNetwork:
 
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS states."""
+        import torch
+
         patches = module._process_input(images)
         cls = module.class_token.expand(len(images), -1, -1)
         states: Tensor = module.encoder(torch.cat([cls, patches], dim=1))[:, 0]

@@ -4,30 +4,25 @@ Built from ViTConfig by its model_type, never by the checkpoint's code; tensors 
 safe reader and only then handed to transformers, which knows the names of older releases.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
-from transformers import ViTConfig, ViTForImageClassification
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import check_floats, read_json, read_weights
-from recipe_ray.models.config_fields import (
-    check_depth,
-    config_of,
-    explained_by,
-    outline,
-    rounded,
-)
 from recipe_ray.models.vision.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.vision.vit_network import Block
 from recipe_ray.models.vision.weight_source import CONFIG
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MODEL_TYPE = "vit"
 PREPROCESSOR = "preprocessor_config.json"
@@ -101,6 +96,8 @@ class TransformersNetwork:
 
 def is_transformers_folder(folder: Path) -> bool:
     """Return whether a folder's config.json is transformers'; raise ModelError without one."""
+    from recipe_ray.base.loading import read_json
+
     return "model_type" in read_json(folder / CONFIG)
 
 
@@ -110,6 +107,8 @@ def read_config(folder: Path) -> Any:
     Raises ModelError for another architecture, images that are not square and coloured, or a field
     that makes no sense.
     """
+    from recipe_ray.base.loading import read_json
+
     return _config(read_json(folder / CONFIG), folder)
 
 
@@ -121,6 +120,11 @@ def load_classifier(
     Raises ModelError for another architecture, or weights that are missing or misshapen;
     UnsafeModelError for pickles without `allow_pickle`.
     """
+    from transformers import ViTForImageClassification
+
+    from recipe_ray.base.loading import read_json, read_weights
+    from recipe_ray.models.config_fields import explained_by, rounded
+
     values = read_json(folder / CONFIG)
     config = _config(values, folder)
     read = read_weights(folder, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
@@ -155,6 +159,8 @@ def load_classifier(
 
 def statistics_of(folder: Path) -> Statistics:
     """Return the normalisation in preprocessor_config.json, or ImageNet's where there is none."""
+    from recipe_ray.base.loading import read_json
+
     path = folder / PREPROCESSOR
     if not is_there(path):
         return IMAGENET
@@ -172,6 +178,10 @@ def statistics_of(folder: Path) -> Statistics:
 
 
 def _config(values: Mapping[str, Any], folder: Path) -> Any:
+    from transformers import ViTConfig
+
+    from recipe_ray.models.config_fields import config_of
+
     kind, where = values.get("model_type"), folder / CONFIG
     if kind != MODEL_TYPE:
         raise ModelError(f"{folder}: model_type {kind!r}; family vit reads {MODEL_TYPE!r}")
@@ -219,6 +229,11 @@ def _check_sizes(config: Any, weights: Mapping[str, Tensor], folder: Path) -> No
 
     It knows by which names older releases had them, so each one's shape is left to it.
     """
+    from transformers import ViTForImageClassification
+
+    from recipe_ray.base.loading import check_floats
+    from recipe_ray.models.config_fields import check_depth, outline
+
     where = folder / CONFIG
     for name, tensor in weights.items():
         check_floats(name, tensor, folder)

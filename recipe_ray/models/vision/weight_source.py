@@ -6,31 +6,24 @@ Each origin says three things: settings of the architecture that it knows, what 
 torchvision, which is an optional dependency, and the weights that it releases by name.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.error import URLError
 
 from pydantic import ValidationError
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError, unknown
-from recipe_ray.base.foreign import is_there
-from recipe_ray.base.loading import (
-    PICKLE_SUFFIXES,
-    check_adapter,
-    check_shapes,
-    checksums_in,
-    read_json,
-    read_weight_file,
-    read_weights,
-    weights_checksum,
-)
+from recipe_ray.base.foreign import PICKLE_SUFFIXES, is_there
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.models.contents import check_readable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CONFIG = "config.json"
 S = TypeVar("S", bound=Spec)
@@ -66,10 +59,14 @@ class LocalFile:
 
     def content(self) -> dict[str, Any]:
         """Return the file's checksum."""
+        from recipe_ray.base.loading import weights_checksum
+
         return {"file": weights_checksum(self.path)}
 
     def weights(self) -> dict[str, Tensor]:
         """Return its tensors."""
+        from recipe_ray.base.loading import read_weight_file
+
         return read_weight_file(self.path, allow_pickle=self.allow_pickle)
 
 
@@ -84,6 +81,8 @@ class LocalFolder:
 
     def settings(self) -> dict[str, Any]:
         """Return what config.json says; raise ModelError where it is of another family."""
+        from recipe_ray.base.loading import read_json
+
         check_readable(self.path)
         values = read_json(self.path / CONFIG)
         family = values.pop("family", None)
@@ -93,6 +92,8 @@ class LocalFolder:
 
     def content(self, *more: str) -> dict[str, Any]:
         """Return the checksums of the files that hold weights, and of those that end in `more`."""
+        from recipe_ray.base.loading import check_adapter, checksums_in
+
         check_adapter(self.path, ignore=self.ignore_adapter)
         ends = (*_WEIGHTS, *more)
         files = [path for path in self.path.iterdir() if path.name.endswith(ends)]
@@ -100,6 +101,8 @@ class LocalFolder:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the tensors."""
+        from recipe_ray.base.loading import read_weights
+
         return read_weights(
             self.path, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
         )
@@ -107,6 +110,8 @@ class LocalFolder:
 
 def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str, Any]) -> None:
     """Write what `LocalFolder` reads: model.safetensors under the module's names, config.json."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, folder / "model.safetensors")
@@ -142,6 +147,8 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
 
     The memory of an outline is asked for when the weights have been compared with it.
     """
+    from recipe_ray.base.loading import check_shapes
+
     own = module.state_dict()
     hint = " (num_classes, image_size and the widths decide it)"
     check_shapes(weights, own, where, hint)
