@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipe_ray.data.corpora.bookcorpus import BookCorpus
-from recipe_ray.data.corpora.file import OwnText
 from samples import SENTENCES, tiny_folder, tiny_ptm
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import LocalFeed, Part
+from recipe_ray.data.corpora import LISTED, OwnText
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.data import Shards, shard
 from recipe_ray.experiment.collect import run_inline
@@ -24,7 +23,7 @@ NOWHERE = Locations(None, Path("nowhere"))  # a corpus read from here is an erro
 FIT = {"steps": 3, "batch_size": 8, "max_length": 16, "precision": "fp32", "dropout": False}
 COMMON: Any = {
     "model": {"name": "bert", "source": str(tiny_folder())},
-    "corpus": BookCorpus(size=90),
+    "corpus": LISTED["bookcorpus"](size=90),
     "held_out": 0.3,
     "seed": 0,
 }
@@ -104,7 +103,7 @@ def test_a_part_may_be_the_first_samples_of_a_range() -> None:
     assert Part(0.1, 0.5, 7).of(100) == slice(10, 17)
     assert Part(0.1, 0.5, 70).of(100) == slice(10, 50)
     with pytest.raises(DataError, match="no text left of 100"):
-        Part(0.5, 0.5).check(100, BookCorpus())
+        Part(0.5, 0.5).check(100, LISTED["bookcorpus"]())
 
 
 @pytest.fixture

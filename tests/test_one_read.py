@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from headless_samples import headless
-from recipe_ray.data.corpora.file import OwnText
 from samples import SENTENCES, corpus_file, tiny_folder
 from shell import Shell, shell
 
+from recipe_ray.data.corpora import OwnText
 from recipe_ray.data.sources import FileSource, Locations
 from recipe_ray.models.text.released import BertCheckpoint
 
