@@ -8,9 +8,11 @@ Such a module is light: torch and the like are imported in the functions that co
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib.abc import InspectLoader
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from recipe_ray.base.errors import SpecError, shortened, unknown
@@ -86,8 +88,14 @@ class Registry(Generic[T]):
         for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
             if _registers(module):
                 importlib.import_module(module.name)
-        for entry in entry_points(group=ENTRY_POINT_GROUP):
+        for entry in _entries(tuple(sys.path)):
             entry.load()
+
+
+@lru_cache(maxsize=1)
+def _entries(_: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of all that is installed on a path: one look for all registries."""
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _registers(module: pkgutil.ModuleInfo) -> bool:
