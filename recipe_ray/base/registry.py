@@ -9,9 +9,11 @@ What the user's own catalogues list (`catalog.py`) is known as well, as long as 
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache
 from importlib.abc import InspectLoader
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from recipe_ray.base.errors import SpecError, shortened, unknown
@@ -98,8 +100,14 @@ class Registry(Generic[T]):
         for module in pkgutil.walk_packages(folders, f"{self._package}."):
             if _registers(module):
                 importlib.import_module(module.name)
-        for entry in entry_points(group=ENTRY_POINT_GROUP):
+        for entry in _entries(tuple(sys.path)):
             entry.load()
+
+
+@lru_cache(maxsize=1)
+def _entries(_: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of all that is installed on a path: one look for all registries."""
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _registers(module: pkgutil.ModuleInfo) -> bool:

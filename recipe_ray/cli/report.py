@@ -127,19 +127,23 @@ def list_command(
         hint = "".join(f"; `recipe-ray list {name}` shows {kind!r}" for name in of)
         raise SpecError(unknown("kind", kind, KINDS) + hint)
     found = {
-        name: {plugin: _described(registry.get(plugin)) for plugin in registry}
+        name: {plugin: registry.get(plugin) for plugin in registry}
         for name, registry in known.items()
         if kind in (None, name)
     }
     if json_:
-        typer.echo(json.dumps(found, indent=1))
+        described = {
+            name: {plugin: _described(cls) for plugin, cls in plugins.items()}
+            for name, plugins in found.items()
+        }
+        typer.echo(json.dumps(described, indent=1))
         return
     for name, plugins in found.items():
         typer.secho(name, bold=True)
-        for plugin, about in plugins.items():
-            typer.echo(f"  {plugin:<16} {about['summary']}")
-            for field, value in about["fields"].items() if kind is not None else ():
-                typer.echo(f"      {field:<20} {value['default']}  {value['description']}")
+        for plugin, cls in plugins.items():
+            typer.echo(f"  {plugin:<16} {_summary(cls)}")
+            for field, info in cls.model_fields.items() if kind is not None else ():
+                typer.echo(f"      {field:<20} {_default(info)}  {info.description or ''}")
     if kind is None:
         typer.echo("recipe-ray list KIND shows the fields of each")
 
@@ -154,8 +158,11 @@ def _described(plugin: Any) -> dict[str, Any]:
         }
         for name, info in plugin.model_fields.items()
     }
-    summary = (plugin.__doc__ or "").strip().splitlines()[0]
-    return {"summary": summary, "version": _version(plugin), "fields": fields}
+    return {"summary": _summary(plugin), "version": _version(plugin), "fields": fields}
+
+
+def _summary(plugin: Any) -> str:
+    return str(plugin.__doc__ or "").strip().splitlines()[0]
 
 
 def _version(plugin: Any) -> Any:
