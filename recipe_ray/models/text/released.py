@@ -13,7 +13,7 @@ from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.models.text.bert import ARCHITECTURES, BertPTM
 from recipe_ray.models.text.checkpoint import Parts, load_bert, parts_of
-from recipe_ray.models.text.given import give_back
+from recipe_ray.models.text.given import give_back, left_behind
 
 
 @MODELS.register("bert")
@@ -101,12 +101,13 @@ class BertCheckpoint(ModelRef):
         return adapter_note(self._folder())
 
     def give_back(self, folder: Path) -> list[str]:
-        """Leave out a head that was fitted, and keep what else the checkpoint has."""
-        if not self.headless:
-            return []
-        given = self._folder()
-        return give_back(
-            folder, given, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        """Leave out a head that was fitted, and keep what else the checkpoint has; say what not."""
+        give = give_back if self.headless else left_behind
+        return give(
+            folder,
+            self._folder(),
+            allow_pickle=self.allow_pickle,
+            ignore_adapter=self.ignore_adapter,
         )
 
     def default_label(self) -> str:
