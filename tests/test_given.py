@@ -1,6 +1,7 @@
 """Models without a masked-LM head: found out, purified, and given back as what they were."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ from shell import Shell, shell
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoTokenizer,
+    BertForPreTraining,
     BertModel,
 )
 
@@ -62,7 +65,42 @@ def test_a_model_with_a_head_keeps_it_and_a_pooler_that_is_drawn_is_told_of(
 ) -> None:
     whole = BertCheckpoint(source=str(tiny_folder()))
     assert whole.as_found() == whole
+    whole.load().save(tmp_path)
     assert whole.drawn_parts() == whole.give_back(tmp_path) == []
+
+
+def test_a_head_beside_that_of_the_masked_lm_is_named_among_what_is_left_out(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "whole"
+    BertForPreTraining.from_pretrained(tiny_folder()).save_pretrained(source)
+    AutoTokenizer.from_pretrained(tiny_folder()).save_pretrained(source)
+    model = BertCheckpoint(source=str(source)).as_found()
+    assert not model.headless
+    model.load().save(tmp_path / "out")
+    (said,) = model.give_back(tmp_path / "out")
+    assert "left out are weights" in said
+    assert "cls.seq_relationship.weight" in said
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "broken"])
+def test_files_of_sentence_transformers_are_opened_as_all_foreign_files(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    source = headless(tmp_path)
+    sentence_files(source, "Pooling")
+    (source / name).rename(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(source / name)
+    else:
+        (source / name).symlink_to(tmp_path / ("elsewhere" if kind == "link" else "nowhere"))
+    model = BertCheckpoint(source=str(source), headless=True)
+    load_bert(source, allow_headless=True).save(tmp_path / "out")
+    said = " ".join(model.give_back(tmp_path / "out"))
+    assert "sentence-transformers are left out" in said
+    assert not (tmp_path / "out" / "modules.json").exists()
 
 
 def test_a_head_of_unknown_kind_is_named_among_what_is_left_out(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from io import BufferedReader
 from math import isfinite
 from pathlib import Path
@@ -183,6 +184,12 @@ def check_adapter(folder: Path, *, ignore: bool) -> None:
             "(peft: merge_and_unload, then save_pretrained), or leave it out of the result by "
             "--ignore-adapter (in a mapping: ignore_adapter: true)"
         )
+    _say_left_out(folder, name)
+
+
+@cache
+def _say_left_out(folder: Path, name: str) -> None:
+    # once, however often a model is opened
     log.warning("%s: the adapter beside the weights (%s) is left out of the result", folder, name)
 
 

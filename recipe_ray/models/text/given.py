@@ -11,7 +11,7 @@ afresh: known modules under their usual names, and of their settings the fields 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.foreign import is_there, read_foreign
-from recipe_ray.base.loading import check_shapes, read_json, read_weights
+from recipe_ray.base.loading import check_shapes, read_json, read_weights, says
 from recipe_ray.models.config_fields import outline
 from recipe_ray.models.text.bert import ARCHITECTURES, POOLER
 from recipe_ray.models.text.checkpoint import load_bert, named_weights
@@ -138,6 +138,22 @@ def leave_head_out(folder: Path) -> list[str]:
     return [HEAD_LEFT_OUT]
 
 
+def left_behind(
+    folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool
+) -> list[str]:
+    """Return what is said of weights of `given` that a masked LM's folder has no place for."""
+    read = read_weights(given, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
+    original = named_weights(str(says(given, "model_type")), read, given)
+    return _said_of_others(original, load_bert(folder).module.state_dict())
+
+
+def _said_of_others(original: Iterable[str], kept: Collection[str]) -> list[str]:
+    others = sorted(n for n in original if n not in kept and not n.endswith(_BUFFERS))
+    if not others:
+        return []
+    return [f"left out are weights of no architecture that is kept here: {_some(others)}"]
+
+
 def give_back(folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool) -> list[str]:
     """Make of a purified masked LM's folder one like `given`; return what to say of it.
 
@@ -156,12 +172,7 @@ def give_back(folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: 
     bare = not hasattr(module, prefix.rstrip("."))
     kept = {(prefix if bare else "") + name for name in module.state_dict()}
     module.save_pretrained(folder)
-    said = [HEAD_LEFT_OUT]
-    left_out = sorted(n for n in original if n not in kept and not n.endswith(_BUFFERS))
-    if left_out:
-        said.append(
-            f"also left out are weights of no architecture that is known here: {_some(left_out)}"
-        )
+    said = [HEAD_LEFT_OUT, *_said_of_others(original, kept)]
     heads = sorted(name for name in kept if not name.startswith(prefix))
     if heads:
         said.append(

@@ -114,14 +114,15 @@ class BertCheckpoint(ModelRef):
         return adapter_note(self._folder())
 
     def give_back(self, folder: Path) -> list[str]:
-        """Leave out a head that was fitted, and keep what else the checkpoint has."""
-        from recipe_ray.models.text.given import give_back
+        """Leave out a head that was fitted, and keep what else the checkpoint has; say what not."""
+        from recipe_ray.models.text.given import give_back, left_behind
 
-        if not self.headless:
-            return []
-        given = self._folder()
-        return give_back(
-            folder, given, allow_pickle=self.allow_pickle, ignore_adapter=self.ignore_adapter
+        give = give_back if self.headless else left_behind
+        return give(
+            folder,
+            self._folder(),
+            allow_pickle=self.allow_pickle,
+            ignore_adapter=self.ignore_adapter,
         )
 
     def default_label(self) -> str:
