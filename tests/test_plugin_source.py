@@ -181,6 +181,7 @@ def test_a_plugin_that_makes_its_own_identity_keeps_its_source(tmp_path: Path, b
         ("recipe_ray.attacks.attack", "Attack"),
         ("recipe_ray.defenses.defense", "Defense"),
         ("recipe_ray.models.family", "ModelRef"),
+        ("recipe_ray.stages.stage", "Stage"),
     ],
 )
 def test_every_kind_of_plugin_is_known_by_its_source(tmp_path: Path, kind: str, base: str) -> None:
