@@ -1,7 +1,11 @@
 """A cell run in this process: what is stored and measured, and what a second run does."""
 
 import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import pyarrow as pa
 import pytest
@@ -10,10 +14,12 @@ from samples import SENTENCES, embedded_locations
 from tiny_cell import FIT, finished, measured, run, tiny_plan, value
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.experiment.collect import collect, run_inline
+from recipe_ray.experiment.collect import collect, collect_missing, run_inline
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
 from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.stage import Stage
+from recipe_ray.store.rows import decode_rows
 from recipe_ray.store.store import Store
 
 __all__ = ["finished"]  # a fixture
@@ -157,6 +163,45 @@ def test_collected_rows_have_the_experiments_own_titles(
     renamed = tiny_plan(tmp_path, defenses=[{"name": "recipe", "title": "mine", "fit": FIT}])
     collect(renamed, store, renamed.cells[0].last)
     assert set(store.results("tiny")["defense"].to_pylist()) >= {"mine"}
+
+
+def test_a_sweep_collects_only_rows_that_are_missing_damaged_or_of_other_titles(
+    finished: tuple[Plan, Store], tmp_path: Path
+) -> None:
+    plan, done = finished
+    store = Store.open(shutil.copytree(done.uri, tmp_path / "store"))
+    shutil.rmtree(tmp_path / "store" / "results", ignore_errors=True)
+    stages = list(plan.stages.values())
+    assert len(_written(store, plan, stages)) == len(stages) == 3
+    assert _written(store, plan, stages) == set()
+    rows = store.results(plan.name)
+    files = {stage.key: store_file(store, plan, stage) for stage in stages}
+    files[stages[0].key].unlink()
+    files[stages[1].key].write_bytes(files[stages[1].key].read_bytes()[:-9])
+    assert _written(store, plan, stages) == {stages[0].key, stages[1].key}
+    assert store.results(plan.name).equals(rows)
+    # rows of before there were marks are written once more
+    last = plan.cells[0].last
+    store.write_results(plan.name, last.key, decode_rows(files[last.key].read_bytes(), "rows"))
+    assert _written(store, plan, stages) == {last.key}
+    renamed = tiny_plan(tmp_path, defenses=[{"name": "recipe", "title": "mine", "fit": FIT}])
+    assert last.key in _written(store, renamed, renamed.stages.values())
+    assert set(store.results("tiny")["defense"].to_pylist()) >= {"mine"}
+    shared = replace(plan, cells=())  # now it is no cell's own
+    assert last.key in _written(store, shared, stages)
+    assert set(store.results(plan.name)["cell"].to_pylist()) == {None}
+
+
+def _written(store: Store, plan: Plan, stages: Iterable[Stage]) -> set[str]:
+    """Return the keys of the stages whose rows are written when a sweep begins."""
+    wrote = Mock(wraps=store.write_results)
+    with patch.object(store, "write_results", wrote):
+        collect_missing(plan, store, stages)
+    return {call.args[1] for call in wrote.call_args_list}
+
+
+def store_file(store: Store, plan: Plan, stage: Stage) -> Path:
+    return Path(store.uri) / "results" / plan.name / f"{stage.key}.parquet"
 
 
 def test_the_finetuned_classifier_is_kept_only_on_request(

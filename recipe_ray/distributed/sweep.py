@@ -6,7 +6,7 @@ Several sweeps may share a store: each claims what it runs.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -17,13 +17,12 @@ from recipe_ray.distributed.monitor import Monitor, kept_note
 from recipe_ray.distributed.train import SweepContext
 from recipe_ray.distributed.trial import STAGES, InOrder, StageSearcher, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
-from recipe_ray.experiment.collect import collect, plan_record
+from recipe_ray.experiment.collect import collect_missing, plan_record
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.schedule.resources import check_fits, demand_of
 from recipe_ray.schedule.shared_queue import SharedQueue
 from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
-from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
 
 __all__ = ["SweepEvent", "SweepOutcome", "sweep"]
@@ -46,7 +45,10 @@ def sweep(
     store.write_plan(plan.name, plan_record(plan))
     committed = store.committed()
     there = {key: stage for key, stage in plan.stages.items() if key in committed}
-    _collect_what_is_there(plan, store, there.values(), on_event)
+    collect_missing(plan, store, there.values())
+    if on_event is not None:
+        for stage in there.values():
+            on_event(SweepEvent("skipped", stage))
     if there.keys() == plan.stages.keys():
         return SweepOutcome(skipped=tuple(there), wall_s=time.monotonic() - started)
     launch = plan.launch
@@ -72,18 +74,6 @@ def sweep(
             watch.forget_the_running()
     skipped = (*there, *watch.skipped)
     return SweepOutcome(tuple(watch.done), skipped, dict(watch.failed), time.monotonic() - started)
-
-
-def _collect_what_is_there(
-    plan: Plan,
-    store: Store,
-    there: Iterable[Stage],
-    on_event: Callable[[SweepEvent], None] | None,
-) -> None:
-    for stage in there:
-        collect(plan, store, stage)
-        if on_event is not None:
-            on_event(SweepEvent("skipped", stage))
 
 
 def _tune(work: SweepContext, searcher: StageSearcher, watch: Watch) -> None:

@@ -11,11 +11,13 @@ experiment was changed, or a command was stopped and never started again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.store.rows import result_rows
+from recipe_ray.store.rows import SCHEMA_VERSION, result_rows
 from recipe_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from recipe_ray.experiment.plan import Plan
     from recipe_ray.stages.run import Run
     from recipe_ray.stages.stage import Stage
+
+_COLLECTORS = 16  # at a time; an object store answers each request in tens of milliseconds
 
 
 def collect(plan: Plan, store: Store, stage: Stage) -> None:
@@ -37,8 +41,27 @@ def collect(plan: Plan, store: Store, stage: Stage) -> None:
         field = rows.schema.field(place)
         rows = rows.set_column(place, field, pa.array([value] * rows.num_rows, field.type))
     if rows.num_rows:
-        name = plan.name
-        store.write_results(name, stage.key, result_rows(rows, name, plan.cells_of(stage.key)))
+        whole = result_rows(rows, plan.name, plan.cells_of(stage.key))
+        store.write_results(plan.name, stage.key, whole, _mark(plan, stage))
+
+
+def collect_missing(plan: Plan, store: Store, stages: Iterable[Stage]) -> None:
+    """Collect committed stages, many at a time, but those whose rows are there and up to date.
+
+    Rows are out of date if the experiment gives the stage other titles or cells by now.
+    """
+
+    def one(stage: Stage) -> None:
+        if store.results_mark(plan.name, stage.key) != _mark(plan, stage):
+            collect(plan, store, stage)
+
+    with ThreadPoolExecutor(_COLLECTORS) as pool:
+        list(pool.map(one, stages))
+
+
+def _mark(plan: Plan, stage: Stage) -> str:
+    about = {"cells": plan.cells_of(stage.key), "columns": stage.columns()}
+    return fingerprint({"schema": SCHEMA_VERSION, **about})
 
 
 def plan_record(plan: Plan) -> dict[str, object]:

@@ -70,6 +70,7 @@ def unsealed_json(data: bytes, shown: str, repair: str) -> dict[str, Any]:
 SCHEMA_VERSION = 2
 
 _VERSION_FIELD = b"recipe_ray_schema_version"
+_MARK_FIELD = b"recipe_ray_collected_for"
 _MAKE_ANEW = "delete it and make it again"
 _STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 MEASUREMENT_FIELDS = [
@@ -160,6 +161,22 @@ def encode_rows(table: pa.Table) -> bytes:
     return sealed(bytes(sink.getvalue()))
 
 
+def marked(table: pa.Table, mark: str) -> pa.Table:
+    """Return rows with a mark of what they were collected for, which their file will carry."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _MARK_FIELD: mark})
+
+
+def mark_of(data: bytes, shown: str) -> str | None:
+    """Return the mark in a Parquet file's bytes, None if it has none or is damaged."""
+    try:
+        check_seal(data, shown, _MAKE_ANEW)
+        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    except (DamagedError, pa.ArrowException, OSError):
+        return None
+    found = metadata.get(_MARK_FIELD)
+    return found.decode(errors="replace") if found is not None else None
+
+
 def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
     """Return the rows in a Parquet file's bytes, `shown` naming the file in errors.
 
@@ -180,5 +197,6 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
             f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION}. "
             "Use the recipe-ray version that wrote it, or another store"
         )
-    kept = {name: value for name, value in table.schema.metadata.items() if name != SEAL.encode()}
+    own = (SEAL.encode(), _MARK_FIELD)
+    kept = {name: value for name, value in table.schema.metadata.items() if name not in own}
     return table.replace_schema_metadata(kept)

@@ -52,6 +52,8 @@ from recipe_ray.store.rows import (
     RESULT_SCHEMA,
     decode_rows,
     encode_rows,
+    mark_of,
+    marked,
     sealed_json,
     unsealed_json,
 )
@@ -240,10 +242,20 @@ class Store:
 
     # --- experiments
 
-    def write_results(self, experiment: str, key: str, table: pa.Table) -> None:
-        """Write or replace one stage's rows (RESULT_SCHEMA) in an experiment's results."""
-        path = f"{_RESULTS}/{_named(experiment)}/{path_part(key, 'stage key')}.parquet"
-        self._files.write(path, encode_rows(table.cast(RESULT_SCHEMA)))
+    def write_results(self, experiment: str, key: str, table: pa.Table, mark: str = "") -> None:
+        """Write or replace one stage's rows (RESULT_SCHEMA) in an experiment's results.
+
+        `mark` says what they were collected for; `results_mark` reads it back.
+        """
+        rows = table.cast(RESULT_SCHEMA)
+        whole = encode_rows(marked(rows, mark) if mark else rows)
+        self._files.write(_rows_path(experiment, key), whole)
+
+    def results_mark(self, experiment: str, key: str) -> str | None:
+        """Return what a stage's rows were collected for, None if they are missing or damaged."""
+        path = _rows_path(experiment, key)
+        data = self._files.read(path)
+        return None if data is None else mark_of(data, self._files.shown(path))
 
     def results(self, experiment: str | None = None) -> pa.Table:
         """Return the result rows of one experiment, or of all, in the order of their keys.
@@ -313,6 +325,10 @@ _AGAIN = (
 
 def _reopened(uri: str) -> Store:
     return Store(reopen_files(uri), uri)
+
+
+def _rows_path(experiment: str, key: str) -> str:
+    return f"{_RESULTS}/{_named(experiment)}/{path_part(key, 'stage key')}.parquet"
 
 
 def _named(experiment: str) -> str:
