@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         r"corpora\.x: hub.*'splits' \(did you mean 'split'\?\)",
     ),
     ({"corpora": {"x": {"kind": "text", "hub": {**WEB["hub"], "repo": "a b"}}}}, r"x: hub\.repo"),
+    ({"corpora": {"x": {"kind": "text", "file_name": "../y"}}}, r"corpora\.x: file_name: "),
     ({"corpora": {"x": {"kind": "embedded", "member": "tweets"}}}, r"x: member: .*movieReview"),
     ({"corpora": {"wikitext": TWEETS}}, r"corpora\.wikitext: this name is taken"),
     ({"corpora": {"coco": TWEETS}}, r"corpora\.coco: this name is taken"),
@@ -358,6 +360,15 @@ def test_list_shows_the_users_entries(own: Own, shell: Shell) -> None:
     out = shell("list", "corpora").out
     assert re.search(r"^  tweets +Tweets of ours\.$", out, re.MULTILINE)
     assert "column               body  the column of texts" in out
+
+
+def test_the_data_files_of_the_package_are_installed_with_it() -> None:
+    package = Path(recipe_ray.__file__).parent
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text())
+    globs = settings["tool"]["setuptools"]["package-data"]["recipe_ray"]
+    data = {path for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert package / "data" / "catalog.yaml" in data
+    assert data == {path for pattern in globs for path in package.glob(pattern)}
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from recipe_ray.base.catalog import Catalog, Entry, Kind
+from recipe_ray.base.catalog import NAME, Catalog, Entry, Kind
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.content import BATCH_ROWS
 from recipe_ray.data.corpus import CORPORA, Corpus, EmbeddedCorpus, TextCorpus
@@ -33,7 +33,9 @@ class CorpusEntry(Entry):
     """What a catalogue may say of a corpus."""
 
     hub: HubSplit | None = Field(None, description="where it is on the hub")
-    file_name: str | None = Field(None, description="in the data folder; None for its name")
+    file_name: str | None = Field(
+        None, pattern=f"^{NAME}$", description="in the data folder; None for its name"
+    )
     num_classes: PositiveInt | None = Field(None, description="of its labels; a larger one: error")
     member: Literal["movieReviewSnippets", "nytEditorialSnippets", "amazonReviewSnippets", None] = (
         Field(None, description="the file of the Python package that has it")
