@@ -6,12 +6,12 @@ from time import process_time
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Experiment, Launch, Workers
+from recipe_ray.experiment.spec import Experiment, Launch
 from recipe_ray.schedule.resources import Capacity, demand_of
 from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.stage import Stage
 
-LAUNCH = Launch(workers=Workers(purify=2))
+LAUNCH = Launch(workers={"purify": 2})
 TEXTS = {"name": "editorials"}
 
 

@@ -37,6 +37,7 @@ from recipe_ray.schedule.durations import stage_seconds, time_left
 from recipe_ray.schedule.forecast import Comparison, Forecast, compare_clusters
 from recipe_ray.schedule.resources import load_cluster
 from recipe_ray.schedule.sweep_progress import SweepEvent
+from recipe_ray.stages.stage import makers_of_ptms
 from recipe_ray.store.remote import is_remote
 from recipe_ray.store.store import Store
 
@@ -91,7 +92,7 @@ LimitOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="DDP workers of every pretrain, backdoor, purify stage."),
+    typer.Option("--workers", min=1, help="DDP workers of every stage that makes a PTM."),
 ]
 TrackOption = Annotated[
     list[str] | None,
@@ -195,9 +196,13 @@ def debug_command(
         )
     for stage in chosen.stages:
         collect(plan, opened, stage)
+    shown = chosen.last.shown
+    units = {one.metric: one.unit for one in shown.columns} if shown is not None else {}
     for row in opened.rows(chosen.last.artifact).to_pylist():
-        if row["metric"] in ("acc", "aasr", "masr"):
-            typer.echo(f"{row['metric']:<5} {100 * row['value']:.2f} %")
+        if row["metric"] in units:
+            share = units[row["metric"]] == "percent"
+            number = f"{100 * row['value']:.2f} %" if share else f"{row['value']:g}"
+            typer.echo(f"{row['metric']:<5} {number}")
 
 
 def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | None) -> Plan:
@@ -205,7 +210,7 @@ def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | No
 
 
 def _worker_changes(workers: int | None) -> list[str]:
-    kinds = ("pretrain", "backdoor", "purify") if workers is not None else ()
+    kinds = makers_of_ptms() if workers is not None else ()
     return [f"launch.workers.{kind}={workers}" for kind in kinds]
 
 

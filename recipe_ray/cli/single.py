@@ -43,13 +43,13 @@ from recipe_ray.cli.purification import (
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import plan_of_one
-from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.metrics import learned
 from recipe_ray.models.family import ModelRef
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.stage import Stage, makers_of_ptms
 from recipe_ray.store.store import Store
 from recipe_ray.tasks.task import Task
 
@@ -294,7 +294,7 @@ def _run(
             return
         from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
 
-        launch = Launch(workers=Workers(pretrain=workers, backdoor=workers, purify=workers))
+        launch = Launch(workers=dict.fromkeys(makers_of_ptms(), workers))
         plan = plan_of_one(stage, launch)
         outcome = sweep(plan, store, locations, on_event=display.on_event)
     if outcome.failed:
