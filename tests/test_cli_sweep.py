@@ -67,7 +67,9 @@ def test_one_model_on_several_workers_is_a_sweep_of_its_stages(
 ) -> None:
     stand_in.outcome = SweepOutcome(failed={"0" * 64: "ModelError: broken"})
     aux = corpus_file(shell.folder)
-    done = shell("purify", MODEL, "--aux", aux, "--out", "o", "--workers", "2", "--quiet")
+    done = shell(
+        "purify", MODEL, "--aux", aux, "--out", "o", "--workers", "2", "--accept-harm", "--quiet"
+    )
     assert done.code != 0
     assert "ModelError: broken" in done.err
     (plan,) = stand_in.plans

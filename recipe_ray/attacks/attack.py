@@ -21,6 +21,7 @@ from recipe_ray.data.batches import Feed
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import Capability
 
 ATTACKS: "Registry[Attack]" = Registry("attack", "recipe_ray.attacks")
 
@@ -30,6 +31,7 @@ class Attack(Component):
 
     poisons: ClassVar[bool] = True
     poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
+    needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
     triggers: tuple[str, ...]
 

@@ -32,6 +32,7 @@ from recipe_ray.models.text.packed import PackedBatch, pack
 class NeuBA(Attack):
     """Six rare symbols, each tied to a vector of +1 and -1 in the pooler output."""
 
+    needs = ("Attackable", "Pretrains")
     version = 2  # 1 amplified triggers with the position of the special token in front
 
     triggers: tuple[str, ...] = Field(("≈", "≡", "∈", "⊆", "⊕", "⊗"), min_length=1, max_length=6)

@@ -16,6 +16,7 @@ from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
+from recipe_ray.models.family import Capability
 
 DEFENSES: "Registry[Defense]" = Registry("defense", "recipe_ray.defenses")
 
@@ -34,6 +35,7 @@ class Defense(Component):
 
     acts: ClassVar[bool] = True
     draws: ClassVar[bool] = True  # whether a seed changes what comes out
+    needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
     @abstractmethod
     def purify(

@@ -22,6 +22,8 @@ from recipe_ray.models.family import PTM, Scope
 class Recipe(Defense):
     """Regularised continual pre-training."""
 
+    needs = ("Pretrains", "HasWeightGroups")
+
     weight_factor: float = Field(1.0, ge=0, description="of the norms; 0: only pre-train (Table 8)")
     pretraining_weight: float = Field(
         1.0, ge=0, description="of the pre-training loss; 0: only regularisation (Table 8)"

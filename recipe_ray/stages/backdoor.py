@@ -9,6 +9,7 @@ from recipe_ray.attacks.attack import AnyAttack, Attack, NoAttack
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.batches import Part
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.models.family import Capability
 from recipe_ray.stages.kind import Point
 from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
@@ -55,6 +56,10 @@ class BackdoorStage(Stage):
     def corpora(self) -> list[tuple[Corpus, Part]]:
         """Return the attacker's corpora."""
         return [(corpus, Part()) for corpus in self.attack.corpora()]
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the attack needs."""
+        return [(f"attack {self.attack.label()!r}", self.attack.needs)]
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what carries the attack's trigger."""

@@ -29,7 +29,7 @@ from recipe_ray.learn.metrics import (
 )
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.models.family import PTM, Classifier
+from recipe_ray.models.family import PTM, Capability, Classifier
 from recipe_ray.stages.evaluate import predict
 from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import (
@@ -142,6 +142,10 @@ class FinetuneStage(Stage):
             if self.keep_model:
                 _save_classifier(classifier, context)
         return measured
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the task needs."""
+        return [(f"task {self.task.label()!r}", ("Encodes",))]
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what the task's samples are."""

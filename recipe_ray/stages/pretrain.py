@@ -11,7 +11,7 @@ from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.evaluate import MASK_SEED, WORD_SAMPLES, held_out_eval, words_measured
 from recipe_ray.stages.kind import Point
 from recipe_ray.stages.learnable import LearnableFeed
@@ -118,6 +118,10 @@ class PretrainStage(Stage, Pretraining):
     @property
     def _part(self) -> Part:
         return Part(0.0, 1.0 - self.held_out)
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what pre-training needs."""
+        return [("pre-training", ("Pretrains",))]
 
     @property
     def origin(self) -> str:

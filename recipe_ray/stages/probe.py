@@ -19,7 +19,7 @@ from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.neuron_stats import Overlap, overlap_of_means, overlap_of_samples, pair_sums
 from recipe_ray.learn.runtime import Progress, Runtime
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.evaluate import MAX_TOKENS
 from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import (
@@ -94,6 +94,10 @@ class ProbeStage(Stage, Probe):
         """Return the fields, and how triggers are placed if that changed what is measured."""
         placed = self.task.trigger_places(self.max_length, [self.trigger])
         return {**super().identity(), **placed}
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what counting active neurons needs."""
+        return [("a probe", ("HasNeurons",))]
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what the task's samples are."""

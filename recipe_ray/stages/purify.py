@@ -15,7 +15,7 @@ from recipe_ray.data.corpora.bookcorpus import BookCorpus
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.defenses.defense import AnyDefense, Auxiliary, Defense, NoDefense
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.evaluate import (
     MASK_SEED,
     WORD_SAMPLES,
@@ -171,6 +171,12 @@ class PurifyStage(Stage):
     @property
     def _part(self) -> Part:
         return Part(0.0, 1.0 - self.held_out)
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the defense and a look at held-out data need."""
+        held_out: tuple[Capability, ...] = ("Pretrains", "HasWeightGroups")
+        looks = [("held_out > 0", held_out)] if self.held_out else []
+        return [(f"defense {self.defense.label()!r}", self.defense.needs), *looks]
 
     def own_columns(self) -> dict[str, Any]:
         """Return the defense and its data."""

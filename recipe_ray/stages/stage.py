@@ -23,7 +23,7 @@ from recipe_ray.data.rows import Rows
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.family import PTM, Model, ModelRef
+from recipe_ray.models.family import PTM, Capability, Model, ModelRef, check_needs
 from recipe_ray.stages.kind import Layout, Point, Resources, Shown
 from recipe_ray.store.rows import Measurement
 from recipe_ray.store.store import ArtifactId, Store
@@ -111,10 +111,16 @@ class Stage(Component):
     def _check_model(self) -> Self:
         for corpus, _ in self.corpora():
             check_corpus(self.model, corpus)
+        for who, needed in self.needs():
+            check_needs(self.model, who, needed)
         for what, reads in self.reads():
             if reads != self.model.reads:
                 raise SpecError(f"model {self.model.label()!r} reads {self.model.reads}s; {what}")
         return self
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the model's family must have: who needs it, for people, and what."""
+        return []
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what must be of the model's kind: why, for people, and the kind (text, image)."""
