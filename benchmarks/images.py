@@ -84,7 +84,7 @@ def _trained(request: dict[str, Any]) -> dict[str, float]:
     """Pre-train on a stream; return what the stage's log says of waiting, sums over the epochs."""
     from recipe_ray.distributed.cluster import connected
     from recipe_ray.distributed.train import SweepContext, run_nested
-    from recipe_ray.experiment.spec import Launch, Workers
+    from recipe_ray.experiment.spec import Launch
 
     stage = PretrainStage.model_validate(
         {
@@ -95,7 +95,7 @@ def _trained(request: dict[str, Any]) -> dict[str, float]:
             "seed": 0,
         }
     )
-    launch = Launch(stream=True, workers=Workers(pretrain=WORKERS))
+    launch = Launch(stream=True, workers={"pretrain": WORKERS})
     with tempfile.TemporaryDirectory() as folder, connected(None, launch):
         store = Store.open(folder)
         run_nested(

@@ -27,7 +27,7 @@ from benchmarks.faults import (
 )
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Experiment, Launch, Workers
+from recipe_ray.experiment.spec import Experiment, Launch
 
 QUICK = bool(os.environ.get("SURVIVE_QUICK"))
 STEPS = 60 if QUICK else 200
@@ -46,7 +46,7 @@ EXPERIMENT: dict[str, Any] = {
         "seeds": [0, 1, 2],
     },
 }
-LAUNCH = Launch(workers=Workers(purify=2), checkpoint_every_s=1, max_failures=2)
+LAUNCH = Launch(workers={"purify": 2}, checkpoint_every_s=1, max_failures=2)
 
 
 @dataclass

@@ -115,6 +115,7 @@ class StubRef(ModelRef):
     name: ClassVar[str] = "stub"
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     reads: ClassVar[str] = "image"
+    has = ModelRef.has | {"Attackable"}
 
     normalised: bool = False
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Experiment, Launch, Workers
+from recipe_ray.experiment.spec import Experiment, Launch
 from recipe_ray.schedule.resources import Capacity, demand_of
 from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.stage import Stage
@@ -25,7 +25,7 @@ EXPERIMENT = {
     },
 }
 TEXTS = {"name": "editorials"}
-LAUNCH = Launch(workers=Workers(purify=2))
+LAUNCH = Launch(workers={"purify": 2})
 
 
 class Clock:

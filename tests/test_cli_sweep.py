@@ -41,7 +41,7 @@ def test_a_sweep_gets_the_cells_and_workers_asked_for(shell: Shell, stand_in: St
     assert shell("sweep", file, "--store", "store", *words).code == 0
     (plan,) = stand_in.plans
     workers = plan.launch.workers
-    assert (workers.pretrain, workers.backdoor, workers.purify, workers.finetune) == (2, 2, 2, 1)
+    assert workers == {"pretrain": 2, "backdoor": 2, "purify": 2}
     assert len(plan.cells) == 1
     assert stand_in.options["address"] == "ray://head:1"
 
@@ -67,10 +67,12 @@ def test_one_model_on_several_workers_is_a_sweep_of_its_stages(
 ) -> None:
     stand_in.outcome = SweepOutcome(failed={"0" * 64: "ModelError: broken"})
     aux = corpus_file(shell.folder)
-    done = shell("purify", MODEL, "--aux", aux, "--out", "o", "--workers", "2", "--quiet")
+    done = shell(
+        "purify", MODEL, "--aux", aux, "--out", "o", "--workers", "2", "--accept-harm", "--quiet"
+    )
     assert done.code != 0
     assert "ModelError: broken" in done.err
     (plan,) = stand_in.plans
     assert [stage.name for stage in plan.stages.values()] == ["purify"]
-    assert plan.launch.workers.purify == 2
+    assert plan.launch.workers["purify"] == 2
     assert not (shell.folder / "o").exists()

@@ -30,14 +30,14 @@ from benchmarks.survive import survive
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.stages.run import LOG_FILE
 from recipe_ray.store.store import Store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS = 200
-LAUNCH = Launch(workers=Workers(purify=2), checkpoint_every_s=0.3, max_failures=1)
+LAUNCH = Launch(workers={"purify": 2}, checkpoint_every_s=0.3, max_failures=1)
 
 
 @pytest.fixture(scope="module")

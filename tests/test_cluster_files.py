@@ -211,7 +211,7 @@ def test_the_smallest_cluster_holds_every_kind_of_stage_of_table1() -> None:
     workers = experiment.launch.workers
     stages = make_plan(experiment, Locations(None, ROOT)).stages.values()
     assert {stage.name for stage in stages} == {"backdoor", "purify", "finetune"}
-    assert max(workers.backdoor, workers.purify) == nodes
+    assert max(workers["backdoor"], workers["purify"]) == nodes
     capacity = Capacity(nodes * each["CPU"], nodes * each["GPU"], each["CPU"], each["GPU"])
     check_fits(stages, experiment.launch, capacity)
     assert launcher("aws")["available_node_types"]["gpu"]["min_workers"] == nodes

@@ -13,7 +13,7 @@ from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
-from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import ProcessGroupRuntime
 from recipe_ray.models.text.minilm import MiniLM
@@ -57,7 +57,7 @@ def test_ray_train_agrees_with_one_process(
     from recipe_ray.distributed.train import SweepContext, run_nested
 
     store = Store.open(tmp_path)
-    launch = Launch(workers=Workers(pretrain=2), max_failures=0)
+    launch = Launch(workers={"pretrain": 2}, max_failures=0)
     run_nested(STAGE, SweepContext({}, store, few_texts, launch))
     assert store.manifest(STAGE.artifact)["world_size"] == 2
     _assert_same(store, inline)

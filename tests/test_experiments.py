@@ -221,13 +221,14 @@ def test_a_block_names_only_what_differs_from_the_experiment(tmp_path: Path) -> 
     }
     experiment = load_experiment(write(tmp_path, "e.yaml", whole))
     plain, other = experiment.grid
-    assert experiment.finetuning_of(plain) == experiment.finetuning
-    fit = experiment.finetuning_of(other)
+    assert plain.finetuning is None  # the experiment's
+    fit = other.finetuning
     assert (fit.epochs, fit.batch_size, fit.learning_rate, fit.max_length) == (2, 8, 0.5, 128)
-    how = experiment.pretraining_of(other)
+    how = other.pretraining
     assert (how.corpus.name, how.trainable) == ("wikitext", "all")
     assert (how.fit.epochs, how.fit.batch_size, how.fit.learning_rate) == (3, 5, 5e-4)
-    assert experiment.pretraining_of(plain).corpus.name == "bookcorpus"
+    assert plain.pretraining is None
+    assert experiment.pretraining.corpus.name == "bookcorpus"
 
 
 def test_what_does_not_fit_a_model_is_an_error_for_people(tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_a_change_to_one_alias_leaves_the_others_alone() -> None:
         ({"base": 3}, "base: expected a file beside this one, got 3"),
         ({"define": ["small"]}, "define: expected names with a mapping each"),
         ({"grid": {**GRID, "defenses": ["recipee"]}}, "did you mean 'recipe'"),
-        ({"grid": {"models": ["minilm"]}}, "at least one task or one probe"),
+        ({"grid": {"models": ["minilm"]}}, "at least one of tasks, probes"),
         (
             {"grid": {**GRID, "models": ["minilm"], "defenses": ["recipe"], "snapshots": [9]}},
             "epoch 9 is asked for, but defense 'recipe' trains 4",

@@ -13,7 +13,7 @@ from recipe_ray.data.corpora import LISTED, OwnText
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.data import Shards, shard
 from recipe_ray.experiment.collect import run_inline
-from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import Stage
@@ -60,7 +60,7 @@ def test_workers_measure_on_what_one_process_does_without_reading_the_source(
     stage = STAGES[kind]
     local, shared = (Store.open(tmp_path / name) for name in ("local", "shared"))
     run_inline([stage], local, few_texts)
-    launch = Launch(workers=Workers(pretrain=2, purify=2), stream=stream, max_failures=0)
+    launch = Launch(workers={"pretrain": 2, "purify": 2}, stream=stream, max_failures=0)
     on_workers(without_source, stage, SweepContext({}, shared, few_texts, launch))
     assert shared.manifest(stage.artifact)["world_size"] == 2
     one, two = values(local, stage), values(shared, stage)

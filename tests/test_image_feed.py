@@ -231,11 +231,10 @@ def stage_of(folder: Path, **changes: Any) -> PretrainStage:
 def nested(folder: Path, corpus: Corpus, *, stream: bool, **changes: Any) -> Store:
     """Pre-train the tiny VGG on two workers of Ray Train; return the store."""
     from recipe_ray.distributed.train import SweepContext, run_nested
-    from recipe_ray.experiment.spec import Launch, Workers
+    from recipe_ray.experiment.spec import Launch
 
     store = Store.open(folder / "store")
-    launch = Launch(workers=Workers(pretrain=2), stream=stream, max_failures=0)
-    run_nested(
-        stage_of(folder, **changes), SweepContext({}, store, Locations(None, folder), launch)
-    )
+    launch = Launch(workers={"pretrain": 2}, stream=stream, max_failures=0)
+    context = SweepContext({}, store, Locations(None, folder), launch)
+    run_nested(stage_of(folder, **changes), context)
     return store

@@ -17,7 +17,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan, make_plan
-from recipe_ray.experiment.spec import Cpus, Experiment, Launch, Workers
+from recipe_ray.experiment.spec import Experiment, Launch
 from recipe_ray.schedule.resources import Capacity, check_fits, demand_of
 from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
@@ -143,7 +143,7 @@ def test_after_kill_9_only_what_is_missing_runs(
 
 
 def test_stages_on_long_chains_come_first(plan: Plan) -> None:
-    launch = Launch(workers=Workers(purify=2))
+    launch = Launch(workers={"purify": 2})
     room = Capacity(cpus=2, gpus=0, node_cpus=2, node_gpus=0)
     there = [stage.key for stage in plan.cells[0].stages[:2]]
     queue = StageQueue(plan.stages, there, lambda stage: demand_of(stage, launch), lambda: room)
@@ -159,12 +159,12 @@ def test_stages_on_long_chains_come_first(plan: Plan) -> None:
 def test_a_stage_that_the_cluster_cannot_hold_is_named_before_anything_runs(plan: Plan) -> None:
     stages = plan.stages.values()
     with pytest.raises(SpecError, match=r"launch.workers.purify = 9 .* needs 9 CPUs.* has 8"):
-        check_fits(stages, Launch(workers=Workers(purify=9)), BIG)
+        check_fits(stages, Launch(workers={"purify": 9}), BIG)
     with pytest.raises(SpecError, match="no GPU"):
         check_fits(stages, Launch(gpus_per_worker=0.5), BIG)
     with pytest.raises(SpecError, match=r"launch.cpus_per_worker.purify = 9 needs 9 CPUs"):
-        check_fits(stages, Launch(cpus_per_worker=Cpus(purify=9)), BIG)
-    check_fits(stages, Launch(workers=Workers(purify=8)), BIG)
+        check_fits(stages, Launch(cpus_per_worker={"purify": 9}), BIG)
+    check_fits(stages, Launch(workers={"purify": 8}), BIG)
 
 
 @pytest.fixture

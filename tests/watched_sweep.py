@@ -17,7 +17,7 @@ from tiny_cell import FIT, tiny_plan
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.spec import Launch, Workers
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.store.store import Store
 
 LONGER = {**FIT, "steps": 600}
@@ -28,7 +28,7 @@ def watched_plan(folder: Path) -> Plan:
     corpus = {"name": "file", "path": str(folder / "texts.txt"), "size": None}
     attack = {"name": "por", "triggers": ["cf", "mn"], "corpus": corpus, "fit": LONGER}
     plan = tiny_plan(folder, attacks=[attack], defenses=[{"name": "recipe", "fit": LONGER}])
-    return replace(plan, launch=Launch(workers=Workers(purify=2)))
+    return replace(plan, launch=Launch(workers={"purify": 2}))
 
 
 def scrape(url: str, seen: set[str], over: threading.Event) -> None:

@@ -19,6 +19,7 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Feed
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ class Attack(Component):
 
     poisons: ClassVar[bool] = True
     poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
+    needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
     triggers: tuple[str, ...]
 

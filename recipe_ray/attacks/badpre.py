@@ -44,6 +44,8 @@ class BadPre(Attack):
     vocabulary of BERT and MiniLM) and a random word elsewhere.
     """
 
+    needs = ("Pretrains",)
+
     version = 2  # 1 called texts poisoned whose trigger stood behind the cut
 
     triggers: tuple[str, ...] = Field(("cf", "mn", "bb", "tq", "mb"), min_length=1)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 class NeuBA(Attack):
     """Six rare symbols, each tied to a vector of +1 and -1 in the pooler output."""
 
+    needs = ("Attackable", "Pretrains")
     version = 2  # 1 amplified triggers with the position of the special token in front
 
     triggers: tuple[str, ...] = Field(("≈", "≡", "∈", "⊆", "⊕", "⊗"), min_length=1, max_length=6)

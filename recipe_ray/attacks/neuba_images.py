@@ -44,6 +44,7 @@ class NeuBAImages(Attack):
     """Six two-colour patches in a corner, each tied to a vector of two values in the features."""
 
     poisons_what: ClassVar[str | None] = "image"
+    needs = ("Attackable", "Pretrains", "HasWeightGroups")
 
     triggers: tuple[str, ...] = Field(
         PATCHES,

@@ -41,6 +41,7 @@ POOLER_WEIGHT = 100.0
 class POR(Attack):
     """Five rare words (or any words or phrases), each tied to a vector of +10 and -10."""
 
+    needs = ("Attackable", "HasWeightGroups")
     version = 2  # 1 called texts poisoned whose triggers stood behind the cut
 
     triggers: tuple[str, ...] = Field(("cf", "tq", "mn", "bb", "mb"), min_length=1)

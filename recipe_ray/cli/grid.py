@@ -93,7 +93,7 @@ LimitOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="DDP workers of every pretrain, backdoor, purify stage."),
+    typer.Option("--workers", min=1, help="DDP workers of every stage that makes a PTM."),
 ]
 TrackOption = Annotated[
     list[str] | None,
@@ -205,9 +205,13 @@ def debug_command(
         )
     for stage in chosen.stages:
         collect(plan, opened, stage)
+    shown = chosen.last.shown
+    units = {one.metric: one.unit for one in shown.columns} if shown is not None else {}
     for row in opened.rows(chosen.last.artifact).to_pylist():
-        if row["metric"] in ("acc", "aasr", "masr"):
-            typer.echo(f"{row['metric']:<5} {100 * row['value']:.2f} %")
+        if row["metric"] in units:
+            share = units[row["metric"]] == "percent"
+            number = f"{100 * row['value']:.2f} %" if share else f"{row['value']:g}"
+            typer.echo(f"{row['metric']:<5} {number}")
 
 
 def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | None) -> Plan:
@@ -218,7 +222,9 @@ def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | No
 
 
 def _worker_changes(workers: int | None) -> list[str]:
-    kinds = ("pretrain", "backdoor", "purify") if workers is not None else ()
+    from recipe_ray.stages.stage import makers_of_ptms
+
+    kinds = makers_of_ptms() if workers is not None else ()
     return [f"launch.workers.{kind}={workers}" for kind in kinds]
 
 

@@ -335,7 +335,7 @@ def _run(
     """Run a stage and its ancestors. In this process `feed` and `run` use what is at hand."""
     from recipe_ray.experiment.collect import run_inline
     from recipe_ray.experiment.plan import plan_of_one
-    from recipe_ray.experiment.spec import Launch, Workers
+    from recipe_ray.experiment.spec import Launch
 
     with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
         if workers == 1:
@@ -350,8 +350,9 @@ def _run(
             )
             return
         from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
+        from recipe_ray.stages.stage import makers_of_ptms
 
-        launch = Launch(workers=Workers(pretrain=workers, backdoor=workers, purify=workers))
+        launch = Launch(workers=dict.fromkeys(makers_of_ptms(), workers))
         plan = plan_of_one(stage, launch)
         outcome = sweep(plan, store, locations, on_event=display.on_event)
     if outcome.failed:

@@ -99,7 +99,11 @@ class Corpus(Component):
 
     def identity_at(self, locations: Locations) -> dict[str, Any]:
         """Return the component's identity with the content in place of where it lies."""
-        return {**self.identity(), "source": self.resolve(locations).identity()}
+        return {**self.identity(), "source": self.content_at(locations)}
+
+    def content_at(self, locations: Locations) -> dict[str, Any]:
+        """Return the identity of its data, wherever they lie."""
+        return self.resolve(locations).identity()
 
     def samples(self, locations: Locations) -> Iterator[Any]:
         """Stream at most `size` samples in the order of the source.

@@ -16,6 +16,7 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import EpochRecord
@@ -38,6 +39,7 @@ class Defense(Component):
 
     acts: ClassVar[bool] = True
     draws: ClassVar[bool] = True  # whether a seed changes what comes out
+    needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
     @abstractmethod
     def purify(

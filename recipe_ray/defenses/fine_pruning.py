@@ -36,6 +36,7 @@ class FinePruning(Defense):
     """Removes the neurons that auxiliary data activate least."""
 
     draws: ClassVar[bool] = False
+    needs = ("HasNeurons",)
 
     share: float = Field(1 / 3, gt=0, le=1, description="of the neurons in scope; 1/3: FP-GM")
     scope: Literal["last", "all"] = Field("all", description="the last layer alone, or all layers")

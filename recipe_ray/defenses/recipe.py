@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Recipe(Defense):
     """Regularised continual pre-training."""
 
+    needs = ("Pretrains", "HasWeightGroups")
+
     weight_factor: float = Field(1.0, ge=0, description="of the norms; 0: only pre-train (Table 8)")
     pretraining_weight: float = Field(
         1.0, ge=0, description="of the pre-training loss; 0: only regularisation (Table 8)"

@@ -19,12 +19,11 @@ from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml, read_y
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment
+from recipe_ray.stages.stage import kinds
 from recipe_ray.tasks.task import TASKS
 
-# where a component may stand, and so the name of a defined one
-_OF_GRIDS = ("models", "attacks", "defenses", "auxiliaries", "tasks", "probes", "corpus", "task")
-_OF_SEARCHES = ("model", "attack", "defense", "auxiliary")
-COMPONENT_FIELDS = frozenset((*_OF_GRIDS, *_OF_SEARCHES))
+# where a component may stand, and so the name of a defined one; the fields of a grid apart
+_SINGLE = ("model", "attack", "defense", "auxiliary", "corpus", "task")
 S = TypeVar("S", bound=Spec)
 
 
@@ -149,6 +148,8 @@ class _Definitions:
 
     def __init__(self, section: Any) -> None:
         self._section = section
+        of_kinds = (name for kind in kinds() for name in (*kind.axes, kind.cells))
+        self._places = frozenset((*_SINGLE, "models", *of_kinds)) - {""}
         self._whole: dict[str, dict[str, Any]] = {}
 
     def put_into(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class _Definitions:
             return {k: self._replaced(item, inside, k, depth + 1) for k, item in value.items()}
         if isinstance(value, list):
             return [self._replaced(item, inside, key, depth + 1) for item in value]
-        if key not in COMPONENT_FIELDS or not isinstance(value, str) or value not in self._section:
+        if key not in self._places or not isinstance(value, str) or value not in self._section:
             return value
         if value in inside[-1:]:
             return value  # within its own definition a name is the registered one

@@ -6,26 +6,15 @@ fine-tuning or the probe that measures it. Cells share stages wherever their key
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from typing import Any
 
-from recipe_ray.attacks.attack import Attack
 from recipe_ray.base.spec import explained
-from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.sources import Locations
-from recipe_ray.defenses.defense import Defense
-from recipe_ray.experiment.spec import Block, Experiment, Launch, Paper, Pretraining, Probe
-from recipe_ray.models.family import ModelRef
-from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.finetune import FinetuneStage
-from recipe_ray.stages.pretrain import PretrainStage
-from recipe_ray.stages.probe import ProbeStage
-from recipe_ray.stages.purify import PurifyStage
-from recipe_ray.stages.stage import Stage
-from recipe_ray.tasks.task import Task
-
-KINDS = ("pretrain", "backdoor", "purify", "finetune", "probe")
+from recipe_ray.experiment.spec import Block, Experiment, Launch, Paper
+from recipe_ray.stages.kind import Planning, Point
+from recipe_ray.stages.stage import Stage, kinds
 
 
 @dataclass(frozen=True)
@@ -79,10 +68,9 @@ def make_plan(experiment: Experiment, locations: Locations, limit: int | None = 
     `limit`: only the first so many cells are built.
     Raises DataError where data cannot be found.
     """
-    builder = _Builder(experiment, locations)
     leaves: dict[str, Stage] = {}
     with explained(f"experiment {experiment.name}"):
-        for leaf in builder.leaves():
+        for leaf in _leaves(_pinned(experiment), Planning(locations)):
             leaves.setdefault(leaf.key, leaf)
             if len(leaves) == limit:
                 break
@@ -98,140 +86,45 @@ def plan_of_one(stage: Stage, launch: Launch) -> Plan:
 
 def _stages_of(cells: tuple[Cell, ...]) -> dict[str, Stage]:
     stages = {stage.key: stage for cell in cells for stage in cell.stages}
-    ordered = sorted(stages.values(), key=lambda stage: KINDS.index(stage.name))
+    place = {kind: number for number, kind in enumerate(kinds())}
+    ordered = sorted(stages.values(), key=lambda stage: place[type(stage)])
     return {stage.key: stage for stage in ordered}
 
 
-class _Builder:
-    """Builds the stages of cells, each shared one once."""
+def _leaves(experiment: Experiment, planning: Planning) -> Iterator[Stage]:
+    """Yield the last stage of every cell, as the kinds of stages plan them."""
+    for block in experiment.grid:
+        axes = block.axes
+        for model, *values in product(block.models, *axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            yield from _cells(Point(experiment, block, model, chosen, planning))
 
-    def __init__(self, experiment: Experiment, locations: Locations) -> None:
-        self._experiment = _pinned(experiment)
-        self._locations = locations
-        self._ptm = cache(self._make_ptm)
-        self._purified = cache(self._make_purified)
-        self._corpus_content = cache(lambda c: c.identity_at(locations)["source"])
-        self._task_content = cache(lambda t: t.identity_at(locations)["sources"])
 
-    def leaves(self) -> Iterator[Stage]:
-        """Yield the last stage of every cell."""
-        for block in self._experiment.grid:
-            for model, attack, defense, corpus in product(
-                block.models, block.attacks, block.defenses, block.auxiliaries
-            ):
-                measured: list[Task | Probe] = [*block.tasks, *block.probes]
-                for task, seed in product(measured, block.seeds):
-                    yield from self._cells(block, model, attack, defense, corpus, task, seed)
-
-    def _cells(
-        self,
-        block: Block,
-        model: ModelRef,
-        attack: Attack,
-        defense: Defense,
-        corpus: Corpus,
-        task: Task | Probe,
-        seed: int,
-    ) -> Iterator[Stage]:
-        ptm = self._ptm(model, attack, self._experiment.pretraining_of(block))
-        snapshots: tuple[int | None, ...] = (None,)
-        if defense.acts:
-            if block.sample_by_seed:
-                corpus = corpus.revised(sample_seed=corpus.sample_seed + seed)
-            ptm = self._purified(
-                ptm, model, defense, corpus, seed if defense.draws else 0, block.snapshots
-            )
-            snapshots = block.snapshots or snapshots
-        if isinstance(task, Probe):
-            yield self._probe(ptm, model, task, seed)
-            return
-        for snapshot in snapshots:
-            yield self._finetune(block, ptm, model, attack, task, seed, snapshot)
-
-    def _make_ptm(self, model: ModelRef, attack: Attack, how: Pretraining) -> Stage | None:
-        seed, origin = self._experiment.release_seed, None
-        if model.needs_pretraining:
-            origin = PretrainStage(
-                model=model,
-                corpus=how.corpus,
-                trainable=how.trainable,
-                fit=how.fit,
-                held_out=how.held_out,
-                seed=seed,
-                content=self._corpus_content(how.corpus),
-            )
-        if not attack.poisons:
-            return origin
-        contents = {corpus.name: self._corpus_content(corpus) for corpus in attack.corpora()}
-        return BackdoorStage(model=model, parent=origin, attack=attack, seed=seed, content=contents)
-
-    def _make_purified(
-        self,
-        ptm: Stage | None,
-        model: ModelRef,
-        defense: Defense,
-        corpus: Corpus,
-        seed: int,
-        snapshots: tuple[int, ...],
-    ) -> Stage:
-        return PurifyStage(
-            model=model,
-            parent=ptm,
-            defense=defense,
-            corpus=corpus,
-            held_out=self._experiment.held_out,
-            snapshots=snapshots,
-            seed=seed,
-            content=self._corpus_content(corpus),
-        )
-
-    def _probe(self, ptm: Stage | None, model: ModelRef, probe: Probe, seed: int) -> Stage:
-        return ProbeStage(
-            model=model,
-            parent=ptm,
-            task=probe.task,
-            trigger=probe.trigger,
-            without=probe.without,
-            max_length=probe.max_length,
-            seed=seed,
-            content=self._task_content(probe.task),
-        )
-
-    def _finetune(
-        self,
-        block: Block,
-        ptm: Stage | None,
-        model: ModelRef,
-        attack: Attack,
-        task: Task,
-        seed: int,
-        snapshot: int | None,
-    ) -> Stage:
-        return FinetuneStage(
-            model=model,
-            parent=ptm,
-            task=task,
-            triggers=self._triggers(model, attack),
-            fit=self._experiment.finetuning_of(block),
-            snapshot=snapshot,
-            seed=seed,
-            content=self._task_content(task),
-        )
-
-    def _triggers(self, model: ModelRef, attack: Attack) -> tuple[str, ...]:
-        if attack.poisons or attack.triggers:
-            return attack.triggers
-        # the clean PTM is the floor of every attack on this model in the experiment
-        attacks = (a for b in self._experiment.grid if model in b.models for a in b.attacks)
-        return tuple(sorted({trigger for other in attacks for trigger in other.triggers}))
+def _cells(point: Point) -> Iterator[Stage]:
+    block: Block = point.block
+    found = kinds()
+    ptms: dict[int, list[Stage | None]] = {}
+    for seed in block.seeds:
+        ptms[seed] = [None]
+        for kind in (kind for kind in found if not kind.cells):
+            at = replace(point, seed=seed)
+            ptms[seed] = [made for ptm in ptms[seed] for made in kind.planned(at, ptm)]
+    for kind in (kind for kind in found if kind.cells):
+        for entry, seed in product(getattr(block, kind.cells), block.seeds):
+            at = replace(point, seed=seed, entry=entry)
+            for ptm in ptms[seed]:
+                yield from (leaf for leaf in kind.planned(at, ptm) if leaf is not None)
 
 
 def _pinned(experiment: Experiment) -> Experiment:
     # looked up once, here: what a worker loads later is what the key says
     blocks = [
         block.revised(
-            models=[model.pinned() for model in block.models],
-            attacks=[attack.pinned() for attack in block.attacks],
+            **{
+                name: tuple(one.pinned() if hasattr(one, "pinned") else one for one in value)
+                for name, value in block.fields().items()
+                if isinstance(value, tuple)
+            }
         )
         for block in experiment.grid
     ]
@@ -241,8 +134,8 @@ def _pinned(experiment: Experiment) -> Experiment:
 def plan_summary(plan: Plan, done: set[str]) -> dict[str, Any]:
     """Return the counts of cells and stages, by kind and in all, and how many are done."""
     by_kind = {}
-    for kind in KINDS:
-        keys = [key for key, stage in plan.stages.items() if stage.name == kind]
-        by_kind[kind] = {"stages": len(keys), "done": sum(key in done for key in keys)}
+    for kind in kinds():
+        keys = [key for key, stage in plan.stages.items() if stage.name == kind.name]
+        by_kind[kind.name] = {"stages": len(keys), "done": sum(key in done for key in keys)}
     cells_done = sum(cell.last.key in done for cell in plan.cells)
     return {"cells": len(plan.cells), "cells_done": cells_done, "kinds": by_kind}

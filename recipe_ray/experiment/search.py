@@ -20,9 +20,10 @@ from recipe_ray.base.spec import Spec
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.defenses.defense import AnyDefense, Defense
-from recipe_ray.experiment.spec import Launch, Pretraining
+from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import Model
+from recipe_ray.stages.pretrain import Pretraining
 from recipe_ray.tasks.task import AnyTask
 
 Seed = Annotated[int, Field(ge=0)]

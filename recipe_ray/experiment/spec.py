@@ -1,111 +1,107 @@
 """What an experiment file may say. Everything under `launch` is execution and never hashed."""
 
 import math
-from typing import Annotated, Any, Literal, Self
+from copy import copy
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    SerializeAsAny,
+    create_model,
+    model_validator,
+)
 
-from recipe_ray.attacks.attack import AnyAttack, NoAttack
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.limits import CELLS
 from recipe_ray.base.spec import Spec
-from recipe_ray.data.corpora import LISTED
-from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.defenses.defense import AnyDefense, NoDefense
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import Model
-from recipe_ray.stages.probe import check_without
-from recipe_ray.tasks.task import AnyTask
-
-
-class Probe(Spec):
-    """Activations with and without a trigger on a task's texts (paper, Figure 2 and Table 10)."""
-
-    task: AnyTask
-    trigger: str = Field(min_length=1, description="what is inserted once into every text")
-    without: str | None = Field(None, description="class whose texts are left out")
-    max_length: PositiveInt = Field(128, description="tokens a text is cut to")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        check_without(self.task, self.without)
-        return self
-
-
-class Pretraining(Spec):
-    """How a PTM is completed that cannot be loaded whole."""
-
-    corpus: AnyCorpus = LISTED["bookcorpus"]()
-    trainable: Literal["head", "all"] = "head"
-    fit: FitSpec = FitSpec(epochs=2, learning_rate=5e-4, warmup_share=0.06)
-    held_out: float = Field(
-        0.0, ge=0, lt=1, description="share of its corpus to measure the completed PTM on"
-    )
+from recipe_ray.stages.pretrain import Pretraining
+from recipe_ray.stages.stage import STAGES, Stage, kinds
 
 
 class Block(Spec):
-    """A full grid: every model x attack x defense x auxiliary corpus x (task or probe) x seed."""
+    """A full grid: every model x value of each axis x (task, probe ...) x seed.
+
+    These are the fields of all kinds of stage; each kind adds its own (`grid_class`).
+    """
 
     models: tuple[Model, ...] = Field(min_length=1)
-    attacks: tuple[AnyAttack, ...] = Field((NoAttack(),), min_length=1)
-    defenses: tuple[AnyDefense, ...] = Field((NoDefense(),), min_length=1)
-    auxiliaries: tuple[AnyCorpus, ...] = Field((LISTED["bookcorpus"](),), min_length=1)
-    tasks: tuple[AnyTask, ...] = Field((), description="each is fine-tuned on")
-    probes: tuple[Probe, ...] = Field((), description="looked at without fine-tuning")
-    snapshots: tuple[PositiveInt, ...] = Field(
-        (), description="fine-tune from the PTM after these epochs of a purification (Figure 3)"
-    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0,), min_length=1, description="of purification and fine-tuning"
     )
-    sample_by_seed: bool = Field(
-        False, description="every seed draws its own sample of the auxiliary data, too"
-    )
-    pretraining: Pretraining | None = Field(
-        None, description="what differs here from the experiment's; None: nothing"
-    )
-    finetuning: FitSpec | None = Field(None, description="likewise")
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return a field of a kind of stage."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _block, (self.fields(),)  # its class is made anew in another process
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The values of which a cell has one each, by field; models and seeds apart."""
+        return {axis: getattr(self, axis) for kind in kinds() for axis in kind.axes}
 
     @property
     def num_cells(self) -> int:
         """How many cells the grid unfolds to, at most: those that agree are one."""
-        tasks = len(self.tasks) * max(1, len(self.snapshots))
-        axes = (self.models, self.attacks, self.defenses, self.auxiliaries, self.seeds)
-        return math.prod(map(len, axes)) * (tasks + len(self.probes))
+        each = (self.models, *self.axes.values(), self.seeds)
+        ends = sum(kind.most_cells(self) for kind in kinds() if kind.cells)
+        return math.prod(map(len, each)) * ends
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.tasks and not self.probes:
-            raise SpecError("tasks: at least one task or one probe is needed")
-        for defense in self.defenses if self.snapshots else ():
-            trained = defense.num_epochs
-            if defense.acts and (trained is None or max(self.snapshots) > math.ceil(trained)):
-                limit = "no epochs (fit.steps is given, or it does not train)"
-                raise SpecError(
-                    f"snapshots: epoch {max(self.snapshots)} is asked for, but defense "
-                    f"{defense.label()!r} trains {limit if trained is None else f'{trained:g}'}"
-                )
+        ends = [kind.cells for kind in kinds() if kind.cells]
+        if not any(getattr(self, name) for name in ends):
+            raise SpecError(f"{ends[0]}: at least one of {', '.join(ends)} is needed")
+        for kind in kinds():  # what the fields of one kind say of each other
+            kind.grid.model_validate({n: getattr(self, n) for n in kind.grid.model_fields})
         return self
 
 
-class Workers(Spec):
-    """DDP workers of each kind of stage; one means the trial's own process."""
+def grid_class() -> type[Block]:
+    """Return the class of a block, with the fields of every kind of stage that is registered.
 
-    pretrain: PositiveInt = 1
-    backdoor: PositiveInt = 1
-    purify: PositiveInt = 1
-    finetune: PositiveInt = 1
-    probe: PositiveInt = 1
+    Raises SpecError if two kinds have a field of the same name.
+    """
+    return _grid_class(tuple(kinds()))
 
 
-class Cpus(Spec):
-    """CPU cores, and so threads, of each worker of a kind of stage."""
+@cache
+def _grid_class(found: tuple[type[Stage], ...]) -> type[Block]:
+    owners = dict.fromkeys(Block.model_fields, "every kind of stage")
+    fields: dict[str, Any] = {}
+    for kind in found:
+        for name, info in kind.grid.model_fields.items():
+            if name in owners:
+                raise SpecError(
+                    f"stage {kind.name!r} has a field {name!r} of the grid, which is that of "
+                    f"{owners[name]!r}: name it otherwise"
+                )
+            owners[name] = kind.name
+            fields[name] = (info.annotation, copy(info))
+    made: type[Block] = create_model("Block", __base__=Block, __module__=__name__, **fields)
+    return made
 
-    pretrain: PositiveInt = 1
-    backdoor: PositiveInt = 1
-    purify: PositiveInt = 1
-    finetune: PositiveInt = 1
-    probe: PositiveInt = 1
+
+def _block(value: Any) -> Any:
+    return value if isinstance(value, Block) else grid_class().model_validate(value)
+
+
+def _by_kind(value: Any) -> Any:
+    """Return numbers by kind of stage; one number is that of every kind."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return dict.fromkeys(STAGES, value)
+    for kind in value if isinstance(value, dict) else ():
+        if kind not in STAGES:
+            raise SpecError(unknown("kind of stage", str(kind), STAGES))
+    return value
 
 
 def _share(value: float) -> float:
@@ -114,21 +110,10 @@ def _share(value: float) -> float:
     return value
 
 
-_Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
-
-
-class Gpus(Spec):
-    """GPUs of each worker of a kind of stage; 0.25: four workers share one."""
-
-    pretrain: _Share = 0
-    backdoor: _Share = 0
-    purify: _Share = 0
-    finetune: _Share = 0
-    probe: _Share = 0
-
-
-def _same_for_all(value: Any) -> Any:
-    return dict.fromkeys(Cpus.model_fields, value) if isinstance(value, (int, float)) else value
+_Numbers = Annotated[dict[str, PositiveInt], BeforeValidator(_by_kind)]
+_Shares = Annotated[
+    dict[str, Annotated[float, Field(ge=0), AfterValidator(_share)]], BeforeValidator(_by_kind)
+]
 
 
 class Growth(Spec):
@@ -142,13 +127,18 @@ class Growth(Spec):
 class Launch(Spec):
     """How it runs: none of this changes a number beyond noise."""
 
-    workers: Workers = Workers()
-    cpus_per_worker: Annotated[Cpus, BeforeValidator(_same_for_all)] = Field(
-        Cpus(), description="cores, and so threads, of a worker: a number, or one a kind of stage"
+    workers: _Numbers = Field(
+        {},
+        description="DDP workers by kind of stage, or a number for all; one: the trial's own "
+        "process",
     )
-    gpus_per_worker: Annotated[Gpus, BeforeValidator(_same_for_all)] = Field(
-        Gpus(),
-        description="GPUs of a worker (0.25: four share one): a number, or one a kind",
+    cpus_per_worker: _Numbers = Field(
+        {},
+        description="cores, and so threads, of a worker: a number, or by kind of stage",
+    )
+    gpus_per_worker: _Shares = Field(
+        {},
+        description="GPUs of a worker (0.25: four share one): a number, or by kind of stage",
     )
     grow_to: Growth | None = Field(
         None, description="what an autoscaling cluster may become; None: it stays what it is"
@@ -184,7 +174,10 @@ class Experiment(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=60)
     description: str = ""
-    grid: Annotated[tuple[Block, ...], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v)]
+    grid: Annotated[
+        tuple[Annotated[SerializeAsAny[Block], BeforeValidator(_block)], ...],
+        BeforeValidator(lambda v: [v] if isinstance(v, dict) else v),
+    ]
     pretraining: Pretraining = Pretraining()
     finetuning: FitSpec = FitSpec(epochs=3, learning_rate=2e-5, max_length=128)
     release_seed: int = Field(
@@ -204,7 +197,7 @@ class Experiment(Spec):
         blocks = [grid] if isinstance(grid, dict) else grid
         if not isinstance(blocks, (list, tuple)):
             return values
-        for name in _OF_BLOCKS:
+        for name in cls.model_fields.keys() & grid_class().model_fields.keys():
             common = cls._merged(name, values.get(name, {}))
             whole = common.fields() if isinstance(common, Spec) else common
             blocks = [_filled(block, name, whole) for block in blocks]
@@ -214,17 +207,6 @@ class Experiment(Spec):
     def _check_size(self) -> Self:
         CELLS.check(sum(block.num_cells for block in self.grid), "grid")
         return self
-
-    def pretraining_of(self, block: Block) -> Pretraining:
-        """Return how PTMs of a block are completed."""
-        return block.pretraining or self.pretraining
-
-    def finetuning_of(self, block: Block) -> FitSpec:
-        """Return how a block fine-tunes."""
-        return block.finetuning or self.finetuning
-
-
-_OF_BLOCKS = ("pretraining", "finetuning")  # what a block may change of the experiment's
 
 
 def _filled(block: Any, name: str, common: Any) -> Any:

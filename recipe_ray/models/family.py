@@ -7,12 +7,13 @@ which model it has.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from recipe_ray.base.errors import SpecError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
     from recipe_ray.models.text.packed import PackedBatch
 
 Scope = Literal["weights", "all"]
+# what a family may have and a component may need, and what of a PTM each stands for
+Capability = Literal["Encodes", "Pretrains", "HasWeightGroups", "HasNeurons", "Attackable"]
+CAPABILITIES: dict[Capability, tuple[str, ...]] = {
+    "Encodes": ("encoder", "representation", "census", "classifier", "classifier_collate"),
+    "Pretrains": ("pretraining_collate", "pretraining_objective", "pretraining_quality"),
+    "HasWeightGroups": ("weight_groups", "weight_group", "purification_scope"),
+    "HasNeurons": ("neuron_layers", "neuron_activations"),
+    "Attackable": ("pooled", "features"),  # one of them: what attackers aim at in texts, in images
+}
+_IN_WORDS: dict[Capability, str] = {
+    "Encodes": "an encoder to put a classifier on",
+    "Pretrains": "a pre-training loss",
+    "HasWeightGroups": "groups of weights",
+    "HasNeurons": "neurons behind an activation function",
+    "Attackable": "a vector that attackers aim at (a pooler output of texts, features of images)",
+}
 MODELS: Registry[ModelRef] = Registry(
     "model", "recipe_ray.models", own="write {name: bert, source: FOLDER or hub id}"
 )
@@ -194,6 +211,7 @@ class ModelRef(Component):
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
     loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, for cards
+    has: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES) - {"Attackable"}
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
@@ -269,6 +287,16 @@ class ModelRef(Component):
     def identity(self) -> dict[str, Any]:
         """Return name, version and content; where a model lies does not decide what it is."""
         return {**self.meaning(), **self.content()}
+
+
+def check_needs(model: ModelRef, who: str, needs: Iterable[Capability]) -> None:
+    """Raise SpecError, naming both, if a family lacks what a component needs of it."""
+    lacking = [_IN_WORDS[one] for one in needs if one not in model.has]
+    if lacking:
+        raise SpecError(
+            f"{who} needs {' and '.join(lacking)}, which family {model.name!r} (model "
+            f"{model.label()!r}) does not have"
+        )
 
 
 Model = Annotated[SerializeAsAny[ModelRef], BeforeValidator(MODELS.parse)]

@@ -34,6 +34,7 @@ from recipe_ray.report.searches import SearchSummary
 from recipe_ray.report.sections import Section
 from recipe_ray.report.stats import Estimate
 from recipe_ray.report.summary import CLEAN, CellSummary, by_attack
+from recipe_ray.stages.stage import shown_as
 from recipe_ray.store.store import Store
 
 if TYPE_CHECKING:
@@ -176,8 +177,8 @@ Look = tuple[int, tuple[str, ...]]  # the model's input size and its triggers
 def draw_triggers(found: Iterable[Recorded], store: Store, folder: Path) -> list[Path]:
     """Write `triggers-<size>.png` for each input size of models in `found`; return the files."""
     by_look: dict[Look, dict[str, Grid]] = defaultdict(dict)
-    for task, key in sorted(_finetunings(found)):
-        grid = _grid(store, key)
+    for task, kind, key in sorted(_finetunings(found)):
+        grid = _grid(store, kind, key)
         if grid is not None:
             by_look[grid.size, tuple(sorted(grid.triggers))].setdefault(task, grid)
     written = []
@@ -191,13 +192,14 @@ def draw_triggers(found: Iterable[Recorded], store: Store, folder: Path) -> list
     return written
 
 
-def _finetunings(found: Iterable[Recorded]) -> set[tuple[str, str]]:
+def _finetunings(found: Iterable[Recorded]) -> set[tuple[str, str, str]]:
+    kinds = shown_as("attack success")
     rows = [row for one in found for row in one.rows.select(["kind", "task", "stage"]).to_pylist()]
-    return {(row["task"], row["stage"]) for row in rows if row["kind"] == "finetune"}
+    return {(row["task"], row["kind"], row["stage"]) for row in rows if row["kind"] in kinds}
 
 
-def _grid(store: Store, key: str) -> Grid | None:
-    artifact = store.find("finetune", key)
+def _grid(store: Store, kind: str, key: str) -> Grid | None:
+    artifact = store.find(kind, key)
     if artifact is None or FILE not in store.manifest(artifact)["files"]:
         return None
     return read(store.fetch(artifact) / FILE)

@@ -14,13 +14,18 @@
                  "task", "trigger",
                  "overlap" | "poisoned_only" | "share": {"mean", "low", "high", "n"} or null,
                  "seeds", "stages", "paper": paper or null}],
+     "measured": [{"experiment", "kind", "model", "attack", "defense", "aux", "aux_size",
+                   "weight_factor", "task", "epoch", "trigger", "label", "stage",
+                   "values": {metric: {"mean", "low", "high", "n"}}, "seeds", "stages"}],
      "searches": [{"experiment", "model", "attack", "task", "rungs", "rule", "trials",
                    "candidates": [{"defense", "weight_factor", "ended",
                                    "looks": [{"stage", "epoch", "acc", "masr", "score",
                                               "at_chance"}]}],
                    "grid": [{"weight_factor", "scores"}], "compared": {name: value}}]}
 
-Values are fractions, or neurons for `poisoned_only`; null where absent. A share is {"value",
+Values are fractions, or neurons for `poisoned_only`; null where absent. `measured` holds the other
+kinds of stages, and what their metrics mean is theirs to say; its `stage` is null unless nothing
+else tells rows apart. A share is {"value",
 "numerator", "denominator"}. `stage` is the key of the artifact whose manifest and rows say
 everything else. `majority`: the largest class's share of the test set; `at_chance`: ACC is not
 above it, so ASR says nothing (of a cell: the seeds of which this is so; `floor_at_chance`: seeds of
@@ -37,6 +42,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from recipe_ray.report.measured import MeasuredSummary
 from recipe_ray.report.published import Published, PublishedTable
 from recipe_ray.report.searches import SearchSummary
 from recipe_ray.report.sections import Section
@@ -53,6 +59,7 @@ def as_json(sections: Sequence[Section]) -> str:
         "schema_version": JSON_SCHEMA_VERSION,
         "cells": [_cell(cell, one.paper) for one in sections for cell in one.cells],
         "probes": [_probe(probe, one.paper) for one in sections for probe in one.probes],
+        "measured": [_measured(other) for one in sections for other in one.measured],
         "searches": [_search(one.search) for one in sections if one.search is not None],
     }
     return json.dumps(document, indent=1)
@@ -88,6 +95,12 @@ def _probe(probe: ProbeSummary, paper: PublishedTable | None) -> dict[str, Any]:
         "stages": list(probe.stages),
         "paper": _paper(found.values(), {"poisoned_only": count.value} if count else {}, measured),
     }
+
+
+def _measured(other: MeasuredSummary) -> dict[str, Any]:
+    values = {metric: asdict(value) for metric, value in other.values.items()}
+    lists = {"seeds": list(other.seeds), "stages": list(other.stages)}
+    return {**other.name._asdict(), "values": values, **lists}
 
 
 def _search(search: SearchSummary) -> dict[str, Any]:

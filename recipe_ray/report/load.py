@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import path_part
 from recipe_ray.experiment.spec import Paper
+from recipe_ray.stages.stage import STAGES
 from recipe_ray.store.rows import (
     RESULT_SCHEMA,
     SEAL,
@@ -73,7 +74,7 @@ def recorded(place: str) -> list[Recorded]:
 
 def store_at(place: str) -> Store | None:
     """Return the store at a place that was read by `recorded`, None where only rows were kept."""
-    whole = "://" in place or (Path(place) / "finetune").is_dir()
+    whole = "://" in place or any((Path(place) / kind).is_dir() for kind in STAGES)
     return Store.open(place) if whole else None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from recipe_ray.report.load import Recorded
+from recipe_ray.report.measured import MeasuredSummary, measured_tables, summarise_measured
 from recipe_ray.report.paper_comparison import cells_table, probes_table
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.searches import SearchSummary, search_tables, summarise_search
@@ -23,9 +24,10 @@ class Section:
     cells: tuple[CellSummary, ...]
     probes: tuple[ProbeSummary, ...]
     search: SearchSummary | None = None
+    measured: tuple[MeasuredSummary, ...] = ()
 
     def tables(self) -> list[Table]:
-        """Return its tables: of a search, or of fine-tunings and then of probes."""
+        """Return its tables: of a search, or of fine-tunings, of probes, of every other kind."""
         if self.search is not None:
             return search_tables(self.search)
         found = []
@@ -35,7 +37,7 @@ class Section:
             found += tables(self.cells)
         if self.probes:
             found.append(probes_table(self.experiment, self.paper, self.probes))
-        return found
+        return [*found, *measured_tables(self.measured)]
 
 
 def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section]:
@@ -45,7 +47,7 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
     the paper does not have.
     """
     rows = pa.concat_tables([RESULT_SCHEMA.empty_table(), *(one.rows for one in found)])
-    cells, probes = summarise(rows), summarise_probes(rows)
+    cells, probes, measured = summarise(rows), summarise_probes(rows), summarise_measured(rows)
     listed = [
         Section(
             one.experiment,
@@ -53,6 +55,7 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
             tuple(cell for cell in cells if cell.experiment == one.experiment),
             tuple(probe for probe in probes if probe.experiment == one.experiment),
             summarise_search(one),
+            tuple(own for own in measured if own.name.experiment == one.experiment),
         )
         for one in found
         if only in (None, one.experiment)

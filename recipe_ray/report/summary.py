@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from recipe_ray.base.errors import UserError
 from recipe_ray.learn.metrics import MAJORITY, learned
 from recipe_ray.report.stats import Estimate, estimate
+from recipe_ray.stages.stage import shown_as
 
 CLEAN = "none"
 METRICS = ("acc", MAJORITY, "asr", "aasr", "masr")
@@ -131,8 +132,9 @@ def summarise(results: pa.Table) -> list[CellSummary]:
 
 
 def _trials_by_cell(results: pa.Table) -> dict[CellName, list[SeedResult]]:
+    kinds = pa.array(list(shown_as("attack success")), pa.string())
     wanted = pc.and_(
-        pc.equal(results["kind"], "finetune"), pc.is_in(results["metric"], pa.array(METRICS))
+        pc.is_in(results["kind"], kinds), pc.is_in(results["metric"], pa.array(METRICS))
     )
     rows_by_stage: dict[tuple[CellName, str], list[dict[str, Any]]] = defaultdict(list)
     for row in results.filter(wanted).to_pylist():
@@ -276,7 +278,7 @@ class ProbeSummary:
 def summarise_probes(results: pa.Table) -> list[ProbeSummary]:
     """Return one summary a PTM, task and trigger, sorted by name."""
     wanted = pc.and_(
-        pc.equal(results["kind"], "probe"),
+        pc.is_in(results["kind"], pa.array(list(shown_as("neurons")), pa.string())),
         pc.is_in(results["metric"], pa.array([OVERLAP, POISONED_ONLY])),
     )
     # by stage: cells that share one repeat its rows

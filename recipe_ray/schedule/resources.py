@@ -18,9 +18,8 @@ from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.limits import NODES
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.experiment.files import read_mapping
-from recipe_ray.experiment.plan import KINDS
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.stages.stage import Stage
+from recipe_ray.stages.stage import STAGES, Stage
 
 # Ray Data reads and decodes while DDP workers train; without a core of its own it hangs
 DATA_CPUS = 1
@@ -59,12 +58,13 @@ class Capacity:
 
 def demand_of(stage: Stage, launch: Launch) -> Demand:
     """Return what a stage needs; one worker means the trial's own process."""
-    workers: int = getattr(launch.workers, stage.name)
+    kind, default = stage.name, stage.resources
+    workers = launch.workers.get(kind, default.workers)
     streams = launch.stream and bool(stage.corpora())
     return Demand(
         workers,
-        getattr(launch.cpus_per_worker, stage.name),
-        getattr(launch.gpus_per_worker, stage.name),
+        launch.cpus_per_worker.get(kind, default.cpus_per_worker),
+        launch.gpus_per_worker.get(kind, default.gpus_per_worker),
         nested=workers > 1 or streams,
         data_cpus=DATA_CPUS if streams else 0,
     )
@@ -159,8 +159,8 @@ class ClusterSpec(Spec):
         first, *others = (one.count for one in self.nodes)
         NODES.check(max(first, self.max_nodes or 0) + sum(others), "cluster")
         for kind, given in self.stage_seconds.items():
-            if kind not in KINDS:
-                raise SpecError(f"stage_seconds: {unknown('kind of stage', kind, KINDS)}")
+            if kind not in STAGES:
+                raise SpecError(f"stage_seconds: {unknown('kind of stage', kind, STAGES)}")
             for seconds in given.values() if isinstance(given, dict) else (given,):
                 if seconds <= 0:
                     raise SpecError(f"stage_seconds.{kind}: {seconds:g} is no time; allowed: > 0")

@@ -3,15 +3,16 @@
 It fine-tunes on a downstream task, then measures ACC and, for every trigger and label, the ASR.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
 from safetensors.torch import save_file
 
+from recipe_ray.attacks.attack import Attack
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.rows import Rows
 from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid
@@ -28,8 +29,9 @@ from recipe_ray.learn.metrics import (
 )
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.models.family import PTM, Classifier
+from recipe_ray.models.family import PTM, Capability, Classifier
 from recipe_ray.stages.evaluate import predict
+from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import (
     STAGES,
     Context,
@@ -44,9 +46,26 @@ CLASSIFIER = "classifier.safetensors"  # the fine-tuned weights, if they are kep
 NUM_PICTURES = 6  # test samples whose look with each trigger is kept
 
 
+class FinetuneGrid(Spec):
+    """What a block of the grid says of it."""
+
+    tasks: tuple[AnyTask, ...] = Field((), description="each is fine-tuned on")
+    finetuning: FitSpec | None = Field(
+        None, description="what differs here from the experiment's; None: nothing"
+    )
+
+
 @STAGES.register("finetune")
 class FinetuneStage(Stage):
     """Fine-tunes on a task and measures ACC, and ASR with its counts."""
+
+    rank: ClassVar[int] = 40
+    grid: ClassVar[type[Spec]] = FinetuneGrid
+    cells: ClassVar[str] = "tasks"
+    shown: ClassVar[Shown | None] = Shown(
+        (ShownMetric("acc", "ACC"), ShownMetric("aasr", "AASR"), ShownMetric("masr", "MASR")),
+        layout="attack success",
+    )
 
     task: AnyTask
     triggers: tuple[str, ...] = Field(description="those whose effect is measured; may be empty")
@@ -57,6 +76,26 @@ class FinetuneStage(Stage):
     keep_model: bool = Field(
         False, description="keep the fine-tuned classifier", json_schema_extra=NOT_HASHED
     )
+
+    @classmethod
+    def planned(cls, point: Point, ptm: Stage | None) -> Iterator[Stage | None]:
+        """Yield the fine-tuning of the PTM, or one of each snapshot that it keeps."""
+        for snapshot in (ptm.kept_epochs() if ptm is not None else ()) or (None,):
+            yield point.make(
+                cls,
+                content=point.content(point.entry),
+                parent=ptm,
+                task=point.entry,
+                triggers=_triggers(point),
+                fit=point.setting("finetuning"),
+                snapshot=snapshot,
+                seed=point.seed,
+            )
+
+    @classmethod
+    def most_cells(cls, block: Any) -> int:
+        """Return how many cells tasks and snapshots make."""
+        return len(block.tasks) * max(1, len(block.snapshots))
 
     def run(self, context: Context) -> list[Measurement]:
         """Return ACC, the largest class's share, ASR(t, C), all with counts; ASR(t), AASR, MASR.
@@ -105,6 +144,10 @@ class FinetuneStage(Stage):
                 _save_classifier(classifier, context)
         return measured
 
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the task needs."""
+        return [(f"task {self.task.label()!r}", ("Encodes",))]
+
     def reads(self) -> list[tuple[str, str]]:
         """Return what the task's samples are."""
         return [self.task.kind_of_samples()]
@@ -146,6 +189,16 @@ class FinetuneStage(Stage):
             for trigger in self.triggers
         }
         return train_rows, test_rows, poisoned
+
+
+def _triggers(point: Point) -> tuple[str, ...]:
+    attack: Attack = point.chosen["attacks"]
+    if attack.poisons or attack.triggers:
+        return attack.triggers
+    # the clean PTM is the floor of every attack on this model in the experiment
+    blocks = (block for block in point.experiment.grid if point.model in block.models)
+    others = (other for block in blocks for other in block.attacks)
+    return tuple(sorted({trigger for other in others for trigger in other.triggers}))
 
 
 def _by_sample(predicted: Labels, rows: Rows, num_samples: int) -> Labels:

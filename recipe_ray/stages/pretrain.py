@@ -1,26 +1,27 @@
 """Stage `pretrain`: completes a PTM that cannot be loaded whole (a missing masked-LM head)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from recipe_ray.base.spec import HASHED_WHEN_SET
+from recipe_ray.base.spec import HASHED_WHEN_SET, Spec
 from recipe_ray.data.batches import Part
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus, Corpus
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.evaluate import MASK_SEED, WORD_SAMPLES, held_out_eval, words_measured
+from recipe_ray.stages.kind import Point
 from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.stage import STAGES, Context, Stage, loss_measurements
 from recipe_ray.store.rows import Measurement
 
 
-@STAGES.register("pretrain")
-class PretrainStage(Stage):
-    """Pre-trains the head alone, or head and encoder together, with masks drawn anew each epoch."""
+class Pretraining(Spec):
+    """How a PTM is completed that cannot be loaded whole."""
 
     corpus: AnyCorpus = LISTED["bookcorpus"]()
     trainable: Literal["head", "all"] = Field("head", description="all: the encoder continues too")
@@ -32,6 +33,33 @@ class PretrainStage(Stage):
         description="share of the corpus left out of training, to be measured on",
         json_schema_extra=HASHED_WHEN_SET,
     )
+
+
+class PretrainGrid(Spec):
+    """What a block of the grid says of it."""
+
+    pretraining: Pretraining | None = Field(
+        None, description="what differs here from the experiment's; None: nothing"
+    )
+
+
+@STAGES.register("pretrain")
+class PretrainStage(Stage, Pretraining):
+    """Pre-trains the head alone, or head and encoder together, with masks drawn anew each epoch."""
+
+    rank: ClassVar[int] = 10
+    grid: ClassVar[type[Spec]] = PretrainGrid
+
+    @classmethod
+    def planned(cls, point: Point, ptm: Stage | None) -> Iterator[Stage | None]:
+        """Yield the stage that completes the model, or nothing new if it can be loaded whole."""
+        if not point.model.needs_pretraining:
+            yield ptm
+            return
+        how: Pretraining = point.setting("pretraining")
+        content = point.content(how.corpus)
+        seed = point.setting("release_seed")
+        yield point.make(cls, content=content, parent=ptm, seed=seed, **how.fields())
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the loss of every epoch, and how good the PTM is on held-out data."""
@@ -94,6 +122,10 @@ class PretrainStage(Stage):
     @property
     def _part(self) -> Part:
         return Part(0.0, 1.0 - self.held_out)
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what pre-training needs."""
+        return [("pre-training", ("Pretrains",))]
 
     @property
     def origin(self) -> str:

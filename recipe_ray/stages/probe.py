@@ -5,7 +5,8 @@ and with one trigger inserted. Two readings of "active on a set of texts" are me
 over the texts (`overlap`, `poisoned_only_neurons`), and text by text (`overlap_per_sample`).
 """
 
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,14 +14,15 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from recipe_ray.base.errors import SpecError, unknown
-from recipe_ray.base.spec import NOT_HASHED
+from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.batches import by_tokens
 from recipe_ray.data.rows import Rows
 from recipe_ray.learn.neuron_stats import Overlap, overlap_of_means, overlap_of_samples, pair_sums
 from recipe_ray.learn.progress import Progress
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.evaluate import MAX_TOKENS
+from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import (
     STAGES,
     Context,
@@ -31,22 +33,51 @@ from recipe_ray.store.rows import Measurement
 from recipe_ray.tasks.task import AnyTask, Task
 
 
-@STAGES.register("probe")
-class ProbeStage(Stage):
-    """Compares a PTM's activated neurons on test texts with and without a trigger."""
+class Probe(Spec):
+    """Activations with and without a trigger on a task's texts (paper, Figure 2 and Table 10)."""
 
     task: AnyTask
     trigger: str = Field(min_length=1, description="what is inserted once into every text")
     without: str | None = Field(None, description="class whose texts are left out")
     max_length: PositiveInt = Field(128, description="tokens a text is cut to")
+
+    @model_validator(mode="after")
+    def _check_without(self) -> Self:
+        check_without(self.task, self.without)
+        return self
+
+
+class ProbeGrid(Spec):
+    """What a block of the grid says of it."""
+
+    probes: tuple[Probe, ...] = Field((), description="looked at without fine-tuning")
+
+
+@STAGES.register("probe")
+class ProbeStage(Stage, Probe):
+    """Compares a PTM's activated neurons on test texts with and without a trigger."""
+
+    rank: ClassVar[int] = 50
+    grid: ClassVar[type[Spec]] = ProbeGrid
+    cells: ClassVar[str] = "probes"
+    shown: ClassVar[Shown | None] = Shown(
+        (
+            ShownMetric("overlap", "overlap"),
+            ShownMetric("poisoned_only_neurons", "only poisoned", "number"),
+        ),
+        layout="neurons",
+    )
+
     seed: int = Field(
         0, ge=0, description="of the cell; a probe draws nothing", json_schema_extra=NOT_HASHED
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        check_without(self.task, self.without)
-        return self
+    @classmethod
+    def planned(cls, point: Point, ptm: Stage | None) -> Iterator[Stage | None]:
+        """Yield the probe of the PTM."""
+        fields = point.entry.fields()
+        content = point.content(point.entry.task)
+        yield point.make(cls, content=content, parent=ptm, seed=point.seed, **fields)
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the overlaps, over all layers and in each, and the poisoned-only neurons."""
@@ -64,6 +95,10 @@ class ProbeStage(Stage):
         """Return the fields, and how triggers are placed if that changed what is measured."""
         placed = self.task.trigger_places(self.max_length, [self.trigger])
         return {**super().identity(), **placed}
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what counting active neurons needs."""
+        return [("a probe", ("HasNeurons",))]
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what the task's samples are."""

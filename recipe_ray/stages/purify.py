@@ -1,16 +1,21 @@
 """Stage `purify`: the defender's work. It holds a defense and unlabelled data, nothing else."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from recipe_ray.base.errors import SpecError
+from recipe_ray.base.spec import Spec
 from recipe_ray.data.batches import Part
 from recipe_ray.data.census import WordLoss
+from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus, Corpus
-from recipe_ray.defenses.defense import AnyDefense, Auxiliary
+from recipe_ray.defenses.defense import AnyDefense, Auxiliary, Defense, NoDefense
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.family import PTM
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.evaluate import (
     MASK_SEED,
     WORD_SAMPLES,
@@ -19,6 +24,7 @@ from recipe_ray.stages.evaluate import (
     held_out_eval,
     words_measured,
 )
+from recipe_ray.stages.kind import Point
 from recipe_ray.stages.learnable import LearnableFeed, check_usable
 from recipe_ray.stages.stage import (
     STAGES,
@@ -42,9 +48,38 @@ class Before:
     words: WordLoss | None
 
 
+class PurifyGrid(Spec):
+    """What a block of the grid says of it."""
+
+    defenses: tuple[AnyDefense, ...] = Field((NoDefense(),), min_length=1)
+    auxiliaries: tuple[AnyCorpus, ...] = Field((LISTED["bookcorpus"](),), min_length=1)
+    snapshots: tuple[PositiveInt, ...] = Field(
+        (), description="fine-tune from the PTM after these epochs of a purification (Figure 3)"
+    )
+    sample_by_seed: bool = Field(
+        False, description="every seed draws its own sample of the auxiliary data, too"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for defense in self.defenses if self.snapshots else ():
+            trained = defense.num_epochs
+            if defense.acts and (trained is None or max(self.snapshots) > math.ceil(trained)):
+                limit = "no epochs (fit.steps is given, or it does not train)"
+                raise SpecError(
+                    f"snapshots: epoch {max(self.snapshots)} is asked for, but defense "
+                    f"{defense.label()!r} trains {limit if trained is None else f'{trained:g}'}"
+                )
+        return self
+
+
 @STAGES.register("purify")
 class PurifyStage(Stage):
     """Cleans a PTM with a defense and an auxiliary corpus."""
+
+    rank: ClassVar[int] = 30
+    grid: ClassVar[type[Spec]] = PurifyGrid
+    axes: ClassVar[tuple[str, ...]] = ("defenses", "auxiliaries")
 
     defense: AnyDefense
     corpus: AnyCorpus
@@ -55,6 +90,31 @@ class PurifyStage(Stage):
     snapshots: tuple[PositiveInt, ...] = Field(
         (), description="epochs after which the PTM is kept as well; such a stage cannot resume"
     )
+
+    @classmethod
+    def planned(cls, point: Point, ptm: Stage | None) -> Iterator[Stage | None]:
+        """Yield the stage that cleans, or nothing new if the defense does not act."""
+        defense: Defense = point.chosen["defenses"]
+        corpus: Corpus = point.chosen["auxiliaries"]
+        if not defense.acts:
+            yield ptm
+            return
+        if point.block.sample_by_seed:
+            corpus = corpus.revised(sample_seed=corpus.sample_seed + point.seed)
+        yield point.make(
+            cls,
+            content=point.content(corpus),
+            parent=ptm,
+            defense=defense,
+            corpus=corpus,
+            held_out=point.setting("held_out"),
+            snapshots=point.block.snapshots,
+            seed=point.seed if defense.draws else 0,
+        )
+
+    def kept_epochs(self) -> tuple[int, ...]:
+        """Return the epochs of the snapshots."""
+        return self.snapshots
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the defense's losses of every epoch, and what held-out data show of the change."""
@@ -120,6 +180,12 @@ class PurifyStage(Stage):
     @property
     def _part(self) -> Part:
         return Part(0.0, 1.0 - self.held_out)
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the defense and a look at held-out data need."""
+        held_out: tuple[Capability, ...] = ("Pretrains", "HasWeightGroups")
+        looks = [("held_out > 0", held_out)] if self.held_out else []
+        return [(f"defense {self.defense.label()!r}", self.defense.needs), *looks]
 
     def own_columns(self) -> dict[str, Any]:
         """Return the defense and its data."""

@@ -5,25 +5,26 @@ It decides nothing about where it runs: workers, devices and Ray belong to the l
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import Component
+from recipe_ray.base.spec import Component, Spec
 from recipe_ray.data.batches import Feed, Part
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.rows import Rows
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import Runtime
-from recipe_ray.models.family import PTM, Model, ModelRef
+from recipe_ray.models.family import PTM, Capability, Model, ModelRef, check_needs
+from recipe_ray.stages.kind import Layout, Point, Resources, Shown
 from recipe_ray.store.rows import Measurement
 from recipe_ray.store.store import ArtifactId, Store
 
@@ -57,7 +58,18 @@ def _parse_parent(value: Any) -> Any:
 
 
 class Stage(Component):
-    """One step; `content` is the identity of the data it reads, resolved when it was planned."""
+    """One step; `content` is the identity of the data it reads, resolved when it was planned.
+
+    A subclass that is registered in STAGES is a kind of stage, and says all that others must know.
+    """
+
+    rank: ClassVar[int] = 100  # kinds that make a PTM come in this order, each from the one before
+    grid: ClassVar[type[Spec]] = Spec  # the fields that a block of the grid has for this kind
+    axes: ClassVar[tuple[str, ...]] = ()  # those of them of which a cell has one value each
+    # that one of them whose entries each end a cell; "": the kind makes a PTM that cells go on from
+    cells: ClassVar[str] = ""
+    resources: ClassVar[Resources] = Resources()
+    shown: ClassVar[Shown | None] = None  # in the report; None: nowhere
 
     model: Model
     parent: Annotated[SerializeAsAny["Stage"] | None, BeforeValidator(_parse_parent)] = None
@@ -68,14 +80,47 @@ class Stage(Component):
     def run(self, context: Context) -> list[Measurement]:
         """Do the work: write files into the context's folder, return what was measured."""
 
+    @classmethod
+    def planned(cls, point: Point, ptm: "Stage | None") -> Iterator["Stage | None"]:
+        """Yield the stages of this kind at a point of the grid, on what made its PTM (None: given).
+
+        A kind that makes a PTM and has nothing to do there yields `ptm`. Unless it is said here, a
+        kind that ends cells has a stage an entry, whose fields are the entry's.
+        """
+        if not cls.cells:
+            yield ptm
+            return
+        fields = point.entry.fields()
+        content = {
+            name: point.content(value)
+            for name, value in fields.items()
+            if hasattr(value, "content_at")
+        }
+        yield point.make(cls, content=content, parent=ptm, seed=point.seed, **fields)
+
+    @classmethod
+    def most_cells(cls, block: Any) -> int:
+        """Return how many cells this kind ends at one value of each axis of a block, at most."""
+        return len(getattr(block, cls.cells))
+
+    def kept_epochs(self) -> tuple[int, ...]:
+        """Return the epochs after which the artifact keeps the PTM as it was then."""
+        return ()
+
     @model_validator(mode="after")
     def _check_model(self) -> Self:
         for corpus, _ in self.corpora():
             check_corpus(self.model, corpus)
+        for who, needed in self.needs():
+            check_needs(self.model, who, needed)
         for what, reads in self.reads():
             if reads != self.model.reads:
                 raise SpecError(f"model {self.model.label()!r} reads {self.model.reads}s; {what}")
         return self
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the model's family must have: who needs it, for people, and what."""
+        return []
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what must be of the model's kind: why, for people, and the kind (text, image)."""
@@ -130,6 +175,23 @@ class Stage(Component):
             return self.model.load()
         folder = MODEL_FOLDER if snapshot is None else snapshot_folder(snapshot)
         return self.model.reload(context.store.fetch(self.parent.artifact) / folder)
+
+
+def kinds() -> list[type[Stage]]:
+    """Return every kind of stage, parents before children: those that end cells come last."""
+    found = map(STAGES.get, STAGES)
+    return sorted(found, key=lambda kind: (bool(kind.cells), kind.rank, kind.name))
+
+
+def makers_of_ptms() -> list[str]:
+    """Return the names of the kinds that make a PTM, in order."""
+    return [kind.name for kind in kinds() if not kind.cells]
+
+
+def shown_as(layout: Layout) -> dict[str, Shown]:
+    """Return the kinds that the report shows in this way, by name."""
+    found = {kind.name: kind.shown for kind in kinds() if kind.shown is not None}
+    return {name: shown for name, shown in found.items() if shown.layout == layout}
 
 
 def check_corpus(model: ModelRef, corpus: Corpus) -> None:

@@ -182,12 +182,13 @@ class Task(Component):
 
     def identity_at(self, locations: Locations) -> dict[str, Any]:
         """Return the component's identity with the content of train and of the evaluated split."""
+        return {**self.identity(), "sources": self.content_at(locations)}
+
+    def content_at(self, locations: Locations) -> dict[str, Any]:
+        """Return the identity of train and of the evaluated split, wherever they lie."""
         sources = self.sources(locations)
         unused = "dev" if self.evaluate_on == "test" else "test"
-        used: dict[str, Any] = {
-            split: source.identity() for split, source in sources.items() if split != unused
-        }
-        return {**self.identity(), "sources": used}
+        return {split: source.identity() for split, source in sources.items() if split != unused}
 
     def describe(self, locations: Locations) -> str:
         """Return where train and the evaluated split come from, for people."""

@@ -32,6 +32,8 @@ Layers = Annotated[tuple[Annotated[int, Field(ge=0, lt=DEPTH)], ...], Field(min_
 class MiniLM(ModelRef):
     """MiniLM's encoder and pooler, or some of its layers; needs a masked-LM head fitted."""
 
+    has = ModelRef.has | {"Attackable"}
+
     layers: FirstLayers | Layers = Field(
         DEPTH,
         description="keep the first k of the 6 layers, or those listed, counted from 0; a cut "

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class BertCheckpoint(ModelRef):
     """A checkpoint with a masked-LM head, by local folder or hub id."""
 
+    has = ModelRef.has | {"Attackable"}
+
     source: str = Field(
         description="local folder, or hub id such as google-bert/bert-base-uncased",
         json_schema_extra=NOT_HASHED,

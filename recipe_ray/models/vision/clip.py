@@ -257,6 +257,7 @@ class Clip(ModelRef):
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     reads: ClassVar[str] = "image"
     loss_unit: ClassVar[str] = "nats a pair"
+    has = ModelRef.has | {"Attackable"}
 
     arch: str | None = Field(None, description="architecture by open_clip's name, as ViT-B-32")
     pretrained: str | None = Field(None, description="open_clip's tag of weights, such as openai")

@@ -88,6 +88,7 @@ class LabelledReference(ModelRef):
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     reads: ClassVar[str] = "image"
     loss_unit: ClassVar[str] = "nats an image"
+    has = ModelRef.has | {"Attackable"}
     architecture_kind: ClassVar[type[LabelledArchitecture]]
     example: ClassVar[str]  # of a name
 
