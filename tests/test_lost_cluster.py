@@ -37,7 +37,7 @@ def search_words(folder: Path) -> tuple[list[str], Path]:
 
 def purify_words(folder: Path) -> tuple[list[str], Path]:
     changes = [f"--set=fit.{name}={LONG[name]}" for name in ("steps", "batch_size", "max_length")]
-    data = ["--aux", str(corpus_file(folder)), "--workers", "2", *changes]
+    data = ["--aux", str(corpus_file(folder)), "--workers", "2", "--accept-harm", *changes]
     out = folder / "out"
     return ["purify", str(tiny_folder()), *data, "--out", str(out)], folder / "out.partial"
 
