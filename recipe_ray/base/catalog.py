@@ -11,7 +11,6 @@ RECIPE_RAY_CATALOG or by `catalog:` in an experiment file; they are known by wha
 the content that they lead to, never by where they lie, and are no source code.
 """
 
-import copyreg
 import json
 import os
 import re
@@ -78,7 +77,7 @@ class FromEntry(Component):
         own = type(self)
         if "made_from" in vars(own):
             return _blank, own.made_from, self.__getstate__()
-        return copyreg.__newobj__, (own,), self.__getstate__()
+        return _blank_of, (own,), self.__getstate__()
 
     @classmethod
     def meaning(cls) -> dict[str, Any]:
@@ -88,7 +87,10 @@ class FromEntry(Component):
 
 def _blank(module: str, name: str, values: str, is_own: bool) -> Component:
     catalog: Catalog[Any] = import_module(module).CATALOG
-    made: type[Component] = catalog.class_of(name, values, is_own)
+    return _blank_of(catalog.class_of(name, values, is_own))
+
+
+def _blank_of(made: type[Component]) -> Component:
     return made.__new__(made)
 
 
