@@ -85,13 +85,13 @@ class FromEntry(Component):
         return {**super().meaning(), **cls.decides}
 
 
-def _blank_of(made: type[Component]) -> Component:
-    return made.__new__(made)
-
-
 def _blank(module: str, name: str, values: str, is_own: bool) -> Component:
     catalog: Catalog[Any] = import_module(module).CATALOG
     return _blank_of(catalog.class_of(name, values, is_own))
+
+
+def _blank_of(made: type[Component]) -> Component:
+    return made.__new__(made)
 
 
 class Catalog(Generic[T]):
