@@ -10,6 +10,7 @@ from table_samples import ROWS, put, rows, wrong
 
 from recipe_ray.data.image_sources import open_images
 from recipe_ray.data.sources import open_path
+from recipe_ray.store.files import LocalFiles
 
 
 def special(place: Path, kind: str) -> Path:
@@ -81,3 +82,11 @@ def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
     place.parent.mkdir(parents=True)
     place.symlink_to(os.path.relpath(blob, place.parent))
     assert rows(place.parent) == ROWS
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
+def test_a_special_file_in_a_store_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    special(tmp_path / "manifest.json", kind)
+    said = raised_by(lambda: LocalFiles(tmp_path).read("manifest.json"))
+    assert "expected a regular file" in said
