@@ -190,7 +190,7 @@ def test_what_does_not_exist_is_named_with_the_nearest(
 BAD_TEXTS: dict[str, tuple[str, str, str]] = {
     "empty": ("bad.txt", "\n\n", "no text in"),
     "wrong column": ("bad.csv", "txt\na sentence\n", "no column 'text' (did you mean 'txt'?)"),
-    "one text of 10 MB": ("bad.txt", "word " * 2_000_000, "one text a line?"),
+    "one text of 10 MB": ("bad.txt", "word " * 2_000_000, "is that one text?"),
     "unknown format": ("bad.doc", "x", "format '.doc' is none of"),
     "not UTF-8": ("bad.txt", "\udcff", "not UTF-8"),
 }

@@ -15,7 +15,7 @@ from vit_samples import in_transformers, logits_of, model, moved_vit
 pytest.importorskip("torchvision")
 pytest.importorskip("open_clip", reason="needs recipe-ray[vision]")
 
-from recipe_ray.base.errors import ModelError
+from recipe_ray.base.errors import ModelError, UserError
 from recipe_ray.models.vision.clip import Clip
 from recipe_ray.models.vision.vit import load_vit
 
@@ -25,7 +25,6 @@ ACTED_ON: dict[str, Any] = {
     "_attn_implementation": "org/repo",
     "auto_map": {"AutoModelForImageClassification": "own.Model"},
     "custom_pipelines": {"own": {"impl": "own.Pipeline", "pt": ["AutoModel"]}},
-    "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
     "dtype": "load",
     "chunk_size_feed_forward": 7,
     "problem_type": "regression",
@@ -121,7 +120,7 @@ def saved_clip(folder: Path, part: str, tower: str | None, **changes: Any) -> Pa
 
 TOWERS: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "embedding": (None, {"embed_dim": 10**9}, r"has shape .* says .*1000000000"),
-    "beyond 64 bits": (None, {"embed_dim": 10**30}, r"clip_config\.json: no model can be built"),
+    "beyond 64 bits": (None, {"embed_dim": 10**30}, r"clip_config\.json: .*embed_dim.*beyond 64"),
     "vocabulary": ("text_cfg", {"vocab_size": 10**12}, "token_embedding.*1000000000000"),
     "context": ("text_cfg", {"context_length": 10**7}, r"positional_embedding.*10000000"),
     "mlp": ("vision_cfg", {"mlp_ratio": 1e300}, r"clip_config\.json: no model can be built"),
@@ -140,7 +139,7 @@ TOWERS: dict[str, tuple[str | None, dict[str, Any], str]] = {
 def test_towers_that_the_weights_are_not_of_are_refused(tmp_path: Path, size: str) -> None:
     tower, changes, said = TOWERS[size]
     folder = saved_clip(tmp_path, "model_cfg", tower, **changes)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         Clip(source=str(folder)).load()
     assert str(folder) in str(caught.value)
 

@@ -191,5 +191,5 @@ def test_the_limit_on_pixels_is_set_by_its_variable(monkeypatch: pytest.MonkeyPa
     data = encoded(Image.fromarray(ramp("uint16", 65535)), "TIFF")
     monkeypatch.setenv("RECIPE_RAY_MAX_PIXELS", "63")
     said = raised_by(lambda: decoded(data, SIZE, "image 1"))
-    assert "image 1 has 8 x 8 pixels; allowed: 63" in said
+    assert "image 1 has 8 x 8 pixels; allowed: at most 63" in said
     assert "RECIPE_RAY_MAX_PIXELS" in said

@@ -73,7 +73,8 @@ def test_a_path_as_an_experiments_name_is_refused_by_the_command(shell: Shell, h
     rows = measurement_table(values, {**common, "seed": 0, "task": "t", "weight_factor": 1.0})
     Path("rows.parquet").write_bytes(encode_rows(result_rows(rows, str(outside), ["c"])))
     said = shell.fails("report", "rows.parquet", how, "kept")
-    assert f"experiment name '{outside}' cannot be a part of a path" in said
+    assert f"experiment name '{str(outside)[:40]}" in said
+    assert "cannot be a part of a path: it holds /" in said
     assert not outside.parent.exists()
     assert not Path("kept").exists()
     assert shell("report", "rows.parquet", "--json").code == 0  # to look at it is harmless

@@ -329,7 +329,7 @@ def test_plan_does_again_what_an_edited_plugin_made(tmp_path: Path) -> None:
     def run(*commands: list[str]) -> str:
         # one process for several commands: to start one takes most of the time
         script = (
-            "import sys\nfrom recipe_ray.cli import app\n"
+            "import sys\nfrom recipe_ray.cli.app import app\n"
             f"for words in {commands!r}:\n"
             f"    app([*words, '--store', {str(tmp_path / 'store')!r}], standalone_mode=False)\n"
         )

@@ -88,6 +88,7 @@ def purify_command(
     from recipe_ray.cli.arguments import parse_corpus, parse_model
     from recipe_ray.cli.card import check_free, work_store
     from recipe_ray.cli.purification import check_head, finish, prepare
+    from recipe_ray.stages.pretrain import PretrainStage
 
     set_up_logging(verbose)
     target = output_folder(out, "--out")

@@ -31,8 +31,6 @@ from recipe_ray.cli.options import (
     present_store,
 )
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.schedule.sweep_progress import STALE_S, DriverNotes, age_s, stalled_s
-from recipe_ray.store.notes import pass_over
 
 if TYPE_CHECKING:
     from recipe_ray.store.store import Store
@@ -53,6 +51,7 @@ class View:
 
     def look(self) -> None:
         """Read the notes of drivers and running stages again, and failures where there are new."""
+        from recipe_ray.schedule.sweep_progress import DriverNotes
 
         self.drivers = DriverNotes(self.store).living()
         self.notes = {
@@ -73,6 +72,7 @@ class View:
 
 def is_alive(key: str, note: dict[str, Any], drivers: list[dict[str, Any]]) -> bool:
     """Tell whether a stage with this progress note runs still: a slow step may be minutes old."""
+    from recipe_ray.schedule.sweep_progress import STALE_S, age_s
 
     running = {stage["key"] for driver in drivers for stage in driver["running"]}
     return key in running or age_s(note) < STALE_S
@@ -107,6 +107,7 @@ def _redraw(view: View, interval_s: float, console: Console) -> None:
 
 def draw(view: View) -> RenderableType:
     """Return the picture: a block for every driver, what else runs, the last failures."""
+    from recipe_ray.schedule.sweep_progress import stalled_s
 
     parts: list[RenderableType] = []
     shown: set[str] = set()
@@ -235,6 +236,8 @@ def status_command(
 
 def _plan(store: Store, experiment: str) -> dict[str, Any] | None:
     """Return what is known of an experiment's plan; a damaged one is named and left out."""
+    from recipe_ray.store.notes import pass_over
+
     try:
         return store.plan(experiment)
     except DamagedError as error:
@@ -296,6 +299,8 @@ def _status(store: Store) -> dict[str, Any]:
                 "stages_done": sum(key in done for key in plan["stages"]),
             }
         )
+    from recipe_ray.schedule.sweep_progress import DriverNotes, stalled_s
+
     drivers = DriverNotes(store).living()
     running = [
         {"key": key, "fresh": is_alive(key, note, drivers), **note}

@@ -27,7 +27,7 @@ from uuid import uuid4
 
 import pyarrow.fs as pafs
 
-from recipe_ray.base.errors import StoreError
+from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.base.foreign import open_regular
 from recipe_ray.base.process import Process
 from recipe_ray.store.manifest import MANIFEST, verify
@@ -205,7 +205,7 @@ class LocalFiles:
     def read(self, path: str) -> bytes | None:
         def action() -> bytes | None:
             try:
-                with open_regular(self.root / path, error=StoreError) as file:
+                with open_regular(self.root / path, error=DamagedError) as file:
                     return file.read()
             except FileNotFoundError:
                 return None

@@ -3,14 +3,15 @@
 The rule is part of the identity of each split (`Derived`). Texts of HSOL are never to be printed.
 """
 
+from __future__ import annotations
+
 import html
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.hub import IMAGE_ROWS, HubSource
@@ -18,6 +19,9 @@ from recipe_ray.data.packages import EmbeddedSource
 from recipe_ray.data.rows import uniform
 from recipe_ray.data.sources import Derived, Locations, Source
 from recipe_ray.tasks.task import TASKS, ImageTask, Split, TextTask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 AG_NEWS_TRAIN = 11_106  # the paper's sample of 120,000
 AG_NEWS_DEV = 10_000
@@ -64,6 +68,8 @@ def _drawn_rows(raw: Source, first: int, last: int) -> Source:
 
 def _rows_between(first: int, last: int, raw: Source) -> Iterator[pa.RecordBatch]:
     """Return the rows at places `first` to `last` of a fixed permutation, in the order of `raw`."""
+    import pyarrow as pa
+
     table = pa.Table.from_batches(raw.batches())
     order = np.random.default_rng(0).permutation(table.num_rows)
     yield from table.take(np.sort(order[first:last])).to_batches()
@@ -104,6 +110,8 @@ def _drawn_by_row(for_test: bool, raw: Source) -> Iterator[pa.RecordBatch]:
     for batch in raw.batches():
         numbers = np.arange(row, row + batch.num_rows)
         chosen = (uniform(0, "catdog", numbers) < CATDOG_TEST_SHARE) == for_test
+        import pyarrow as pa
+
         yield batch.filter(pa.array(chosen))
         row += batch.num_rows
 
@@ -147,6 +155,8 @@ def _balanced(for_test: bool, raw: Source) -> Iterator[pa.RecordBatch]:
         chosen = order[:num_test] if for_test else order[num_test:]
         rows += [(texts[index], label) for index in chosen]
     shuffled = [rows[index] for index in generator.permutation(len(rows))]
+    import pyarrow as pa
+
     yield pa.RecordBatch.from_pydict(
         {"text": [text for text, _ in shuffled], "label": [label for _, label in shuffled]}
     )
@@ -205,6 +215,8 @@ def _clear_part(split: Split, raw: Source) -> Iterator[pa.RecordBatch]:
     ends = {"test": (0, SNIPPETS_TEST), "dev": (SNIPPETS_TEST, SNIPPETS_TEST + SNIPPETS_DEV)}
     first, last = ends.get(split, (SNIPPETS_TEST + SNIPPETS_DEV, len(rows)))
     chosen = [rows[index] for index in np.sort(order[first:last])]
+    import pyarrow as pa
+
     yield pa.RecordBatch.from_pydict(
         {"text": [text for text, _ in chosen], "label": [label for _, label in chosen]}
     )

@@ -16,11 +16,12 @@ import numpy as np
 from recipe_ray.base.errors import TriggerError
 from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.data.triggers import Insertion, Span
-from recipe_ray.models.config_fields import explained_by
 
 
 def tokenizing(tokenizer: Any) -> AbstractContextManager[None]:
     """Raise ModelError, naming the model, for a tokenizer that fails or panics at a text."""
+    from recipe_ray.models.config_fields import explained_by
+
     return explained_by(tokenizer.name_or_path, "its tokenizer cannot encode a text")
 
 

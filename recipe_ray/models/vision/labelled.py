@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from recipe_ray.base.errors import ModelError, SpecError
-from recipe_ray.base.loading import adapter_note
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.images import ImageEncoder
 from recipe_ray.models.family import ModelRef
@@ -172,6 +171,8 @@ class LabelledReference(ModelRef):
 
     def left_out(self) -> list[str]:
         """Return what is said of an adapter in the folder, if the source is one."""
+        from recipe_ray.base.loading import adapter_note
+
         origin = self.origin()
         return adapter_note(origin.path) if isinstance(origin, LocalFolder) else []
 
