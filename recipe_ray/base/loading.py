@@ -1,10 +1,8 @@
 """Reading weights that somebody uploaded: safetensors, or pickle behind a flag, never code.
 
 Models are hostile by assumption. Every file is a regular one of its folder and of a stated size
-(`foreign.py`). safetensors is data; a pickle is a program, so pickle formats are opened only where
-the user allows it, and then with torch's `weights_only=True` unpickler.
-
-Reading a pickle of weights by torch's weights_only unpickler, after its user allowed it.
+(`foreign.py`). safetensors is data; a pickle is a program, so pickle formats are opened only if the
+user allows it, and then with torch's `weights_only=True` unpickler.
 """
 
 import json

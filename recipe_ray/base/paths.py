@@ -1,12 +1,8 @@
-"""Paths that a user typed: what is no path at all, what is missing, and what stands there instead.
+"""Paths that a user typed, and names in data that become a part of a path.
 
-Not paths out of files or models; those are checked where they are read.
-
-Names that come from data and become a part of a path: experiments, keys, files of a manifest.
-
-Rows, plans, notes and manifests of a shared store are data like any other: what a name in them says
-is checked here, by one function, where it becomes a path. It is no check of whole paths that a user
-gives: those are the user's own.
+A typed path: what is no path at all, what is missing, and what stands there instead. A name in a
+row, plan, note or manifest of a shared store is data like any other: `path_part` checks it where it
+becomes a path. Files of models are checked where they are read (`foreign.py`).
 """
 
 import re

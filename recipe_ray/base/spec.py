@@ -3,8 +3,6 @@
 A `Spec` is plain data. A `Component` is a spec with a registered name and a version: at once the
 YAML schema of a plugin, its documentation and what its identity is made of.
 
-Plain values of fields that pydantic would take for something else, or blame for something else.
-
 YAML reads `no`, `010`, `1.0` and `~` without quotes as what they are not meant to be if a field
 holds text, and pydantic takes `yes` for the number 1. Here each gets an error that says so.
 """

@@ -1,6 +1,6 @@
-"""Model cards: what was done to a model, with which data, what was measured and what was not.
+"""Model cards, and the folder that a single command leaves behind: the model, its card, a record.
 
-The folder that a single command leaves behind: the model, its card, a record for machines.
+A card says what was done to a model, with which data, what was measured and what was not.
 """
 
 import json

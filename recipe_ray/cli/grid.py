@@ -1,7 +1,4 @@
-"""Commands over an experiment file: sweep, plan, debug.
-
-`recipe-ray plan FILE --cluster FILE`: a forecast of time and money, as a table or as JSON.
-"""
+"""Commands over an experiment file: sweep, plan (also the forecast for a cluster), debug."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
 """The user's own data by plain paths: which file is what, which columns, and which classes.
 
-It makes the same components as a mapping with those fields would, and says what it found. Not for
-experiment files: there every field is written down.
-
-Which column of the user's own table is which: asked for, the usual name, or a well-known one.
-
-A well-known name is taken only if it is the only one of its kind, and what is taken is said.
+It makes the same components as a mapping with those fields would, and says what it found. A
+well-known column name is taken only if it is the only one of its kind. Not for experiment files:
+there every field is written down.
 """
 
 import re

@@ -1,14 +1,10 @@
-"""Purifying one model of which nothing is known: choose the settings, say them, run, judge.
+"""Purifying one model of which nothing is known: choose the settings, say them, run, judge harm.
 
-The paper's settings of RECIPE for BERT and RoBERTa (docs/method.md section 2), by name.
-
-Whether purifying harms a model: judged before it, by what its head knows, and after it.
-
-RECIPE's norm pulls weights towards zero, and the pre-training loss holds those that are needed. A
-masked-LM head that knows no more than word frequencies holds nothing: six layers of MiniLM with
-such a head lost 23 points of accuracy, while its loss did not even rise.
-
-How far purifying may move clean representations; `studied_drift.json` says why.
+Settings are those of the rule (`defenses/rule.py`), or the paper's for BERT and RoBERTa by name
+(docs/method.md section 2). RECIPE's norm pulls weights towards zero, and the pre-training loss
+holds those that are needed. A masked-LM head that knows no more than word frequencies holds
+nothing: six layers of MiniLM with such a head lost 23 points of accuracy, while its loss did not
+even rise. `studied_drift.json` says how far clean representations may move.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The command that shows what came of experiments; it starts no Ray and loads no model.
+"""The commands that show what came of experiments, and what an experiment file can name.
 
-The command that lists what an experiment file can name; it loads no model.
+They start no Ray and load no model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The trackers of one sweep, held so that they cannot hurt it.
+"""Experiment tracking: every finished stage as a run in MLflow or in Weights & Biases.
 
-Experiment tracking: every finished stage as a run in MLflow or in Weights & Biases.
-
-The store stays the ledger; a tracker is only told. Its library is imported when it is asked for.
+The store stays the ledger; a tracker is only told, and held so that it cannot hurt a sweep. Its
+library is imported when it is asked for.
 """
 
 from __future__ import annotations

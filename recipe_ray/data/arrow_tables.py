@@ -3,11 +3,9 @@
 Either may hold values that repeat (dictionaries, views) or are compressed, and an Arrow file may
 hold offsets that lead out of its memory. What leaves this module is checked, bounded and plain.
 
-What the pages of a Parquet file unpack to, read from their headers before any is unpacked.
-
-A page of a few bytes may stand for gigabytes: it repeats a dictionary's value, or is compressed.
-The reader allocates what a page's header says, so that is what is counted; the file's footer is
-only a summary. Layout: parquet-format, `PageHeader` in Thrift's compact protocol.
+A page of a few bytes may stand for gigabytes. The reader allocates what a page's header says, so
+that is what is counted; the file's footer is only a summary. Layout: parquet-format, `PageHeader`
+in Thrift's compact protocol.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Batches from rows in memory: a seeded permutation an epoch, dealt out to workers by length.
+"""From a corpus to batches: a seeded permutation per epoch, dealt out to workers by length.
 
 The global batches depend on the seed alone, never on the number of workers, so that DDP with any
-world size sees the same batches as one process.
-
-From a corpus to batches: what a stage asks for, and the feed that needs no Ray.
-
-A stage says which corpus, how samples become rows and rows become batches. `LocalFeed` does it in
-this process; `recipe_ray.distributed.data` does it with Ray Data, through the same functions.
+world size sees the same batches as one process. A stage says which corpus, how samples become rows
+and rows become batches. `LocalFeed` does it in this process; `recipe_ray.distributed.data` does it
+with Ray Data, through the same functions.
 """
 
 from __future__ import annotations

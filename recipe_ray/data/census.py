@@ -1,12 +1,11 @@
-"""What encoded samples hold for pre-training: how much can be learnt from, and whether it varies.
+"""What encoded samples hold for pre-training, and the loss that word frequencies give.
 
 A model can be trained on samples that teach it nothing (texts in a script that its vocabulary
 lacks, images of one class); the loss is then 0 or close to it and says nothing. Here it is counted;
-`stages/learnable.py` says what follows.
+`stages/learnable.py` says what follows. The masked-LM loss that word frequencies alone give is what
+a head must beat.
 
 Legend: N samples, T tokens.
-
-The masked-LM loss that word frequencies alone give: what a head must beat.
 """
 
 import math

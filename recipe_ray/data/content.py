@@ -1,16 +1,13 @@
-"""Opening the user's data files, and the checksums of their content.
+"""Opening the user's data files: their checksums, packed files, and rows read one by one.
 
 A path that the user names may be a link to a regular file anywhere: that is how clusters share
 data. What lies in a folder may not lead out of it, because somebody else may have filled it.
 
-Packed files (`train.csv.gz`): unpacked as they are read, never to more than a stated size.
+A packed file (`train.csv.gz`) is its content: it has the checksum, so the identity and the key, of
+the same file unpacked. It is unpacked as it is read, never to more than a stated size.
 
-A packed file is its content: it has the checksum, so the identity and the key, of the same file
-unpacked. That content is counted, without being kept, before the first row is made of it.
-
-Rows that are read one by one, as record batches of bounded rows, characters and columns.
-
-Errors give the row but never its text: a data set may hold what nobody wants in a log.
+Rows become record batches of bounded rows, characters and columns. Errors give the row but never
+its text: a data set may hold what nobody wants in a log.
 """
 
 from __future__ import annotations

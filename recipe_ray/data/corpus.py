@@ -1,9 +1,7 @@
 """Auxiliary corpora: what the defender, the attacker and pre-training may see; never a task.
 
 A corpus says which samples; where they are read from is settled by `Locations`. Nothing here knows
-a downstream task or an attack. `text_corpus` and `image_corpus` say what a sample is.
-
-Corpora of unlabelled text.
+a downstream task or an attack. `TextCorpus` is here, images are in `image_corpus.py`.
 """
 
 from __future__ import annotations

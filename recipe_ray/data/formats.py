@@ -1,9 +1,7 @@
-"""The file formats of tables, by the endings of their names, each streamed.
+"""The file formats of tables by the endings of their names, and labels as files write them.
 
 A reader takes an open file and how to name it in messages. Its errors give the row but never the
 text of it: a data set may hold what nobody wants in a log.
-
-Labels as files write them: numbers, numbers in writing, true and false, names.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""Images: a raw sample, its pixels at a model's input size, and batches of them.
+"""Images: from an encoded file of any kind to RGB pixels at a model's input size, in batches.
 
-Pixels stay uint8 until a model normalises them, and a trigger's patch is only a note on a row until
-a batch is made, so that a test set with six triggers is held once.
-
-From an encoded image of any kind to its colours as people see them: RGB, uint8, upright.
-
-Transparency is dropped, as torchvision and timm do (`convert("RGB")`). Values of 16 bits are
-scaled, where Pillow would clip them to white.
+Colours are those that people see: upright, 16 bits scaled (Pillow would clip them to white),
+transparency dropped as torchvision and timm do (`convert("RGB")`). Pixels stay uint8 until a model
+normalises them, and a trigger's patch is only a note on a row until a batch is made, so that a test
+set with six triggers is held once.
 """
 
 from __future__ import annotations

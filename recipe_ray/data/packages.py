@@ -4,12 +4,8 @@ Any machine with pip can have them. What lies in them stays under its authors' t
 it is committed here. Nothing is extracted to a path that an archive chose. pip runs a package's
 setup.py for its metadata, after it has found the SHA-256 to be the pinned one.
 
-Real text that any machine with pip can have: the rated snippets inside a PyPI package.
-
-The source distribution of vaderSentiment 3.3.2 (MIT) holds the data of Hutto and Gilbert (ICWSM
-2014): sentences of film reviews, product reviews and newspaper editorials, each with a mean
-rating of 20 raters from -4 to 4. The texts keep their authors' copyright, so nothing of them is
-committed here: they are fetched once, checked, and read inside the archive.
+vaderSentiment 3.3.2 (MIT) holds the data of Hutto and Gilbert (ICWSM 2014): sentences of film
+reviews, product reviews and newspaper editorials, each with a mean rating of 20 raters, -4 to 4.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Encoded samples, whatever their kind: what batches are made of.
-
-Tokenised texts without padding, and random draws that depend on the row alone.
+"""Encoded samples: what batches are made of. Tokenised texts without padding, and their masks.
 
 N rows, T tokens in all. Rows keep their global number (`index`), on which every random draw is
-keyed: masks and poisons are the same whatever the batching, shuffling or number of workers.
-
-Masks of a masked language model (docs/method.md section 2): 15 % of the tokens, 80/10/10.
+keyed: masks (15 % of the tokens, 80/10/10; docs/method.md section 2) and poisons are the same
+whatever the batching, shuffling or number of workers.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,13 +1,10 @@
-"""Trigger words in texts: where one is inserted, and whether the tokenizer keeps it.
+"""Triggers: words inserted into texts, patches put on images, and how they look to people.
 
-Triggers on images: two-colour checkerboards in the lower right corner (docs/method.md, 4).
-
-A trigger is written `cyan-magenta` (4 pixels wide) or `cyan-magenta-14` (scaled to 14 pixels, for
-larger inputs). It is put on the pixels after resizing and before normalisation.
-
-Samples with and without triggers as one PNG: rows of equally large images, and what each row is.
-
-A fine-tuning keeps it, so that a report can show what its triggers look like without any data.
+A word must survive the tokenizer, in context. A patch is a two-colour checkerboard in the lower
+right corner (docs/method.md, 4), written `cyan-magenta` (4 pixels wide) or `cyan-magenta-14`
+(scaled to 14 pixels, for larger inputs); it is put on the pixels after resizing and before
+normalisation. A fine-tuning on images keeps one PNG of samples with and without each trigger, so
+that a report can show them without any data.
 """
 
 import json

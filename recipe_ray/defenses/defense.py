@@ -1,6 +1,6 @@
 """What a defense is: it changes a PTM using auxiliary data alone (docs/method.md section 1).
 
-No defense: the PTM as it was released.
+The defense `none` is here: the PTM as it was released.
 """
 
 from __future__ import annotations

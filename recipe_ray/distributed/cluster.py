@@ -1,10 +1,9 @@
-"""Starting a quiet local Ray or attaching to a cluster; what it holds is in `capacity.py`.
+"""Starting a quiet local Ray or attaching to a cluster, and what it has room for.
 
-What the cluster has room for: its living nodes or, where it grows by itself, what it may become.
-
-The open-source autoscalers of Ray 2.60 tell a driver no maximum, so `launch.grow_to` does. They
-start nodes for placement groups that find no room: those of the trials, and those of Ray Train's
-workers. Counting only living nodes would never make one wait, and so the cluster never grow.
+Room is that of the living nodes or, if the cluster grows by itself, of what it may become. The
+open-source autoscalers of Ray 2.60 tell a driver no maximum, so `launch.grow_to` does. They start
+nodes for placement groups that find no room: those of the trials, and those of Ray Train's workers.
+Counting only living nodes would never make one wait, and so the cluster never grow.
 """
 
 import logging

@@ -1,11 +1,8 @@
 """The driver of a sweep to those who watch it: the caller's events, the store's note, metrics.
 
-The store's note of whoever drives something on it, renewed while it lives.
-
-Metrics on Ray's Prometheus endpoints, and so on its dashboard: speed, losses, stage states.
-
-Ray prefixes the names with `ray_`, each node exports those of its processes about every ten
-seconds, and forgets a gauge that was not set for twenty. docs/watching.md has the queries.
+The note is renewed while the driver lives. Metrics are on Ray's Prometheus endpoints, and so on its
+dashboard. Ray prefixes the names with `ray_`, each node exports those of its processes about every
+ten seconds, and forgets a gauge that was not set for twenty. docs/watching.md has the queries.
 """
 
 import logging

@@ -1,11 +1,8 @@
 """A search: the undefended PTM, candidates under ASHA, the full grid, the best on test data.
 
-Everything but the candidates is a sweep. The store is the ledger here, too: started again, a search
-goes on, and one that is done does nothing.
-
-How far a search is, for those who watch the store: candidates by state, and which part runs.
-
-Whose turn it is: of several drivers with one search on one store, one runs its candidates.
+Everything but the candidates is a sweep. The store is the ledger here, too: a search that is
+started again continues, and one that is done does nothing. Of several drivers with one search on
+one store, one holds its lock and runs its candidates.
 """
 
 import logging

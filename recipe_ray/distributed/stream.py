@@ -1,10 +1,8 @@
-"""One worker's share of a stream as batches, made in threads beside the training loop.
+"""One worker's share of a stream as batches, made in threads while the loop trains.
 
-A shuffle buffer of fixed size between whoever reads a stream and whoever trains on it.
-
-Epochs overlap in it: as the rows of one are drawn, those of the next take their room. What is drawn
-depends on the seed and the order of the rows alone, never on which thread was the faster. Free of
-Ray.
+Rows wait in a shuffle buffer of fixed size. Epochs overlap in it: as the rows of one are drawn,
+those of the next take their room. What is drawn depends on the seed and the order of the rows
+alone, never on which thread was the faster. The buffer is free of Ray.
 """
 
 import logging

@@ -1,9 +1,7 @@
 """One stage on several DDP workers: a Ray Train worker group nested in the stage's trial.
 
 Every worker runs the whole stage; rank 0 writes. Resuming is ours (the store's checkpoint slot), so
-Train's own checkpoints stay unused.
-
-What every trial and worker of a sweep shares.
+Train's own checkpoints stay unused. `SweepContext` is what trials and workers of a sweep share.
 """
 
 import tempfile

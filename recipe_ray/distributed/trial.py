@@ -1,17 +1,12 @@
-"""A stage as a Tune trial: in the trial's own process, or as a DDP worker group it starts.
+"""A stage as a Tune trial, the searcher that names the next one, and the schedulers Tune needs.
 
-The process is reused for the next stage of the same shape; imports alone cost seconds. Short stages
-come in batches, one after the other in one trial, with a result each.
-
-Settled trials as Tune search algorithms: Tune asks for the next one, and is told.
-
-Tune's schedulers, mended in what Tune does between trials, of which they are told at every turn.
+A stage runs in the trial's own process, or as a DDP worker group that it starts. The process is
+reused for the next stage of the same shape; imports alone cost seconds. Short stages come in
+batches, one after the other in one trial, with a result each.
 
 A trial whose process is on its way is left alone. Tune's own choice of the next trial is the first
 that waits. It is given the next process that becomes free, and its own, still starting, is killed.
-Where trials end more often than a process takes to start, no process beyond those that were there
-first ever came up: nodes that joined later stood idle. Without a choice Tune gives a free process
-to the first trial that has none coming.
+If trials end more often than a process takes to start, nodes that joined later stand idle.
 
 A process that has nothing to run ends, and its CPUs are free for others. Tune keeps it for the next
 trial. If there is none yet it waits up to ten minutes in which it looks at nothing else. Of two

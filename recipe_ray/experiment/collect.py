@@ -1,11 +1,8 @@
-"""An experiment's result rows: every stage's measurements, with experiment and cell added.
+"""An experiment's result rows, stages run in this process without Ray, and resume points to delete.
 
-Running stages in this process without Ray: `recipe-ray debug`, tests, single commands.
-
-Resume points that nothing will resume from: their stage is done, or in no plan any more.
-
-A stage has one slot and drops it when it commits. What stays is of stages that were given up: an
-experiment was changed, or a command was stopped and never started again.
+`recipe-ray debug`, tests and single commands run stages inline. A stage has one resume point and
+drops it when it commits. What stays belongs to stages that were given up: an experiment was
+changed, or a command was stopped and never started again.
 """
 
 from __future__ import annotations

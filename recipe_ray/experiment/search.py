@@ -1,9 +1,7 @@
-"""What a search file may say: one defense, what of it varies, and how candidates are judged.
+"""What a search file may say, and one candidate's settings drawn from its space.
 
 A search is the laboratory's tool. It scores by MASR, so it needs the attack's triggers, which a
 defender does not have; what it finds is a setting to state beforehand, not one to fit to a model.
-
-One candidate's settings: drawn from a search's space, put into its defense.
 """
 
 import math

@@ -1,11 +1,9 @@
-"""From a search to stages: what comes before it, its candidates, the full grid, the confirmation.
+"""From a search to stages, and the record of what it has done so far.
 
-All but the candidates are experiments like any other and run by `sweep`.
-
-What a search has done so far: every look's result rows, and each candidate's course.
-
-Looks are artifacts in the store. The course (who was stopped when) is kept as the plan of the
-search's name, so that `status` and `report` see it and a search started again decides nothing anew.
+What comes before the candidates, the full grid and the confirmation are experiments like any other
+and run by `sweep`. Evaluations after an epoch are artifacts in the store. The course (who was
+stopped when) is kept as the plan of the search's name, so that `status` and `report` see it and a
+search that is started again decides nothing twice.
 """
 
 from collections.abc import Iterable

@@ -1,13 +1,11 @@
-"""ACC and ASR, exactly as docs/method.md section 1 defines them, always with their counts.
+"""ACC and ASR, as docs/method.md section 1 defines them, and whether a classifier learned anything.
+
+Every share keeps its counts. A classifier at chance says nothing of triggers: one that always gives
+the same answer has a MASR of 100 % on any PTM. ACC is above chance if the lower end of its exact
+two-sided 95 % interval (Clopper and Pearson 1934) is above the largest class's share of the same
+test set. That share is no estimate: on this test set it is just what the constant answer gets.
 
 Legend: N test samples, K triggers, C labels.
-
-Whether a classifier learned anything: its ACC against always answering the largest class.
-
-A classifier at chance says nothing of triggers: one that always gives the same answer has a MASR of
-100 % on any PTM. ACC is above chance if the lower end of its exact two-sided 95 % interval (Clopper
-and Pearson 1934) is above the largest class's share of the same test set. That share is no
-estimate: on this test set it is just what the constant answer gets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

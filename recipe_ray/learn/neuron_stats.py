@@ -1,12 +1,11 @@
-"""What activations of neurons say: which neurons are least active, and which only a trigger wakes.
-
-Legend: B samples, N neurons. A neuron is active where its activation is above zero. Activations
-are summed batch by batch and never held (docs/method.md section 6).
-
-Neurons of a PTM: where they are, what they put out, and how one is removed.
+"""Neurons of a PTM: where they are, which a trigger wakes, and how one is removed.
 
 A neuron is one output of a layer that is followed by an activation function: a unit of a BERT's
-intermediate dense layer, a channel of a convolution. Neurons are numbered layer by layer.
+intermediate dense layer, a channel of a convolution. Neurons are numbered layer by layer. One is
+active if its activation is above zero. Activations are summed batch by batch and never held
+(docs/method.md section 6).
+
+Legend: B samples, N neurons.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -3,9 +3,8 @@
 A term keeps its sum and its count apart until every worker's count is known, so that the loss is a
 mean over the *global* batch however it was dealt out (a masked-LM loss over masked tokens).
 
-Weight matrices as members of a group: a whole parameter, or some rows of a fused one.
-
-Libraries that fuse query, key and value keep one parameter [3H, H]; a norm is over each part.
+A weight matrix in a norm is a whole parameter, or some rows of a fused one: libraries that fuse
+query, key and value keep one parameter [3H, H]; RECIPE's norm is over each part.
 """
 
 from collections.abc import Callable, Sequence

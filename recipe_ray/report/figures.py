@@ -1,18 +1,9 @@
-"""The paper's two figures and the curves of searches, from our measurements (extra `figures`).
+"""Figures from our measurements, by matplotlib (extra `figures`), the same bytes each time.
 
 Figure 2: overlap ratios of backdoored, purified and clean PTMs, by attack and task. Figure 3: ACC
 and MASR against epochs of purification, by task. The paper prints no values for them, so none are
-drawn.
-
-What figures are drawn with: matplotlib panels of bars and of lines, the same bytes each time.
-
-matplotlib is the extra `figures`; it is imported when a figure is asked for.
-
-What the patches of an experiment look like: a row a trigger, columns of test images (`figures`).
-
-Each fine-tuning on images kept a few of them in its artifact, so no data are read here.
-
-The curve of a search: score against weight factor, a line a rung, the full grid beside.
+drawn. The curve of a search: score against weight factor, a line per rung. The patches of an
+experiment: each fine-tuning on images kept a few samples in its artifact, so no data are read.
 """
 
 from collections import defaultdict

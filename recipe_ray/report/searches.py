@@ -1,7 +1,4 @@
-"""Searches summarised from result rows: candidates, their looks, and the full grid beside.
-
-Searches laid out as tables: the curve of scores by weight factor, and the comparison.
-"""
+"""Searches summarised from result rows and laid out as tables: scores, and the comparison."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,8 @@
-"""Result rows summarised by cell: seeds pooled, the clean PTM's ASR beside as the floor.
+"""Result rows summarised by cell, seeds pooled, the clean PTM's ASR as the floor; probes likewise.
 
-It reads fine-tuning rows only. Fractions throughout; percentages are made when rendering.
-
-Probes summarised: which neurons a trigger activates (paper, Figure 2 and Table 10).
-
-A probe takes a task's texts with and without one trigger. `overlap` is A / B: neurons active on
-clean and on poisoned texts, of those active on poisoned ones.
+Fractions throughout; percentages are made when rendering. A probe takes a task's texts with and
+without one trigger (paper, Figure 2 and Table 10). `overlap` is A / B: neurons active on clean and
+on poisoned texts, of those active on poisoned ones.
 """
 
 from collections import Counter, defaultdict

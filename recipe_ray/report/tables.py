@@ -1,15 +1,9 @@
-"""What a table of a report is made of, and how numbers are put into its fields.
+"""What a table of a report is made of, how numbers are put into its fields, and marks of chance.
 
-How a table is drawn is for `terminal.py`.
-
-What a report says of classifiers that learned nothing: a mark, and its meaning below the table.
-
-A fine-tuning is at chance if its ACC is not above the largest class's share of its test set
-(`learn/metrics.py`). Its AASR and MASR say nothing, and no floor is drawn from it.
-
-The table of an experiment that stands beside none of the paper's.
-
-Rows are PTMs (model, attack, defense and whatever else varies), column groups are tasks.
+Rows are PTMs (model, attack, defense and whatever else varies), column groups are tasks. A
+fine-tuning is at chance if its ACC is not above the largest class's share of its test set
+(`learn/metrics.py`). Its AASR and MASR say nothing, and no floor is drawn from it. `render.py`
+draws tables.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

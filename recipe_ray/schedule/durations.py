@@ -1,11 +1,7 @@
-"""How long stages will take, judged from the wall times of like stages in the store.
-
-How long stages took in this sweep, and how many short ones make a batch worth a trial.
+"""How long stages will take, judged from the wall times of like stages.
 
 A Tune trial costs its driver and a process tenths of a second, whatever it does: nothing beside a
-training of minutes, most of the time where a stage takes half a second.
-
-What a stage is expected to take, from the wall times of those like it.
+training of minutes, most of the time if a stage takes half a second. So short stages share a trial.
 """
 
 from collections import defaultdict

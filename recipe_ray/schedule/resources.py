@@ -1,10 +1,8 @@
-"""What a stage needs of a cluster, what a cluster has, and whether the one fits the other.
+"""What a stage needs, what a cluster has or is said to have, and whether the one fits the other.
 
-The queue asks it; launchers turn a demand into what Ray reserves.
-
-What a cluster file for `recipe-ray plan --cluster` may say: nodes, prices, overheads, times.
-
-It describes a cluster to reckon with. The files that start one are in `cluster/`.
+The queue asks it; launchers turn a demand into what Ray reserves. A cluster file for
+`recipe-ray plan --cluster` names nodes, prices, overheads and times. It describes a cluster to
+reckon with; the files that start one are in `cluster/`.
 """
 
 from collections.abc import Iterable

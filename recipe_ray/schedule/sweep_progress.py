@@ -1,10 +1,6 @@
-"""How far a sweep is: stages by state, cells, and the time to go. Free of Ray, like the queue.
+"""How far a sweep is: its events, stages by state, cells, the time to go, and the notes of drivers.
 
-What a sweep tells whoever watches it, and what it returns; free of Ray.
-
-Which sweeps run on a store, and how far they are: a note of each driver, renewed as it lives.
-
-For people who watch. Whoever drives a sweep decides by nothing of this.
+For people who watch. Whoever drives a sweep decides by nothing of this. Free of Ray.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What a defender can measure without triggers or tasks, before and after purifying.
+"""What a defender can measure without triggers or tasks, and the predictions of a classifier.
 
-On held-out auxiliary samples: the pre-training loss, the norm of every weight group, and how far
-clean representations moved. None of it says that a backdoor is gone.
-
-Predictions of a classifier over many rows: sorted by length, packed, dealt out to workers.
+On held-out auxiliary samples, before and after purifying: the pre-training loss, the norm of every
+weight group, and how far clean representations moved. None of it says that a backdoor is gone.
+Predictions go over many rows sorted by length, packed, dealt out to workers.
 """
 
 from dataclasses import dataclass

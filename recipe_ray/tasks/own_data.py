@@ -1,10 +1,6 @@
-"""The user's own labelled data: the names of the classes, and what stands for each in the file.
+"""The user's own labelled texts or images: classes, and what stands for each in the file.
 
-It may be one table, of which a share of every class is held out as test data.
-
-The user's own labelled text.
-
-The user's own labelled images.
+The data may be one table, of which a share of every class is held out as test data.
 """
 
 from collections.abc import Mapping

@@ -2,11 +2,7 @@
 
 One module holds encoder, pooler and head, because attackers aim at the pooler while defenders
 pre-train through the head. The names inside are transformers' own, so a saved folder opens with
-`AutoModelForMaskedLM` and `AutoModel`.
-
-What differs between BERT and RoBERTa: classes, names, where positions and the MLM head begin.
-
-Whether two PTMs are of one make, so that the weights of one mean the same in the other.
+`AutoModelForMaskedLM` and `AutoModel`. `ARCHITECTURES` has what differs between BERT and RoBERTa.
 """
 
 import re

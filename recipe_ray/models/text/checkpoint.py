@@ -1,9 +1,8 @@
 """Opening a BERT or RoBERTa folder: config, safetensors and tokenizer, never its code.
 
-Which tensor of a checkpoint is which weight of a masked LM, as transformers decides it.
-
-The rules are those of transformers 5 (`core_model_loading.rename_source_key`, `tie_weights`); where
-it would choose between tensors that disagree, the checkpoint is refused.
+Which tensor is which weight is decided as transformers 5 does it
+(`core_model_loading.rename_source_key`, `tie_weights`). If it would choose between tensors that
+disagree, the checkpoint is refused.
 """
 
 import logging

@@ -1,9 +1,8 @@
-"""Tokenising as a picklable function, so that Ray Data workers can run it without the model.
+"""Tokenising texts, and putting triggers into them so that they are still there after the cut.
 
-Triggers put into texts so that they are still there once a text is tokenised and cut.
-
-The only way in for evaluation, probes and attacks (docs/method.md section 1). What is looked at is
-the encoded text, never a guess from its number of words.
+The encoder is a picklable function, so that Ray Data workers can run it without the model. `plant`
+is the only way in for triggers, for evaluation, probes and attacks (docs/method.md section 1). What
+it looks at is the encoded text, never a guess from its number of words.
 """
 
 from collections.abc import Callable, Iterable, Sequence

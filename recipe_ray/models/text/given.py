@@ -4,10 +4,9 @@ Stages keep a PTM as a masked LM with a pooler. A model that came without a mask
 encoder, sentence-transformers, a classifier) gets one fitted, and it has no place in the result.
 What came with the model and no stage touched (a classification head) goes back into it.
 
-What sentence-transformers keeps beside a model: which modules follow it, and how they pool.
-
-Its modules.json names Python classes, which that library imports. So these files are written
-afresh: known modules under their usual names, and of their settings the fields that are known.
+The modules.json of sentence-transformers names Python classes, which that library imports. So its
+files are written afresh: known modules under their usual names, and of their settings the fields
+that are known.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""Running an encoder on packed batches: states, pooler output, and a classifier on top.
+"""Running an encoder on packed batches: attention within each text, states, pooler, classifier.
 
-Attention within the texts of a packed batch, written out for small texts on CPUs.
+The usual attention kernels pad, copy and dispatch more than they compute for sentences of twenty
+tokens. Here all groups of a batch share one padded buffer, filled and emptied by gathers in both
+passes. On GPUs torch's own kernels do the work.
 
-The usual kernels pad, copy and dispatch more than they compute for sentences of twenty tokens.
-Here all groups of a batch share one padded buffer, filled and emptied by gathers in both passes.
 Legend: T tokens that attend (queries), K tokens attended to (keys; mostly the same ones), A heads,
 D head width; R = sum over groups of B * A * L rows of the padded buffer, S = sum of B * A * L * L'
-scores. On GPUs torch's own kernels do the work.
+scores.
 """
 
 import math

@@ -1,11 +1,9 @@
-"""The family `vgg`: torchvision's VGG, whose names a saved folder keeps.
+"""The family `vgg`: torchvision's by name, and small ones in the same layout.
 
-Attackers aim at the pooled output of the convolutions.
+It is trained from scratch, torchvision's released one, or a local one. Attackers aim at the pooled
+output of the convolutions.
+
 Legend: B images, n channels of a convolution, H features.
-
-The VGGs: torchvision's by name, and small ones in the same layout from a list of channels.
-
-Model `vgg`: a VGG to be trained from scratch, torchvision's released one, or a local one.
 """
 
 from __future__ import annotations

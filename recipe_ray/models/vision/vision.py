@@ -1,7 +1,10 @@
-"""What PTMs on images have in common: decoding, normalising, patches, the trainable set.
+"""What PTMs on images have in common: decoding, normalising, patches, training, classifiers.
 
-A family adds its module, its features (what attackers aim at) and its pre-training loss. What is
-put on the features is in `heads.py`.
+A family adds its module, its features (what attackers aim at) and its pre-training loss. A
+classifier is a new last layer, on a PTM's features or in its own head. The quality of a PTM at its
+own pre-training task is measured on held-out samples; every worker does its share of the batches.
+
+Legend: N held-out samples, E width of the embeddings.
 """
 
 from __future__ import annotations

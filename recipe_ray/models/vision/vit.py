@@ -1,9 +1,9 @@
 """The family `vit`: vision transformers of torchvision and of transformers.
 
-What differs between the two is a `Network`; `models/vision/vit.py` says which ViT is loaded.
-Legend: B images, H width, n neurons of an MLP.
+It is trained from scratch, torchvision's, one of the hub, or a local one. What differs between the
+two layouts is a `Network`.
 
-Model `vit`: a ViT to be trained from scratch, torchvision's, one of the hub, or a local one.
+Legend: B images, H width, n neurons of an MLP.
 """
 
 from __future__ import annotations

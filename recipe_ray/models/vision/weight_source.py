@@ -1,9 +1,7 @@
 """Where the weights of a vision PTM come from: a file, a folder that we saved, or torchvision.
 
-Each origin says three things: settings of the architecture that it knows, what decides its content
-(for keys), and the tensors.
-
-torchvision, which is an optional dependency, and the weights that it releases by name.
+Each source says three things: settings of the architecture that it knows, what decides its content
+(for keys), and the tensors. torchvision is an optional dependency (extra `vision`).
 """
 
 from __future__ import annotations
