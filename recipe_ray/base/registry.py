@@ -21,7 +21,7 @@ from recipe_ray.base.paths import looks_like_path
 from recipe_ray.base.spec import Component
 
 ENTRY_POINT_GROUP = "recipe_ray.plugins"
-_DECORATOR = re.compile(r"^\s*@?[\w.]+\.register\(", re.MULTILINE)
+_DECORATOR = re.compile(r"^\s*@?[A-Z][A-Z_]*\.register\(", re.MULTILINE)
 
 T = TypeVar("T", bound=Component)
 C = TypeVar("C", bound=Component)
@@ -111,7 +111,7 @@ def _entries(_: tuple[str, ...]) -> EntryPoints:
 
 
 def _registers(module: pkgutil.ModuleInfo) -> bool:
-    """Tell whether a line of a module begins with `X.register(`; what has no source may have one."""
+    """Tell whether a line of a module is an `X.register(`; what has no source may have one."""
     spec = module.module_finder.find_spec(module.name, None)
     loader = spec.loader if spec is not None else None
     source = loader.get_source(module.name) if isinstance(loader, InspectLoader) else None
