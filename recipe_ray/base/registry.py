@@ -21,7 +21,7 @@ from recipe_ray.base.paths import looks_like_path
 from recipe_ray.base.spec import Component
 
 ENTRY_POINT_GROUP = "recipe_ray.plugins"
-_DECORATOR = re.compile(r"^\s*@?[A-Z][A-Z_]*\.register\(", re.MULTILINE)
+_DECORATOR = re.compile(r"^@[\w.]+\.register\(|^ *[A-Z]+\.register\(\w+\)\(", re.MULTILINE)
 
 T = TypeVar("T", bound=Component)
 C = TypeVar("C", bound=Component)
