@@ -74,7 +74,8 @@ def _gloo_worker(rank: int, meeting: str, store: Store, places: Locations) -> No
 
 def _losses(store: Store) -> dict[tuple[str, int], float]:
     rows = store.rows(STAGE.artifact).to_pylist()
-    return {(row["metric"], row["epoch"]): row["value"] for row in rows}
+    losses = (row for row in rows if row["metric"].startswith("loss."))
+    return {(row["metric"], row["epoch"]): row["value"] for row in losses}
 
 
 def _assert_same(store: Store, reference: Store) -> None:
