@@ -341,7 +341,10 @@ def test_plan_does_again_what_an_edited_plugin_made(tmp_path: Path) -> None:
         assert outcome.returncode == 0, outcome.stderr
         return outcome.stdout
 
-    plan, debug = ["plan", str(file)], ["debug", str(file), "--cell", "tiny-bert.halve.file.s0", "-q"]
+    plan, debug = (
+        ["plan", str(file)],
+        ["debug", str(file), "--cell", "tiny-bert.halve.file.s0", "-q"],
+    )
     assert "1 cells, 1 done" in run(debug, plan)
     write(inner, {"plug.py": halve(0.25)})
     assert "1 cells, 0 done" in run(plan)
