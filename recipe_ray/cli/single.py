@@ -1,4 +1,4 @@
-"""Commands for one model: purify, backdoor, evaluate."""
+"""Commands for one model: backdoor, evaluate; and what every command for one model shares."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,14 +32,12 @@ from recipe_ray.cli.options import (
 if TYPE_CHECKING:
     from recipe_ray.attacks.attack import Attack
     from recipe_ray.cli.own_data import Found
-    from recipe_ray.cli.purification import AtHand
     from recipe_ray.data.batches import LocalFeed
     from recipe_ray.data.sources import Locations
     from recipe_ray.models.family import ModelRef
     from recipe_ray.stages.pretrain import PretrainStage
     from recipe_ray.stages.run import Run
-    from recipe_ray.stages.stage import Context, Stage
-    from recipe_ray.store.rows import Measurement
+    from recipe_ray.stages.stage import Stage
     from recipe_ray.store.store import Store
     from recipe_ray.tasks.task import Task
 
@@ -60,79 +58,7 @@ TextColumnOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0)]
 
 
-def purify_command(
-    model: ModelArgument,
-    aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
-    out: OutOption,
-    aux_size: Annotated[int | None, typer.Option(help="At most so many samples.", min=20)] = None,
-    text_column: TextColumnOption = None,
-    preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
-    set_: SetOption = None,
-    accept_harm: Annotated[
-        bool,
-        typer.Option(
-            "--accept-harm",
-            help="Go on where the model will probably be damaged (without it: exit code 3).",
-        ),
-    ] = False,
-    seed: SeedOption = 0,
-    workers: WorkersOption = 1,
-    revision: RevisionOption = None,
-    data: DataOption = None,
-    allow_pickle: PickleOption = False,
-    ignore_adapter: AdapterOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
-    from recipe_ray.cli.arguments import parse_corpus, parse_model
-    from recipe_ray.cli.card import check_free, work_store
-    from recipe_ray.cli.purification import check_head, finish, prepare
-    from recipe_ray.stages.pretrain import PretrainStage
-
-    set_up_logging(verbose)
-    target = output_folder(out, "--out")
-    check_free(target)
-    locations = data_locations(data)
-    chosen = parse_model(
-        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
-    )
-    found = parse_corpus(aux, aux_size, _columns(text=text_column), chosen)
-    purification, at_hand = prepare(chosen, found.component, locations, seed, preset, set_ or [])
-    stage = purification.stage
-    if not quiet:
-        _say(found)
-        typer.echo(f"data: {purification.data}", err=True)
-        typer.echo(f"settings: {purification.reason}", err=True)
-        for note in purification.notes:
-            typer.echo(f"note: {note}", err=True)
-    _warn(purification.doubts)
-    store = work_store(target)
-    how: dict[str, Any] = {"workers": workers, "verbose": verbose, "quiet": quiet}
-    if isinstance(stage.parent, PretrainStage):
-        fitted = partial(_fit_head, stage.parent, at_hand)
-        _run(stage.parent, store, locations, feed=at_hand.feed, run=fitted, **how)
-    before = at_hand.look(stage, store)
-    said, accepted = check_head(stage, before, accept=accept_harm)
-    if said is not None and not quiet:
-        typer.echo(f"head: {said}", err=True)
-    _warn([accepted] if accepted is not None else [])
-    run = partial(stage.purify, before) if workers == 1 else None
-    del before  # DDP workers load the model themselves: it is not kept here meanwhile
-    _run(stage, store, locations, feed=at_hand.feed, run=run, **how)
-    notes, warnings = finish(purification, store, target, chosen.label(), accepted)
-    _warn([one for one in warnings if one != accepted and one not in purification.doubts])
-    for note in () if quiet else notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"purified model and its card: {target}")
-
-
-def _fit_head(head: PretrainStage, at_hand: AtHand, context: Context) -> list[Measurement]:
-    ptm = at_hand.take()
-    return head.run(context) if ptm is None else head.complete(ptm, context)
-
-
-def _warn(warnings: Iterable[str]) -> None:
+def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
 
@@ -180,9 +106,9 @@ def backdoor_command(
             content=contents,
         )
     store = work_store(target)
-    _run(stage, store, locations, workers, verbose=verbose, quiet=quiet)
+    run_stage(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     measured = measured_values(store, stage)
-    _warn(data_warnings(measured))
+    warn(data_warnings(measured))
     notes = chosen.left_out()
     for note in () if quiet else notes:
         typer.echo(f"note: {note}", err=True)
@@ -243,11 +169,11 @@ def evaluate_command(
     chosen = parse_model(
         model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
     )
-    columns = _columns(text=text_column, label=label_column)
+    columns = columns_named(text=text_column, label=label_column)
     found = parse_task(task, columns, chosen)
     wanted: Task = found.component
     if not quiet:
-        _say(found)
+        say(found)
     fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
     content = wanted.identity_at(locations)["sources"]
     with explained("--task"):
@@ -262,7 +188,7 @@ def evaluate_command(
         )
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder)
-        _run(stage, store, locations, 1, verbose=verbose, quiet=quiet)
+        run_stage(stage, store, locations, 1, verbose=verbose, quiet=quiet)
         rows = store.rows(stage.artifact).to_pylist()
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
@@ -279,11 +205,11 @@ def evaluate_command(
     _warn_of_left_out(rows)
 
 
-def _columns(**asked: str | None) -> dict[str, str]:
+def columns_named(**asked: str | None) -> dict[str, str]:
     return {what: column for what, column in asked.items() if column is not None}
 
 
-def _say(found: Found) -> None:
+def say(found: Found) -> None:
     for note in found.notes:
         typer.echo(note, err=True)
 
@@ -322,7 +248,20 @@ def _triggers(text: str) -> tuple[str, ...]:
     return words
 
 
-def _run(
+@contextmanager
+def processes(workers: int) -> Iterator[None]:
+    """Start or attach to one Ray for all stages of a command, if they take more than a process."""
+    if workers == 1:
+        yield
+        return
+    from recipe_ray.distributed.cluster import connected  # Ray is imported only where it is used
+    from recipe_ray.experiment.spec import Launch
+
+    with connected(None, Launch(), nested=True):
+        yield
+
+
+def run_stage(
     stage: Stage,
     store: Store,
     locations: Locations,
@@ -350,7 +289,7 @@ def _run(
                 run=run,
             )
             return
-        from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
+        from recipe_ray.distributed.sweep import sweep
         from recipe_ray.stages.stage import makers_of_ptms
 
         launch = Launch(workers=dict.fromkeys(makers_of_ptms(), workers))

@@ -86,8 +86,8 @@ def plan_of_one(stage: Stage, launch: Launch) -> Plan:
 
 def _stages_of(cells: tuple[Cell, ...]) -> dict[str, Stage]:
     stages = {stage.key: stage for cell in cells for stage in cell.stages}
-    place = {kind: number for number, kind in enumerate(kinds())}
-    ordered = sorted(stages.values(), key=lambda stage: place[type(stage)])
+    place = {kind.name: number for number, kind in enumerate(kinds())}
+    ordered = sorted(stages.values(), key=lambda stage: place[stage.name])
     return {stage.key: stage for stage in ordered}
 
 
