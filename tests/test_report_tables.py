@@ -94,7 +94,7 @@ def test_no_results_is_said() -> None:
 def test_json_has_fractions_counts_and_the_stage_behind_them() -> None:
     found = Recorded("table1", pa.concat_tables([por(), clean()]), None)
     document = json.loads(as_json(sections([found])))
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     _, cell = document["cells"]
     assert cell["paper"] is None
     assert cell["attack"] == "por"

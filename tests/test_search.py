@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from tiny_search import EPOCHS, STUB_ACC, stub_masr, tiny_search, with_stub_looks
 
+from benchmarks.full_grid import beside_full_grid, grid_plan
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.search import Settings, drawn_at_random
 from recipe_ray.experiment.search_plan import Record, SearchPlan
@@ -73,8 +74,7 @@ def test_the_worst_are_stopped_and_the_best_go_all_the_way(searched: Searched) -
     assert stopped
     finished = [one for one, (_, how) in ended.items() if how == "finished"]
     assert mean(map(score, stopped)) < mean(map(score, finished))
-    assert searched.outcome.comparison.search_epochs == sum(epochs for epochs, _ in ended.values())
-    assert searched.outcome.comparison.search_epochs < TRIALS * EPOCHS
+    assert sum(epochs for epochs, _ in ended.values()) < TRIALS * EPOCHS
 
 
 def test_stopped_candidates_leave_nothing_behind(searched: Searched) -> None:
@@ -102,14 +102,13 @@ def test_survivors_are_confirmed_on_test_data_and_every_seed(searched: Searched)
 
 def test_every_look_is_in_the_results_with_its_score(searched: Searched) -> None:
     rows = [r for r in searched.store.results("tiny").to_pylist() if r["metric"] == "score"]
-    assert len(rows) == searched.outcome.comparison.search_epochs
+    assert len(rows) == sum(epochs for epochs, _ in courses(searched).values())
     for row in rows:
         wanted = score(Settings(row["weight_factor"]))
         assert row["value"] == pytest.approx(wanted)
     summary = sections(recorded(str(searched.store.uri)), "tiny")[0].search
     assert summary is not None
     assert len(summary.candidates) == TRIALS
-    assert list(summary.grid) == [0.1, 1.0]
 
 
 def test_started_again_it_does_nothing(searched: Searched) -> None:
@@ -123,17 +122,30 @@ def test_started_again_it_does_nothing(searched: Searched) -> None:
     assert {k: searched.store.manifest(a)["time"] for k, a in _committed(searched.store)} == before
 
 
+def test_the_benchmark_runs_the_full_grid_beside_it_and_no_look_again(searched: Searched) -> None:
+    places, store = searched.places, searched.store
+    there = {key: store.manifest(one)["time"] for key, one in _committed(store)}
+    grid = grid_plan(searched.plan, [0.1, 1.0], [0], places)
+    compared = beside_full_grid(searched.plan, grid, store, places)
+    looks = sum(epochs for epochs, _ in courses(searched).values())
+    assert (compared.search_epochs, compared.all_epochs) == (looks, TRIALS * EPOCHS)
+    assert (compared.grid_epochs, compared.grid_finetunings) == (2 * EPOCHS, 2)
+    assert compared.search_best_score == pytest.approx(score(searched.outcome.survivors[0]))
+    assert compared.grid_s > 0
+    now = {key: store.manifest(one)["time"] for key, one in _committed(store)}
+    assert {key: now[key] for key in there} == there
+
+
 def test_a_purification_that_diverges_is_the_worst_and_costs_nothing_else(
     ray_session: None, tmp_path: Path
 ) -> None:
     # the largest learning rates of the range break the loss
     space = {"learning_rate": {"low": 1e-3, "high": 1e30}}
-    plan = with_stub_looks(tiny_search(tmp_path, trials=4, space=space, grid=None))
+    plan = with_stub_looks(tiny_search(tmp_path, trials=4, space=space))
     store, places = Store.open(tmp_path / "store"), Locations(None, tmp_path)
     outcome, _ = run(plan, store, places)
     endings = {how for _, how in Record.load(plan, store, 0.9).ended.values()}
     assert "diverged" in endings
-    assert outcome.comparison is None
     lost = [s for s, (_, how) in Record.load(plan, store, 0.9).ended.items() if how == "diverged"]
     assert not set(lost) & set(outcome.survivors)
 
@@ -146,7 +158,7 @@ def test_candidates_on_two_workers_take_looks_and_leave_their_cores_to_the_next(
     with _driver(tmp_path, changes) as driver:
         driver.communicate(timeout=800)
     assert driver.returncode == 0
-    plan = with_stub_looks(tiny_search(tmp_path, grid=None, **changes))
+    plan = with_stub_looks(tiny_search(tmp_path, **changes))
     store = Store.open(tmp_path / "store")
     ended = Record.load(plan, store, 0.9).ended
     assert set(ended) == set(drawn_at_random(plan.search))
@@ -159,13 +171,13 @@ def test_candidates_on_two_workers_take_looks_and_leave_their_cores_to_the_next(
 def test_optuna_draws_from_the_space_and_is_asked_again_for_the_rest(
     ray_session: None, tmp_path: Path
 ) -> None:
-    few = with_stub_looks(tiny_search(tmp_path, sampling="optuna", trials=3, grid=None))
+    few = with_stub_looks(tiny_search(tmp_path, sampling="optuna", trials=3))
     store, places = Store.open(tmp_path / "store"), Locations(None, tmp_path)
     run(few, store, places)
     first = dict(Record.load(few, store, 0.9).ended)
     assert len(first) == 3
     assert all(0.01 <= one.weight_factor <= 10 for one in first)
-    more = with_stub_looks(tiny_search(tmp_path, sampling="optuna", trials=5, grid=None))
+    more = with_stub_looks(tiny_search(tmp_path, sampling="optuna", trials=5))
     _, told = run(more, store, places)
     after = Record.load(more, store, 0.9).ended
     assert len(after) == 5
@@ -183,7 +195,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.search import SearchWatcher, search
 from recipe_ray.store.store import Store
 folder = Path(sys.argv[1])
-plan = with_stub_looks(tiny_search(folder, grid=None, **json.loads(sys.argv[2])))
+plan = with_stub_looks(tiny_search(folder, **json.loads(sys.argv[2])))
 def tell(event):
     print(event.kind, flush=True)
 search(plan, Store.open(folder / "store"), Locations(None, folder),
@@ -194,7 +206,7 @@ search(plan, Store.open(folder / "store"), Locations(None, folder),
 def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) -> None:
     from recipe_ray.distributed.search import CandidateEvent
 
-    plan = with_stub_looks(tiny_search(tmp_path, grid=None))
+    plan = with_stub_looks(tiny_search(tmp_path))
     _kill_after(3, tmp_path)
     store = Store.open(tmp_path / "store")
     there = {key: store.manifest(a)["time"] for key, a in _committed(store)}
@@ -210,7 +222,7 @@ def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) 
 
 
 def test_two_drivers_at_once_train_each_candidate_once(tmp_path: Path) -> None:
-    plan = with_stub_looks(tiny_search(tmp_path, grid=None))
+    plan = with_stub_looks(tiny_search(tmp_path))
     with _driver(tmp_path, {}) as one, _driver(tmp_path, {}) as two:
         told = [driver.communicate(timeout=800)[0].split() for driver in (one, two)]
     assert (one.returncode, two.returncode) == (0, 0)
@@ -227,7 +239,7 @@ def test_a_driver_that_lost_its_candidates_stops_them_and_goes_on_when_they_are_
 ) -> None:
     from recipe_ray.distributed.search import SearchWatcher, search
 
-    plan = with_stub_looks(tiny_search(tmp_path, grid=None))
+    plan = with_stub_looks(tiny_search(tmp_path))
     store, told = Store.open(tmp_path / "store"), list[str]()
     other = store.claims(60)
     stopped: list[bool] = []

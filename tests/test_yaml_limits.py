@@ -208,7 +208,6 @@ def test_blocks_and_snapshots_count(tmp_path: Path) -> None:
         ),
         ({"epochs": 1_000_000_000}, "trials x epochs"),
         ({"trials": 10**30}, "beyond 64 bits"),
-        ({"grid": {"weight_factors": [1.0] * 1000, "seeds": [0] * 1000}}, "1,000,000 cells"),
     ],
 )
 def test_a_huge_search_is_counted_and_not_built(

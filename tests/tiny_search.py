@@ -35,7 +35,6 @@ def search_fields(folder: Path, **changes: Any) -> dict[str, Any]:
         "space": {"weight_factor": {"low": 0.01, "high": 100}},
         "quick": {"task": {**task, "evaluate_on": "dev"}, "fit": FIT},
         "confirm": {"survivors": 1, "tasks": [task], "seeds": [0, 1]},
-        "grid": {"weight_factors": [0.1, 1.0]},
         "pretraining": {"corpus": corpus, "fit": FIT},
         "finetuning": FIT,
         **changes,

@@ -8,7 +8,7 @@ holds text, and pydantic takes `yes` for the number 1. Here each gets an error t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
 from types import NoneType, UnionType
@@ -108,6 +108,8 @@ class Spec(BaseModel):
     """Frozen data with named fields; a nested spec given in part keeps its other defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # fields of earlier versions, and what to do in place of each
+    REMOVED: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +117,8 @@ class Spec(BaseModel):
         if not isinstance(values, dict):
             return values
         for key, value in values.items():
+            if key in cls.REMOVED:
+                raise SpecError(f"field {key!r} was removed: {cls.REMOVED[key]}")
             if key not in cls.model_fields:
                 raise SpecError(unknown("field", shortened(str(key)), cls.model_fields))
             check_scalars(key, cls.model_fields[key].annotation, value)

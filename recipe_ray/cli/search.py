@@ -26,7 +26,6 @@ from recipe_ray.cli.options import (
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
-    from recipe_ray.experiment.plan import Plan
     from recipe_ray.experiment.search_plan import Course, SearchPlan
 
 
@@ -96,7 +95,7 @@ class SearchDisplay:
         self._close()
 
     def on_part(self, title: str, count: int) -> None:
-        """Begin a part: the undefended PTM, candidates, the full grid, the confirmation."""
+        """Begin a part: the undefended PTM, candidates, the confirmation."""
         self._close()
         self._hear_warnings()
         self._console.print(f"{title} ({count})", style="bold", markup=False)
@@ -187,14 +186,9 @@ def _print_plan(plan: SearchPlan, locations: Locations) -> None:
     for settings in drawn_at_random(search) if search.sampling == "random" else ():
         typer.echo(f"  {settings.title()}")
     confirmed = plan.confirmation([plan.template.settings], locations)
-    parts: list[tuple[str, Plan | None]] = [
-        ("before", plan.undefended),
-        ("full grid", plan.grid),
-        ("confirmation, for one survivor", confirmed),
-    ]
-    for title, part in parts:
-        if part is not None:
-            typer.echo(f"{title}: {len(part.cells)} cells, {len(part.stages)} distinct stages")
+    parts = {"before": plan.undefended, "confirmation, for one survivor": confirmed}
+    for title, part in parts.items():
+        typer.echo(f"{title}: {len(part.cells)} cells, {len(part.stages)} distinct stages")
 
 
 def _print_results(plan: SearchPlan, store: str, *, json_: bool) -> None:

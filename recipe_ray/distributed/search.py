@@ -1,4 +1,4 @@
-"""A search: the undefended PTM, candidates under ASHA, the full grid, the best on test data.
+"""A search: the undefended PTM, candidates under ASHA, the best of them on test data.
 
 Everything but the candidates is a sweep. The store is the ledger here, too: a search that is
 started again continues, and one that is done does nothing. Of several drivers with one search on
@@ -22,13 +22,6 @@ from recipe_ray.distributed.sweep import sweep
 from recipe_ray.distributed.train import SweepContext
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.search import Settings
-from recipe_ray.experiment.search_comparison import (
-    Comparison,
-    compare,
-    comparison_stage,
-    grid_scores,
-    write_comparison,
-)
 from recipe_ray.experiment.search_plan import (
     LOST,
     Course,
@@ -144,10 +137,9 @@ _LEARN_MORE = "fine-tune longer (quick.fit.epochs) or on more data (quick.task.t
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """The best candidates in order, the comparison (None without a grid), and what failed, why."""
+    """The best candidates in order, and what failed, why."""
 
     survivors: tuple[Settings, ...]
-    comparison: Comparison | None
     failed: dict[str, str]
 
 
@@ -202,19 +194,10 @@ def _searched(
         logger.warning("the undefended PTM's look is at chance: %s; %s", known, _LEARN_MORE)
     record = _with_candidates(plan, store, locations, undefended_acc, watcher)
     best = _above_chance(record)
-    failed = dict[str, str]()
-    comparison = None
-    if plan.grid is not None:
-        failed |= swept(plan.grid, "the full grid, to compare with").failed
-        if not failed:
-            comparison = compare(plan, record, store, undefended_acc)
-            scores = grid_scores(plan, store, undefended_acc)
-            write_comparison(plan, store, comparison, scores)
     survivors = tuple(best[: plan.search.confirm.survivors])
-    failed |= swept(plan.confirmation(survivors, locations), "the best, on test data").failed
-    extra = comparison_stage(plan) if comparison is not None else {}
-    record.save(extra, over=record.is_over and not failed)
-    return SearchOutcome(survivors, comparison, failed)
+    failed = swept(plan.confirmation(survivors, locations), "the best, on test data").failed
+    record.save(over=record.is_over and not failed)
+    return SearchOutcome(survivors, failed)
 
 
 def _with_candidates(

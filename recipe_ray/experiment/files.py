@@ -71,7 +71,8 @@ def _refuse_other_kind(kind: type[Spec], values: dict[str, Any], path: Path) -> 
 
 def _is_whole(kind: type[Spec], values: dict[str, Any]) -> bool:
     required = {name for name, info in kind.model_fields.items() if info.is_required()}
-    return required <= values.keys() <= kind.model_fields.keys()
+    # a file of an earlier version is of its kind all the same
+    return required <= values.keys() <= kind.model_fields.keys() | kind.REMOVED.keys()
 
 
 def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ defender does not have; what it finds is a setting to state beforehand, not one 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
@@ -115,18 +116,13 @@ class Confirm(Spec):
         return self
 
 
-class FullGrid(Spec):
-    """The weight factors that a full grid would try, to compare the search with."""
-
-    weight_factors: tuple[PositiveFloat, ...] = Field(min_length=2)
-    seeds: tuple[Seed, ...] = Field(
-        (0,), min_length=1, description="several say how far scores differ by chance"
-    )
-
-
 class Search(Spec):
     """One question: which weight factor (learning rate, layers) is best, by ASHA."""
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "grid": "the comparison with a full grid moved to the benchmarks. Delete the field; to "
+        "compare, run `python -m benchmarks.full_grid FILE --weight-factors 0.1 1 10`"
+    }
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=48)
     description: str = ""
     model: Model
@@ -142,7 +138,6 @@ class Search(Spec):
     score: Score = Score()
     quick: Quick
     confirm: Confirm
-    grid: FullGrid | None = Field(None, description="None: no comparison with a full grid")
     seed: Seed = Field(0, description="of drawing, purification and looks")
     pretraining: Pretraining = Pretraining()
     finetuning: FitSpec = Field(
@@ -159,8 +154,6 @@ class Search(Spec):
             )
         # each look is a cell of its own
         CELLS.check(self.trials * self.epochs, "trials x epochs, a look each")
-        if self.grid is not None:
-            CELLS.check(len(self.grid.weight_factors) * len(self.grid.seeds), "grid")
         if self.grace > self.epochs:
             raise SpecError(f"grace = {self.grace} is more than epochs = {self.epochs}")
         varied = ["weight_factor", "fit", *(["layers"] if self.space.layers else [])]

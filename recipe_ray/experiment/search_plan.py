@@ -1,9 +1,9 @@
 """From a search to stages, and the record of what it has done so far.
 
-What comes before the candidates, the full grid and the confirmation are experiments like any other
-and run by `sweep`. Evaluations after an epoch are artifacts in the store. The course (who was
-stopped when) is kept as the plan of the search's name, so that `status` and `report` see it and a
-search that is started again decides nothing twice.
+What comes before the candidates and the confirmation are experiments like any other and run by
+`sweep`. Evaluations after an epoch are artifacts in the store. The course (who was stopped when) is
+kept as the plan of the search's name, so that `status` and `report` see it and a search that is
+started again decides nothing twice.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,6 @@ class SearchPlan:
 
     search: Search
     undefended: Plan
-    grid: Plan | None
     template: Candidate
 
     @property
@@ -75,7 +74,7 @@ class SearchPlan:
         undefended = {"attacks": (NoAttack(), search.attack), **common}
         purified = {"attacks": (search.attack,), "defenses": defenses, **common}
         blocks = [undefended, purified]
-        return _plan(search, "confirm", blocks, locations, finetuning=search.finetuning)
+        return part_plan(search, "confirm", blocks, locations, finetuning=search.finetuning)
 
 
 def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
@@ -86,31 +85,29 @@ def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
     """
     common = {"attacks": (search.attack,), "tasks": (search.quick.task,)}
     seeds = {"seeds": (search.seed,)}
-    undefended = _plan(search, "undefended", [{**common, **seeds}], locations)
-    grid = None
-    if search.grid is not None:
-        points = [Settings.of({"weight_factor": one}) for one in search.grid.weight_factors]
-        defenses = tuple(point.put_into(search) for point in points)
-        block = {**common, "defenses": defenses, "seeds": search.grid.seeds}
-        grid = _plan(search, "grid", [block], locations)
+    undefended = part_plan(search, "undefended", [{**common, **seeds}], locations)
     # any settings: candidates differ from it in the defense alone
     settings = Settings(search.space.weight_factor.low)
     epochs = tuple(range(1, search.epochs + 1))
     block = {**common, **seeds, "defenses": (settings.put_into(search),), "snapshots": epochs}
-    looks = tuple(cell.last for cell in _plan(search, "looks", [block], locations).cells)
+    looks = tuple(cell.last for cell in part_plan(search, "looks", [block], locations).cells)
     template = Candidate(
         settings, cast("PurifyStage", looks[0].parent), cast("tuple[FinetuneStage, ...]", looks)
     )
-    return SearchPlan(search, undefended, grid, template)
+    return SearchPlan(search, undefended, template)
 
 
-def _plan(
+def part_plan(
     search: Search,
     part: str,
     blocks: list[dict[str, Any]],
     locations: Locations,
     **changes: Any,
 ) -> Plan:
+    """Return the plan of a part of a search, named after both: blocks of a grid on its model.
+
+    Raises SpecError or DataError as `make_search_plan` does.
+    """
     name = f"{search.name}.{part}"
     fixed = {"models": (search.model,), "auxiliaries": (search.auxiliary,)}
     with explained(f"search {search.name}"):
@@ -225,11 +222,8 @@ class Record:
         looked = [c for c in self.courses.values() if c.last and c.ended not in LOST]
         return sorted(looked, key=_rank, reverse=True)
 
-    def save(self, extra: dict[str, Any] | None = None, *, over: bool = False) -> None:
-        """Write the course of the search; `extra` stages are listed beside the looks.
-
-        `over`: nothing of it is left to do, confirmation included.
-        """
+    def save(self, *, over: bool = False) -> None:
+        """Write the course of the search; `over`: nothing is left to do, confirmation included."""
         search = self._plan.search
         cells = [
             Cell(look.key[:8], tuple(look.lineage()))
@@ -246,7 +240,7 @@ class Record:
                 "experiment": search.name,
                 "paper": None,
                 "cells": [{"id": c.id, "title": c.title, "stages": [c.last.key]} for c in cells],
-                "stages": {c.last.key: _about(c.last) for c in cells} | (extra or {}),
+                "stages": {c.last.key: _about(c.last) for c in cells},
                 "search": {
                     "key": self._plan.key,
                     "trials": search.trials,

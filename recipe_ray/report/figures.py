@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -18,7 +17,6 @@ import numpy as np
 from recipe_ray.base.errors import UserError
 from recipe_ray.base.paths import path_part
 from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid, read
-from recipe_ray.experiment.search import WORST
 from recipe_ray.report.load import Recorded
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.searches import SearchSummary
@@ -221,7 +219,6 @@ if TYPE_CHECKING:
 
 # light to dark: the later the rung, the fewer candidates and the surer their scores
 _SHADES = ("#A6CEE3", "#56B4E9", "#0072B2", "#003F66", "#001F33")
-_GRID = "#D55E00"
 
 
 def search_curve(search: SearchSummary) -> "Figure":
@@ -241,11 +238,6 @@ def search_curve(search: SearchSummary) -> "Figure":
         shade = _SHADES[round(number * (len(_SHADES) - 1) / max(len(search.rungs) - 1, 1))]
         factors, scores = zip(*points, strict=True) if points else ((), ())
         axes.plot(factors, scores, "o-", color=shade, markersize=4, label=f"epoch {rung}")
-    # a mean with the worst score in it is no point of a curve
-    grid = {factor: own for factor, own in search.grid.items() if min(own) > WORST}
-    if grid:
-        means = [100 * fmean(scores) for scores in grid.values()]
-        axes.plot(list(grid), means, "s--", color=_GRID, markersize=4, label="full grid")
     lost = [one.weight_factor for one in search.candidates if any(k.at_chance for k in one.looks)]
     if lost:  # at the lower edge: their scores are below every other
         edge = axes.get_xaxis_transform()

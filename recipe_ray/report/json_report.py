@@ -1,6 +1,6 @@
 """A report as JSON, one object, stable within a `schema_version`.
 
-    {"schema_version": 2,
+    {"schema_version": 3,
      "cells": [{"experiment", "model", "attack", "defense", "aux", "aux_size", "weight_factor",
                 "task", "epoch",
                 "acc" | "aasr" | "masr": {"mean", "low", "high", "n"} or null,
@@ -20,8 +20,7 @@
      "searches": [{"experiment", "model", "attack", "task", "rungs", "rule", "trials",
                    "candidates": [{"defense", "weight_factor", "ended",
                                    "looks": [{"stage", "epoch", "acc", "masr", "score",
-                                              "at_chance"}]}],
-                   "grid": [{"weight_factor", "scores"}], "compared": {name: value}}]}
+                                              "at_chance"}]}]}]}
 
 Values are fractions, or neurons for `poisoned_only`; null where absent. `measured` holds the other
 kinds of stages, and what their metrics mean is theirs to say; its `stage` is null unless nothing
@@ -49,7 +48,7 @@ from recipe_ray.report.sections import Section
 from recipe_ray.report.stats import Estimate
 from recipe_ray.report.summary import POISONED_ONLY, CellSummary, ProbeSummary, SeedResult
 
-JSON_SCHEMA_VERSION = 2
+JSON_SCHEMA_VERSION = 3
 _PRINTED = ("table", "model", "attack", "defense", "aux_data", "aux_size", "variant", "dataset")
 
 
@@ -104,9 +103,7 @@ def _measured(other: MeasuredSummary) -> dict[str, Any]:
 
 
 def _search(search: SearchSummary) -> dict[str, Any]:
-    grid = [{"weight_factor": factor, "scores": own} for factor, own in search.grid.items()]
-    candidates = [asdict(one) for one in search.candidates]
-    return {**vars(search), "candidates": candidates, "grid": grid}
+    return {**vars(search), "candidates": [asdict(one) for one in search.candidates]}
 
 
 def _estimates(measured: dict[str, Estimate | None]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""Searches summarised from result rows and laid out as tables: scores, and the comparison."""
+"""Searches summarised from result rows and laid out as a table: scores by candidate and rung."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
 
 from recipe_ray.experiment.search import Settings
-from recipe_ray.experiment.search_comparison import GRID_SCORE, KIND, REGION_FACTOR
 from recipe_ray.experiment.search_plan import SCORE
 from recipe_ray.learn.metrics import learned
 from recipe_ray.report.load import Recorded
@@ -44,7 +43,7 @@ class CandidateSummary:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """One search; `compared` holds the comparison's values by name, empty where there is none."""
+    """One search; what only its plan says is None if the plan was not kept."""
 
     experiment: str
     model: str
@@ -54,8 +53,6 @@ class SearchSummary:
     rule: str | None
     trials: int | None
     candidates: tuple[CandidateSummary, ...]
-    grid: Mapping[float, Sequence[float]]
-    compared: Mapping[str, float]
 
 
 def summarise_search(found: Recorded) -> SearchSummary | None:
@@ -71,7 +68,6 @@ def summarise_search(found: Recorded) -> SearchSummary | None:
         for (defense, factor), taken in sorted(looks.items(), key=lambda one: one[0][::-1])
     ]
     epochs = sorted({look.epoch for one in candidates for look in one.looks})
-    grid, compared = _compared(found)
     first = next(row for row in found.rows.to_pylist() if row["metric"] == SCORE)
     return SearchSummary(
         found.experiment,
@@ -82,8 +78,6 @@ def summarise_search(found: Recorded) -> SearchSummary | None:
         rule=about.get("score", {}).get("rule"),
         trials=about.get("trials"),
         candidates=tuple(candidates),
-        grid=grid,
-        compared=compared,
     )
 
 
@@ -109,34 +103,15 @@ def _ending(defense: str, by_title: Mapping[str, str | None]) -> str | None:
     return next((e for title, e in by_title.items() if defense.endswith(f"-{title}")), None)
 
 
-def _compared(found: Recorded) -> tuple[dict[float, list[float]], dict[str, float]]:
-    grid: dict[float, list[float]] = defaultdict(list)
-    compared = {}
-    for row in found.rows.filter(pc.equal(found.rows["kind"], KIND)).to_pylist():
-        if row["metric"] == GRID_SCORE:
-            grid[row["weight_factor"]].append(row["value"])
-        else:
-            compared[row["metric"]] = row["value"]
-    return dict(sorted(grid.items())), compared
-
-
 EXPLANATION = (
     "Dev data; ACC, MASR and scores in points (percent). score: ACC - MASR; by rule masr-with-acc "
     "-MASR, and below -100 where too much ACC is lost. stopped: not among the best at its last "
     "epoch, as far as was known then."
 )
-COMPARED = (
-    "epochs of purification, fine-tunings, seconds of both added up over all processes; the full "
-    "grid's are those of one seed. found: the best weight factor and its score."
-)
 
 
-def search_tables(search: SearchSummary) -> list[Table]:
-    """Return the curve, then the comparison where the full grid has been run."""
-    return [_curve(search), *([_comparison(search)] if search.compared else [])]
-
-
-def _curve(search: SearchSummary) -> Table:
+def search_table(search: SearchSummary) -> Table:
+    """Return the curve: a row per candidate, by weight factor, and a column per rung."""
     score, last = "score after epoch", "last look"
     columns = (
         *(Column("", name) for name in ("candidate", "ended")),
@@ -159,38 +134,4 @@ def _row(one: CandidateSummary, rungs: tuple[int, ...]) -> tuple[str, ...]:
         *(scores.get(rung, ABSENT) for rung in rungs),
         str(last.epoch),
         *(marked(percent(value), last.at_chance) for value in (last.acc, last.masr)),
-    )
-
-
-def _comparison(search: SearchSummary) -> Table:
-    found = search.compared
-    spent, best = "spent", "found"
-    columns = (
-        Column("", ""),
-        *(Column(spent, name) for name in ("epochs", "fine-tunings", "seconds")),
-        *(Column(best, name) for name in ("weight factor", "score")),
-    )
-    rows = [
-        (
-            title,
-            *(f"{found[f'{who}_{what}']:.0f}" for what in ("epochs", "finetunings", "s")),
-            f"{found[f'{who}_best_weight_factor']:g}",
-            percent(found[f"{who}_best_score"]),
-        )
-        for title, who in (("search", "search"), ("full grid", "grid"))
-    ]
-    saved = (percent(found["epochs_saved"]), ABSENT, percent(found["seconds_saved"]))
-    rows.append(("saved, %", *saved, ABSENT, ABSENT))
-    title = f"{search.experiment}: the search and the full grid"
-    return Table(title, columns, tuple(rows), COMPARED, (_verdict(search),))
-
-
-def _verdict(search: SearchSummary) -> str:
-    found = search.compared
-    same = "the same region" if found["same_region"] else "NOT the same region"
-    return (
-        f"Found {same}: the search's best is to be within a factor of {REGION_FACTOR:g} of a "
-        "weight factor of the grid whose score is the grid's best but for the spread over seeds "
-        f"({percent(found['spread'])} points), and its score not lower than that. Without stopping "
-        f"its candidates would have taken {found['all_epochs']:.0f} epochs."
     )

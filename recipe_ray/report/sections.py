@@ -9,7 +9,7 @@ from recipe_ray.report.load import Recorded
 from recipe_ray.report.measured import MeasuredSummary, measured_tables, summarise_measured
 from recipe_ray.report.paper_comparison import cells_table, probes_table
 from recipe_ray.report.published import PublishedTable
-from recipe_ray.report.searches import SearchSummary, search_tables, summarise_search
+from recipe_ray.report.searches import SearchSummary, search_table, summarise_search
 from recipe_ray.report.summary import CellSummary, ProbeSummary, summarise, summarise_probes
 from recipe_ray.report.tables import Table, tables
 from recipe_ray.store.rows import RESULT_SCHEMA
@@ -27,9 +27,9 @@ class Section:
     measured: tuple[MeasuredSummary, ...] = ()
 
     def tables(self) -> list[Table]:
-        """Return its tables: of a search, or of fine-tunings, of probes, of every other kind."""
+        """Return its tables: a search's, or those of fine-tunings, probes and every other kind."""
         if self.search is not None:
-            return search_tables(self.search)
+            return [search_table(self.search)]
         found = []
         if self.cells and self.paper is not None:
             found.append(cells_table(self.experiment, self.paper, self.cells))
