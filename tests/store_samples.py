@@ -1,8 +1,10 @@
 """What the tests of the store share: an artifact, racing writers, an S3 server."""
 
+import json
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
 
+from recipe_ray.store.claims import DRIVERS
 from recipe_ray.store.rows import Measurement, measurement_table
 from recipe_ray.store.store import ArtifactId, Store
 
@@ -59,6 +62,14 @@ def driven(experiment: str, **changes: Any) -> dict[str, Any]:
     states = dict.fromkeys(("waiting", "running", "done", "failed"), 0)
     who = {"experiment": experiment, "host": "node-7", "pid": 4242, "started": "2026-01-02"}
     return {**who, "counted": "stages", "states": states, "running": [], "left_s": None, **changes}
+
+
+def leave_lease(store: Store, driver: str, note: dict[str, Any]) -> Path:
+    """Write a driver's lease, as if it had just been renewed; return the file."""
+    file = Path(store.uri) / DRIVERS / f"{driver}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({**note, "number": 1, "time": datetime.now(UTC).isoformat()}))
+    return file
 
 
 def some_rows(value: float = 0.75) -> pa.Table:

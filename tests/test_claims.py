@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_samples import SPAWN, s3_server
+from store_samples import SPAWN, driven, leave_lease, s3_server
 
 from recipe_ray.base.process import Process
+from recipe_ray.schedule.sweep_progress import DriverNotes
 from recipe_ray.store.claims import DRIVERS
 from recipe_ray.store.store import Store
 
@@ -107,9 +109,9 @@ def test_a_driver_killed_on_this_machine_holds_nothing_from_then_on(tmp_path: Pa
 
 def _sign_of_another_machine(folder: Path, number: int) -> str:
     driver = "feedfeedfeed-1-1-00000000"
-    sign = {"process": "feedfeedfeed-1-1", "number": number}
+    sign = {"number": number, "time": datetime.now(UTC).isoformat()}
     (folder / DRIVERS).mkdir(parents=True, exist_ok=True)
-    (folder / DRIVERS / driver).write_text(json.dumps(sign))
+    (folder / DRIVERS / f"{driver}.json").write_text(json.dumps(sign))
     return driver
 
 
@@ -138,7 +140,7 @@ def test_a_driver_that_renews_its_claims_keeps_them(tmp_path: Path) -> None:
 
 def test_claims_are_renewed_while_the_driver_lives(tmp_path: Path) -> None:
     with Store.open(tmp_path).claims(lease_s=1.2) as claims:
-        sign = tmp_path / DRIVERS / claims.driver
+        sign = tmp_path / DRIVERS / f"{claims.driver}.json"
         before = sign.read_text()
         time.sleep(0.6)
         assert sign.read_text() != before
@@ -151,6 +153,56 @@ def test_silence_while_nobody_looked_proves_nothing(tmp_path: Path) -> None:
         assert claims.held()
         time.sleep(1.5)  # the store was down, or this machine asleep
         assert claims.held() == {KEYS[0]: driver}
+
+
+def test_one_file_of_a_driver_holds_its_claims_and_is_what_people_see(store: Store) -> None:
+    with store.claims(60, lambda: driven("small")) as claims:
+        assert claims.take(KEYS[0])
+        (seen,) = DriverNotes(store).living()
+        assert (seen["driver"], seen["experiment"], seen["pid"]) == (
+            claims.driver,
+            "small",
+            os.getpid(),
+        )
+        # without that file nothing holds the claim
+        with store.claims(60) as other:
+            assert other.held() == {KEYS[0]: claims.driver}
+            claims._files.remove(f"{DRIVERS}/{claims.driver}.json")
+            assert other.held() == {}
+        claims.held()
+        assert claims.lost == {KEYS[0]}
+    assert DriverNotes(store).all() == []
+
+
+def test_claims_are_kept_if_what_people_see_cannot_be_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = iter([driven("small")])  # and then an error each time
+    with Store.open(tmp_path).claims(1.2, lambda: next(told)) as claims:
+        assert claims.take(KEYS[0])
+        time.sleep(0.5)
+        lease = json.loads((tmp_path / DRIVERS / f"{claims.driver}.json").read_text())
+    assert lease["number"] > 1
+    assert lease["experiment"] == "small"
+    assert "out of date" in caplog.text
+
+
+def test_leases_of_the_dead_that_hold_nothing_go_when_a_driver_starts(tmp_path: Path) -> None:
+    store, this = Store.open(tmp_path), Process.this()
+    gone = f"{Process(this.machine, this.pid, '1')}-00000000"
+    elsewhere = [f"feedfeedfeed-{number}-1-00000000" for number in range(3)]
+    for driver in (gone, f"{this}-00000000", *elsewhere):
+        leave_lease(store, driver, driven("small"))
+    long_ago = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    for driver in elsewhere[:2]:
+        file = tmp_path / DRIVERS / f"{driver}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "time": long_ago}))
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / f"{KEYS[0]}.{elsewhere[0]}").touch()  # silence for a lease decides
+    with store.claims(60) as claims:
+        assert claims.held() == {KEYS[0]: elsewhere[0]}
+    left = {path.stem for path in (tmp_path / DRIVERS).iterdir()}
+    assert left == {f"{this}-00000000", elsewhere[0], elsewhere[2]}
 
 
 def test_a_process_is_known_to_be_gone_only_where_it_ran() -> None:

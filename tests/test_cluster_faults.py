@@ -177,7 +177,7 @@ def test_a_driver_stopped_and_then_killed_in_a_ddp_stage_loses_nothing_committed
     assert made.keys() <= set(outcome["skipped"])
     assert resumed_at(store, plan) > 1
     assert rows_of(store, plan) == rows_of(calm, plan)
-    assert list((store / "claims" / "drivers").iterdir()) == []
+    assert list((store / "drivers").iterdir()) == []
     assert list((store / "tmp").iterdir()) == []
 
 

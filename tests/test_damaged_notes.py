@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from shell import Shell, shell
-from store_samples import POR, driven, so_far
+from store_samples import POR, driven, leave_lease, so_far
 
 from recipe_ray.base.process import Process
 from recipe_ray.schedule.sweep_progress import DriverNotes
@@ -53,7 +53,7 @@ def test_a_damaged_note_is_named_once_and_the_others_are_read(
     store = Store.open(tmp_path)
     store.record_failure(GOOD, {"error": "RuntimeError", "message": "too large"})
     store.write_progress(GOOD, so_far(3))
-    DriverNotes(store).write("d1", driven("small"))
+    leave_lease(store, "d1", driven("small"))
     damage(tmp_path, f"{folder}/bad.json", content)
     for _ in range(2):
         assert list(store.failures()) == [GOOD.key]
@@ -94,23 +94,25 @@ def test_a_note_that_may_not_be_read_or_is_a_folder_stops_nothing(tmp_path: Path
         (tmp_path / folder / "bad.json" / "x").mkdir(parents=True)
     assert list(store.failures()) == [GOOD.key]
     assert store.progress() == {}
-    DriverNotes(store).remove_dead("small")
+    with store.claims(60) as claims:
+        assert claims.take(POR.key)
 
 
-def test_the_next_driver_removes_damaged_notes_of_drivers(tmp_path: Path) -> None:
-    written = DriverNotes(Store.open(tmp_path))
-    written.write("d1", driven("other"))
+def test_the_next_driver_removes_damaged_leases_that_hold_nothing(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    leave_lease(store, "d1", driven("other"))
     bad = damage(tmp_path, "drivers/bad.json", b"{")
-    written.remove_dead("small")
-    assert not bad.exists()
-    assert [note["driver"] for note in written.all()] == ["d1"]
+    with store.claims(60, lambda: driven("small")):
+        assert not bad.exists()
+        assert {note["experiment"] for note in DriverNotes(store).all()} == {"other", "small"}
+    assert [note["driver"] for note in DriverNotes(store).all()] == ["d1"]
 
 
 @pytest.mark.parametrize("content", [*DAMAGED.values(), b'{"process": "x-\xc2\xb2-1"}'])
-def test_a_driver_whose_sign_is_damaged_holds_its_stage_for_a_lease_at_most(
+def test_a_driver_whose_lease_is_damaged_holds_its_stage_for_a_lease_at_most(
     tmp_path: Path, content: bytes
 ) -> None:
-    damage(tmp_path, f"{DRIVERS}/other-1-1-00000000", content)
+    damage(tmp_path, f"{DRIVERS}/other-1-1-00000000.json", content)
     damage(tmp_path, f"claims/{POR.key}.other-1-1-00000000", b"")
     with Store.open(tmp_path).claims(lease_s=60) as claims:
         assert claims.held() == {POR.key: "other-1-1-00000000"}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 from shell import Shell, shell
+from store_samples import leave_lease
 
 from recipe_ray.cli import status as live
 from recipe_ray.cli.status import View, draw, watch
 from recipe_ray.learn.progress import Progress, Throughput
-from recipe_ray.schedule.sweep_progress import DriverNotes
 from recipe_ray.store.files import LocalFiles
 from recipe_ray.store.store import ArtifactId, Store
 
@@ -61,8 +61,8 @@ def drawn(view: View) -> str:
 def store(tmp_path: Path) -> Store:
     """Return a store on which two sweeps run; the second has yet to load its model."""
     opened = Store.open(tmp_path / "store")
-    DriverNotes(opened).write("a", driving("small", PURIFY))
-    DriverNotes(opened).write("b", driving("large", FINETUNE))
+    leave_lease(opened, "a", driving("small", PURIFY))
+    leave_lease(opened, "b", driving("large", FINETUNE))
     opened.write_progress(PURIFY, note())
     return opened
 
@@ -93,7 +93,7 @@ def test_failures_are_read_when_a_driver_says_that_there_are_new_ones(store: Sto
     store.record_failure(FINETUNE, {"error": "NonFiniteLossError", "message": "step 3: [nan]"})
     view.look()
     assert "NonFiniteLossError" not in drawn(view)
-    DriverNotes(store).write("b", driving("large", failed=1))
+    leave_lease(store, "b", driving("large", failed=1))
     view.look()
     assert "failed: finetune x: NonFiniteLossError" in drawn(view)
     assert "step 3: [nan]" in drawn(view)
@@ -125,7 +125,7 @@ def test_it_ends_when_no_driver_lives_and_nothing_moves(
     folder = tmp_path / "store"
 
     def events() -> Iterator[None]:
-        DriverNotes(store).remove("a")  # ended well
+        leave_lease(store, "a", {}).unlink()  # ended well
         store.clear_progress(PURIFY)
         yield
         aged(folder, "drivers/b.json")  # killed
@@ -155,7 +155,7 @@ def test_a_stage_of_a_living_driver_runs_however_old_its_note_is(
 ) -> None:
     aged(tmp_path / "store", "progress/p1.json")
     assert "running: purify" in shell("status", "--store", "store").out
-    DriverNotes(store).remove("a")
+    leave_lease(store, "a", {}).unlink()
     assert "stopped without an end: purify" in shell("status", "--store", "store").out
 
 
@@ -175,13 +175,13 @@ def test_a_stall_is_shown_in_the_picture_and_in_the_status(shell: Shell) -> None
     store = Store.open(shell.folder / "store")
     store.write_plan("small", {"cells": [], "stages": {}})
     waiting = {**driving("small"), "idle_s": 95.0}
-    DriverNotes(store).write("a", waiting)
-    DriverNotes(store).write("b", {**driving("small"), "idle_s": 130.0})
+    leave_lease(store, "a", waiting)
+    leave_lease(store, "b", {**driving("small"), "idle_s": 130.0})
     view = View(store)
     view.look()
     said = "stalled: nothing has run for 1.6 min while 5 stages wait"
     assert said in drawn(view)
     assert said in shell("status", "--store", "store").out
     assert json.loads(shell("status", "--store", "store", "--json").out)["stalled_s"] == 95.0
-    DriverNotes(store).write("b", {**driving("small", PURIFY), "idle_s": 0.0})
+    leave_lease(store, "b", {**driving("small", PURIFY), "idle_s": 0.0})
     assert "stalled" not in shell("status", "--store", "store").out

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from report_samples import por
 from shell import Shell, shell
-from store_samples import POR, committed, driven, some_rows
+from store_samples import POR, committed, driven, leave_lease, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import path_part
@@ -17,7 +17,6 @@ from recipe_ray.experiment.search_plan import SCORE
 from recipe_ray.report.figures import draw
 from recipe_ray.report.load import Recorded, export
 from recipe_ray.report.sections import sections
-from recipe_ray.schedule.sweep_progress import DriverNotes
 from recipe_ray.stages.tensorboard import Board
 from recipe_ray.store.rows import Measurement, encode_rows, measurement_table, result_rows
 from recipe_ray.store.store import ArtifactId, Store
@@ -130,12 +129,11 @@ def test_a_file_that_could_not_be_read_back_is_not_committed(tmp_path: Path) -> 
 def test_a_drivers_note_cannot_choose_which_file_is_deleted(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     store.write_plan("mine", {"stages": {}})
-    notes = DriverNotes(store)
-    notes.write("d1", driven("mine"))
-    file = tmp_path / "drivers" / "d1.json"
+    file = leave_lease(store, "d1", driven("mine"))
     old = {**json.loads(file.read_text()), "driver": "../plans/mine"}
     file.write_text(json.dumps({**old, "time": "2020-01-01T00:00:00+00:00"}))
-    notes.remove_dead("mine")
+    with store.claims(60):
+        pass
     assert store.plan("mine") is not None
     assert not file.exists()
 

@@ -58,7 +58,7 @@ def pair(tmp_path: Path) -> "Pair":
         queue = agenda_of(stages, lambda stage: stage.name == "pretrain", cpus=8)
         driver = Driver(queue, store.claims(60))
         both.append((SharedQueue(queue, driver.claims, store, driver, look_every_s=0), driver))
-        driver.claims._write_sign(0)
+        driver.claims.renew()
     return Pair(store, both[0][0], both[1][0], both[1][1].heard, tmp_path)
 
 

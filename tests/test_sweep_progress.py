@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from store_samples import driven
+from store_samples import driven, leave_lease
 from sweep_samples import Clock, kinds, plan_of
 
-from recipe_ray.distributed.monitor import Monitor, kept_note
+from recipe_ray.distributed.monitor import Monitor
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Progress, Throughput
 from recipe_ray.schedule.sweep_progress import (
@@ -134,34 +134,33 @@ def test_a_running_stage_that_is_slower_than_its_like_is_believed() -> None:
     assert sweep.tally.left_s() == pytest.approx(500)
 
 
-def test_a_drivers_note_is_there_while_it_drives_and_tells_how_far_it_is(tmp_path: Path) -> None:
+def test_a_drivers_lease_is_there_while_it_drives_and_tells_how_far_it_is(tmp_path: Path) -> None:
     plan, store = plan_of([0]), Store.open(tmp_path)
     events: list[SweepEvent] = []
     driver = Monitor(plan, [], events.append)
-    with kept_note(store, plan.name, driver.note):
-        (backdoor,) = kinds(plan, "backdoor")
-        driver.on_event(SweepEvent("started", backdoor))
+    (backdoor,) = kinds(plan, "backdoor")
+    driver.on_event(SweepEvent("started", backdoor))
+    with store.claims(60, driver.note):
         (note,) = DriverNotes(store).living()
         assert note["experiment"] == "small"
         assert note["states"]["waiting"] == 4
-        with kept_note(store, plan.name, driver.note):  # another one on the same store
+        with store.claims(60, driver.note):  # another one on the same store
             assert len(DriverNotes(store).living()) == 2
     assert DriverNotes(store).all() == []
     assert [event.kind for event in events] == ["started"]
 
 
-def test_notes_of_dead_drivers_go_when_the_experiment_is_driven_again(tmp_path: Path) -> None:
+def test_leases_of_dead_drivers_are_not_shown_and_go_when_the_next_one_starts(
+    tmp_path: Path,
+) -> None:
     store = Store.open(tmp_path)
     notes = DriverNotes(store)
     for driver, experiment in (("a", "small"), ("b", "other")):
-        notes.write(driver, driven(experiment))
-        path = tmp_path / "drivers" / f"{driver}.json"
+        path = leave_lease(store, driver, driven(experiment))
         path.write_text(path.read_text().replace('"time": "20', '"time": "19'))
     assert notes.living() == []
-    with kept_note(store, "small", lambda: driven("small")):
-        left = {note["experiment"]: note["driver"] for note in notes.all()}
-    assert left.keys() == {"small", "other"}
-    assert left["small"] != "a"
+    with store.claims(60, lambda: driven("small")) as claims:
+        assert [note["driver"] for note in notes.all()] == [claims.driver]
 
 
 def test_a_sweep_in_which_nothing_runs_while_stages_wait_says_for_how_long() -> None:

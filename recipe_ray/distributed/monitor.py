@@ -1,78 +1,25 @@
-"""The driver of a sweep to those who watch it: the caller's events, the store's note, metrics.
+"""The driver of a sweep to those who watch it: the caller's events, its lease, metrics.
 
-The note is renewed while the driver lives. Metrics are on Ray's Prometheus endpoints, and so on its
-dashboard. Ray prefixes the names with `ray_`, each node exports those of its processes about every
-ten seconds, and forgets a gauge that was not set for twenty. docs/watching.md has the queries.
+What the lease says is asked for at each renewal (`store/claims.py`). Metrics are on Ray's
+Prometheus endpoints, and so on its dashboard. Ray prefixes the names with `ray_`, each node exports
+those of its processes about every ten seconds, and forgets a gauge that was not set for twenty.
+docs/watching.md has the queries.
 """
 
-import logging
-import os
-import platform
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from recipe_ray.base.errors import StoreError
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Sometimes, Throughput
-from recipe_ray.schedule.sweep_progress import (
-    BEAT_S,
-    DriverNotes,
-    SweepEvent,
-    SweepProgress,
-    at_work,
-)
+from recipe_ray.schedule.sweep_progress import SweepEvent, SweepProgress, at_work
 from recipe_ray.stages.stage import Stage
-from recipe_ray.store.store import Store
-
-logger = logging.getLogger("recipe_ray")
-
-
-@contextmanager
-def kept_note(
-    store: Store, experiment: str, content: Callable[[], dict[str, Any]]
-) -> Iterator[None]:
-    """Keep the note in the store while the context lasts.
-
-    A thread renews it, also where Ray keeps the driver waiting; `content` is called there.
-    """
-    notes, driver, over = DriverNotes(store), uuid4().hex[:12], threading.Event()
-    started = datetime.now(UTC).isoformat()
-    who = {"experiment": experiment, "host": platform.node(), "pid": os.getpid()}
-
-    def write() -> None:
-        notes.write(driver, {**who, "started": started, **content()})
-
-    def renew() -> None:
-        while not over.wait(BEAT_S):
-            try:
-                write()
-            except StoreError as problem:  # those who watch wait; a sweep has its own retries
-                logger.warning("the note of this driver could not be renewed: %s", problem)
-
-    notes.remove_dead(experiment)
-    write()
-    thread = threading.Thread(target=renew, name="driver-note", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(BEAT_S)  # no longer: the store may be slow to fail
-        try:
-            notes.remove(driver)
-        except StoreError as problem:  # the note goes stale by itself
-            logger.warning("the note of this driver stays: %s", problem)
-
 
 _RECORD_EVERY_S = 1.0
 _STAGE_TAGS = ("experiment", "kind", "stage")
@@ -189,7 +136,7 @@ class Monitor:
             self._left_s = self._tally.left_s()
 
     def note(self) -> dict[str, Any]:
-        """Return what the store's note says: how far the sweep is, and what runs."""
+        """Return what the driver's lease says: how far the sweep is, and what runs."""
         with self._lock:
             self._estimate()
             running = at_work(self._tally.running())
@@ -197,6 +144,7 @@ class Monitor:
             states, left_s = self._tally.states(), self._left_s
             idle_s = round(self._tally.idle_s(), 1)
         return {
+            "experiment": self._plan.name,
             **counts,
             "counted": "stages",
             "states": states,

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,10 @@ from recipe_ray.base.errors import StageFailedError
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.asha import CandidateEvent, SearchContext, require_sampler, run_asha
 from recipe_ray.distributed.cluster import connected
-from recipe_ray.distributed.monitor import kept_note
 from recipe_ray.distributed.sweep import sweep
 from recipe_ray.distributed.train import SweepContext
 from recipe_ray.experiment.plan import Plan
-from recipe_ray.experiment.search import Settings
+from recipe_ray.experiment.search import Search, Settings
 from recipe_ray.experiment.search_plan import (
     LOST,
     Course,
@@ -40,10 +39,10 @@ from recipe_ray.store.store import Store
 
 
 class SearchProgress:
-    """Counts candidates as a search goes on; asked for its note in a thread of its own."""
+    """Counts candidates as a search goes on; a thread asks for its note."""
 
-    def __init__(self, trials: int) -> None:
-        self._trials = trials
+    def __init__(self, wanted: Search) -> None:
+        self._experiment, self._trials = wanted.name, wanted.trials
         self._part = "starting"
         self._ended: dict[Settings, Ending] = {}
         self._running: dict[Settings, tuple[Course, float]] = {}
@@ -66,7 +65,7 @@ class SearchProgress:
                 self._ended[settings] = course.ended
 
     def note(self) -> dict[str, Any]:
-        """Return what the note says: counts, and the purifications that run."""
+        """Return what the driver's lease says: counts, and the purifications that run."""
         now = time.monotonic()
         with self._lock:
             purifications = [
@@ -81,6 +80,7 @@ class SearchProgress:
             "failed": failed,
         }
         return {
+            "experiment": self._experiment,
             "counted": "candidates",
             "part": part,
             "states": states,
@@ -106,18 +106,16 @@ class SearchLock:
 
 
 @contextmanager
-def search_lock(
-    store: Store, key: str, lease_s: float, on_wait: Callable[[str], None]
-) -> Iterator[SearchLock]:
+def search_lock(claims: Claims, key: str, on_wait: Callable[[str], None]) -> Iterator[SearchLock]:
     """Hold a search's candidates; wait while another living driver does, and say which, once."""
-    with store.claims(lease_s) as claims:
-        told = ""
-        while (other := _other(claims, key)) is not None:
-            if other != told:
-                on_wait(other)
-                told = other
-            time.sleep(LOOK_EVERY_S)
-        yield SearchLock(claims, key)
+    told = ""
+    while (other := _other(claims, key)) is not None:
+        if other != told:
+            on_wait(other)
+            told = other
+        time.sleep(LOOK_EVERY_S)
+    yield SearchLock(claims, key)
+    claims.release(key)  # if an error ends the search, the end of its claims does it
 
 
 def _other(claims: Claims, key: str) -> str | None:
@@ -168,12 +166,12 @@ def search(
     """
     require_sampler(plan.search)
     watcher = watcher or SearchWatcher()
-    if is_over(plan, store):
-        return _searched(plan, store, locations, watcher, address)
-    standing = SearchProgress(plan.search.trials)
-    # one Ray for all parts
-    with kept_note(store, plan.search.name, standing.note), _ray(plan, address):
-        return _searched(plan, store, locations, _overheard(watcher, standing), address)
+    standing = SearchProgress(plan.search)
+    # one Ray for all parts; none if nothing is left to do
+    own_ray = nullcontext() if is_over(plan, store) else _ray(plan, address)
+    with store.claims(plan.search.launch.claim_lease_s, standing.note) as claims, own_ray:
+        heard = _overheard(watcher, standing)
+        return _searched(plan, store, locations, heard, claims, address)
 
 
 def _searched(
@@ -181,6 +179,7 @@ def _searched(
     store: Store,
     locations: Locations,
     watcher: SearchWatcher,
+    claims: Claims,
     address: str | None,
 ) -> SearchOutcome:
     def swept(part: Plan, title: str) -> SweepOutcome:
@@ -192,7 +191,7 @@ def _searched(
     known = learned(store.rows(plan.reference.artifact).to_pylist())
     if known is not None and known.at_chance:
         logger.warning("the undefended PTM's look is at chance: %s; %s", known, _LEARN_MORE)
-    record = _with_candidates(plan, store, locations, undefended_acc, watcher)
+    record = _with_candidates(plan, store, locations, undefended_acc, watcher, claims)
     best = _above_chance(record)
     survivors = tuple(best[: plan.search.confirm.survivors])
     failed = swept(plan.confirmation(survivors, locations), "the best, on test data").failed
@@ -206,6 +205,7 @@ def _with_candidates(
     locations: Locations,
     undefended_acc: float,
     watcher: SearchWatcher,
+    claims: Claims,
 ) -> Record:
     """Return the record of candidates that have all ended, run here as far as they had not."""
     watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
@@ -215,7 +215,7 @@ def _with_candidates(
         _tell_ended(record, watcher, told)
         return record
     while True:
-        with search_lock(store, plan.key, launch.claim_lease_s, watcher.on_wait) as lock:
+        with search_lock(claims, plan.key, watcher.on_wait) as lock:
             record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
             _tell_ended(record, watcher, told)
             if not record.is_over:

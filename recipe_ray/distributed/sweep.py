@@ -13,7 +13,7 @@ from ray import tune
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import ClusterCapacity, connected
-from recipe_ray.distributed.monitor import Monitor, kept_note
+from recipe_ray.distributed.monitor import Monitor
 from recipe_ray.distributed.train import SweepContext
 from recipe_ray.distributed.trial import STAGES, InOrder, StageSearcher, StageTrial, resources_of
 from recipe_ray.distributed.watch import Watch
@@ -58,8 +58,7 @@ def sweep(
     driver = Monitor(plan, there, on_event)
     with (
         # claims are let go of last, when no stage of ours runs any more
-        store.claims(launch.claim_lease_s) as claims,
-        kept_note(store, plan.name, driver.note),
+        store.claims(launch.claim_lease_s, driver.note) as claims,
         connected(address, launch, nested=nested),
     ):
         capacity = ClusterCapacity(launch.grow_to)

@@ -256,7 +256,8 @@ class Record:
 def is_over(plan: SearchPlan, store: Store) -> bool:
     """Tell whether nothing of this very search is left to do."""
     kept = _kept(plan, store)
-    return bool(kept.get("over")) and kept["trials"] == plan.search.trials
+    failed = any(one["ended"] == "failed" for one in kept.get("candidates", ()))
+    return bool(kept.get("over")) and kept["trials"] == plan.search.trials and not failed
 
 
 def look_at(plan: SearchPlan, store: Store, look: Stage, undefended_acc: float) -> Look:

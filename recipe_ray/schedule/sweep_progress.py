@@ -1,11 +1,10 @@
-"""How far a sweep is: its events, stages by state, cells, the time to go, and the notes of drivers.
+"""How far a sweep is: its events, stages by state, cells, time to go, and what drivers say of it.
 
 For people who watch. Whoever drives a sweep decides by nothing of this. Free of Ray.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from recipe_ray.base.errors import StoreError
 from recipe_ray.learn.progress import Throughput
-from recipe_ray.store.notes import Note, json_path, pass_over, read_notes
+from recipe_ray.store.claims import DRIVERS
+from recipe_ray.store.notes import Note, read_notes
 from recipe_ray.store.remote import reopen_files
 from recipe_ray.store.store import Store
 
@@ -181,9 +180,7 @@ class SweepProgress:
             self._spent_s += event.wall_s
 
 
-_FOLDER = "drivers"
-BEAT_S = 5.0
-# a note this old is of a driver that was killed, or lost the store; also a stage's progress note
+# a lease this old is of a driver that was killed, or lost the store; also a stage's progress note
 STALE_S = 60.0
 STALL_S = 60.0  # longer than a process takes to start on a busy machine
 
@@ -205,7 +202,10 @@ class _AtWork(BaseModel):
 
 
 class DriverNote(Note):
-    """Who drives what, and how far it is; a search has a part in place of cells."""
+    """What a driver's lease says to people: who drives what, and how far it is.
+
+    A search has a part in place of cells.
+    """
 
     experiment: str
     host: str
@@ -222,43 +222,19 @@ class DriverNote(Note):
 
 
 class DriverNotes:
-    """The notes of all drivers in one store; damaged ones are named in the log and left out."""
+    """What the leases of all drivers in one store say; damaged ones are named and left out."""
 
     def __init__(self, store: Store) -> None:
         self._files = reopen_files(store.uri)
 
-    def write(self, driver: str, note: dict[str, Any]) -> None:
-        """Write or renew one driver's note."""
-        whole = {"driver": driver, **note, "time": datetime.now(UTC).isoformat()}
-        self._files.write(json_path(_FOLDER, driver), json.dumps(whole).encode())
-
-    def remove(self, driver: str) -> None:
-        """Remove a driver's note: its sweep is over."""
-        self._files.remove(json_path(_FOLDER, driver))
-
     def all(self) -> list[dict[str, Any]]:
-        """Return all notes, in the order of their drivers' ids; judge by `age_s` who lives."""
-        # by the file's name, not by what the note says: it becomes a path when the note is removed
-        found = read_notes(self._files, _FOLDER, DriverNote)
+        """Return all of them, in the order of their drivers' names; judge by `age_s` who lives."""
+        found = read_notes(self._files, DRIVERS, DriverNote)
         return [{**note, "driver": name} for name, note in found.items()]
 
     def living(self) -> list[dict[str, Any]]:
-        """Return the notes that are fresh."""
+        """Return those that are fresh."""
         return [note for note in self.all() if age_s(note) < STALE_S]
-
-    def remove_dead(self, experiment: str) -> None:
-        """Remove what killed drivers of this experiment left, and every damaged note.
-
-        A driver that lives writes its note again within seconds.
-        """
-        whole = {f"{note['driver']}.json": note for note in self.all()}
-        for name in self._files.names(_FOLDER):
-            note = whole.get(name)
-            if note is None or (note["experiment"] == experiment and age_s(note) >= STALE_S):
-                try:
-                    self._files.remove(f"{_FOLDER}/{name}")
-                except StoreError as problem:  # it is in nobody's way
-                    pass_over("what is no driver's note", problem)
 
 
 def at_work(running: Iterable[tuple[Stage, float]]) -> list[dict[str, Any]]:

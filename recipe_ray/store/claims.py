@@ -1,46 +1,62 @@
-"""Who builds which stage, where several drivers work on one store.
+"""Who builds which stage, if several drivers work on one store.
 
-    claims/<key>.<driver>     this driver builds this stage
-    claims/drivers/<driver>   JSON: its process, and a number that grows while it lives
+    drivers/<driver>.json   a driver's lease: a number that grows while it lives, and what people
+                            see of it (`schedule/sweep_progress.py: DriverNote`)
+    claims/<key>.<driver>   this driver builds this stage, for as long as it has its lease
 
 No store can be trusted to create a file only where there is none (S3 by pyarrow cannot), so a claim
 is written first and looked at afterwards: of two that write, at least one sees both, and whoever
 sees another's withdraws. That is safe wherever a written file is listed at once: local disks, S3,
 GCS; over NFS too, whose clients list a folder anew after they changed it.
 
-Clocks are never compared. A driver is dead when its number has not grown for a lease of the
-observer's own time, or when its process is gone from the observer's machine. One that was stopped
-for a lease and goes on finds that its claims were voided (`lost`), and is to stop what it builds.
-Until it looks two may build one stage; the second commit is discarded.
+No claim is judged by comparing clocks. A driver is dead when its lease has not changed for
+`lease_s` of the observer's own time, or when its process, which its name tells, is gone from the
+observer's machine. One that was stopped for a lease and goes on finds that its claims were voided
+(`lost`), and is to stop what it builds. Until it looks two may build one stage; the second commit
+is discarded.
 """
 
 import json
 import logging
+import os
+import platform
 import threading
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.process import Process
-from recipe_ray.store.files import Files
+from recipe_ray.store.files import FOREIGN_AGE_S, Files
+from recipe_ray.store.notes import Note, pass_over, read_notes
 
-CLAIMS, DRIVERS = "claims", "claims/drivers"
+CLAIMS, DRIVERS = "claims", "drivers"
 BEATS_A_LEASE = 6
+LONGEST_BEAT_S = 5.0  # people watch, too
 # of two that claim at once one withdraws as soon as it looks; the other waits for that
 _PAUSES_S = (0.05, 0.2, 0.5, 0.0)
 logger = logging.getLogger("recipe_ray")
 
 
 class Claims:
-    """One driver's claims; use it as a context manager, which lets go of all of them at its end."""
+    """One driver's lease and claims; as a context manager it lets go of all of them at its end.
 
-    def __init__(self, files: Files, lease_s: float) -> None:
+    `told` returns what people see of the driver. A thread asks for it at each renewal.
+    """
+
+    def __init__(self, files: Files, lease_s: float, told: Callable[[], dict[str, Any]]) -> None:
         self._files = files
         self._lease_s = lease_s
-        self._process = Process.this()
-        self.driver = f"{self._process}-{uuid4().hex[:8]}"
+        self._beat_s = min(LONGEST_BEAT_S, lease_s / BEATS_A_LEASE)
+        self._told = told
+        self._last_told: dict[str, Any] = {}
+        self._number = 0
+        started = datetime.now(UTC).isoformat()
+        self._who = {"host": platform.node(), "pid": os.getpid(), "started": started}
+        self.driver = f"{Process.this()}-{uuid4().hex[:8]}"
         self.met_others = False  # whether another driver was ever seen to hold anything
         self.lost: set[str] = set()  # held once, and voided by others who took us for dead
         self._mine: set[str] = set()
@@ -49,7 +65,8 @@ class Claims:
         self._heart = threading.Thread(target=self._beat, name="claims", daemon=True)
 
     def __enter__(self) -> Self:
-        self._write_sign(0)
+        self._remove_dead()
+        self.renew()
         self._heart.start()
         return self
 
@@ -60,11 +77,11 @@ class Claims:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._heart.join(self._lease_s / BEATS_A_LEASE)
+        self._heart.join(self._beat_s)  # no longer: the store may be slow to fail
         try:
             for key in sorted(self._mine):
                 self.release(key)
-            self._files.remove(f"{DRIVERS}/{self.driver}")
+            self._files.remove(_lease_path(self.driver))
         except StoreError as ours:  # whatever ends the sweep must be heard; claims expire
             logger.warning("claims were left behind: %s", ours)
 
@@ -105,25 +122,44 @@ class Claims:
                 logger.info("the claim of a dead driver (%s) on %s is void", driver, key)
                 self._files.remove(f"{CLAIMS}/{key}.{driver}")
         for driver in others - alive:
-            self._files.remove(f"{DRIVERS}/{driver}")
+            self._files.remove(_lease_path(driver))
         # the smallest: two may be listed while they find out who yields
         return {key: driver for key, _, driver in reversed(listed) if driver in alive}
+
+    def renew(self) -> None:
+        """Write the lease: what people see, under a number that grows."""
+        self._number += 1
+        try:
+            self._last_told = self._told()
+        except Exception:  # what people see must not cost the claims
+            logger.exception("what `status` shows of this driver is out of date")
+        about = {**self._last_told, **self._who, "number": self._number}
+        lease = {**about, "time": datetime.now(UTC).isoformat()}
+        self._files.write(_lease_path(self.driver), json.dumps(lease).encode())
 
     def _path(self, key: str) -> str:
         return f"{CLAIMS}/{key}.{self.driver}"
 
-    def _write_sign(self, number: int) -> None:
-        sign = {"process": str(self._process), "number": number}
-        self._files.write(f"{DRIVERS}/{self.driver}", json.dumps(sign).encode())
+    def _remove_dead(self) -> None:
+        """Remove leases that nobody renews and that hold nothing; of the others `held` judges."""
+        listed = self._files.names(DRIVERS)
+        holders = {f"{name.partition('.')[2]}.json" for name in self._files.names(CLAIMS)}
+        notes = read_notes(self._files, DRIVERS, Note)
+        for name in listed:
+            driver = name.removesuffix(".json")
+            if name in holders or _may_live(driver, notes.get(driver)):
+                continue
+            try:
+                self._files.remove(f"{DRIVERS}/{name}")
+            except StoreError as problem:  # it is in nobody's way
+                pass_over("what is no driver's lease", problem)
 
     def _beat(self) -> None:
-        number = 1
-        while not self._ended.wait(self._lease_s / BEATS_A_LEASE):
+        while not self._ended.wait(self._beat_s):
             try:
-                self._write_sign(number)
+                self.renew()
             except StoreError as error:  # the stages that run will say so, if it lasts
                 logger.warning("claims cannot be renewed: %s", error)
-            number += 1
 
 
 class _Signs:
@@ -136,11 +172,9 @@ class _Signs:
 
     def show_life(self, driver: str) -> bool:
         """Tell whether a driver lives, as far as can be known."""
-        sign = self._files.read(f"{DRIVERS}/{driver}")
-        if sign is None:
-            return False
-        process = Process.parse(str(_parsed(sign).get("process")))
-        if process is not None and process.is_gone:
+        sign = self._files.read(_lease_path(driver))
+        process = _process_of(driver)
+        if sign is None or (process is not None and process.is_gone):
             return False
         now = time.monotonic()
         before, looked, silent_s = self._seen.get(driver, (sign, now, 0.0))
@@ -152,10 +186,20 @@ class _Signs:
         return silent_s < self._lease_s
 
 
-def _parsed(sign: bytes) -> dict[str, Any]:
-    # what is damaged names no process: silence for a lease tells that its driver is dead
-    try:
-        parsed = json.loads(sign)
-    except (ValueError, RecursionError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+def _lease_path(driver: str) -> str:
+    return f"{DRIVERS}/{driver}.json"
+
+
+def _process_of(driver: str) -> Process | None:
+    return Process.parse(driver.rpartition("-")[0])
+
+
+def _may_live(driver: str, lease: dict[str, Any] | None) -> bool:
+    """Tell whether a driver may still be there; `lease` is None if it is damaged."""
+    process = _process_of(driver)
+    if process is not None and process.is_local:
+        return not process.is_gone
+    if lease is None:
+        return False
+    age = datetime.now(UTC) - datetime.fromisoformat(lease["time"])
+    return age.total_seconds() < FOREIGN_AGE_S

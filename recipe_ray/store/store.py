@@ -9,7 +9,7 @@ survive a crash. It knows nothing of what stages do.
     claims/                  which driver builds which stage (claims.py)
     results/<experiment>/    Parquet, one file a stage
     plans/                   JSON, one file an experiment
-    drivers/                 JSON, one file a running sweep (`drivers.py`)
+    drivers/                 JSON, one lease per driver (claims.py)
     tensorboard/             event files, one folder a stage (`tensorboard.py`)
     corpora/                 shards that DDP workers read (`distributed/data.py`)
     tmp/                     unfinished writes
@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import path_part
-from recipe_ray.store.claims import CLAIMS, Claims
+from recipe_ray.store.claims import CLAIMS, DRIVERS, Claims
 from recipe_ray.store.files import SCRATCH, Files, explained
 from recipe_ray.store.manifest import (
     MANIFEST,
@@ -62,7 +62,7 @@ __all__ = ["ArtifactId", "Store"]
 
 _FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
 _RESULTS, _PLANS = "results", "plans"
-_BESIDE = {CLAIMS, "corpora", "drivers", "tensorboard"}  # kept by the modules of these names
+_BESIDE = {CLAIMS, DRIVERS, "corpora", "tensorboard"}  # what other modules keep
 _NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
 
 
@@ -188,9 +188,12 @@ class Store:
         """Delete what killed stages left of their scratch folders, on this machine or mount."""
         self._files.clear_scratch()
 
-    def claims(self, lease_s: float) -> Claims:
-        """Return a new driver's claims on stages; they expire `lease_s` seconds after its death."""
-        return Claims(self._files, lease_s)
+    def claims(self, lease_s: float, told: Callable[[], dict[str, Any]] = dict) -> Claims:
+        """Return a new driver's claims on stages; they expire `lease_s` seconds after its death.
+
+        `told` returns what people see of the driver.
+        """
+        return Claims(self._files, lease_s, told)
 
     # --- failures, progress, checkpoints: one a stage, each replacing the one before
 
