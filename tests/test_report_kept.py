@@ -1,6 +1,7 @@
 """Results read back from a store, from a kept folder and from Parquet files; figures of them."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from report_samples import clean, por, probe
 from shell import Shell, shell
 
+from recipe_ray.report import load
 from recipe_ray.store.rows import RESULT_SCHEMA, encode_rows
 from recipe_ray.store.store import Store
 
@@ -77,6 +79,60 @@ def test_a_file_that_holds_no_result_rows_is_named(shell: Shell) -> None:
     Path("stage.parquet").write_bytes(encode_rows(fewer))
     assert "stage.parquet: not result rows" in shell.fails("report", "stage.parquet")
     assert RESULT_SCHEMA.names[0] == "experiment"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["table1/rows.parquet", "table1/plan.json"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pipe", "it is a named pipe; expected a regular file"),
+        ("folder", "it is a folder"),
+        ("device", "a link out of its folder"),
+        ("outside", "a link out of its folder"),
+        ("broken", "does not exist"),
+        ("loop", "cannot be read"),
+    ],
+)
+def test_a_file_of_a_kept_folder_that_is_no_file_in_it_is_refused(
+    shell: Shell, name: str, kind: str, said: str
+) -> None:
+    shell("report", filled(shell.folder / "store"), "--export", "kept")
+    file = Path("kept") / name
+    other = file.rename(shell.folder / f"other-{file.name}")
+    targets = {"device": "/dev/zero", "outside": other, "broken": "nowhere", "loop": file.name}
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to(targets[kind])
+    refused = shell.fails("report", "kept")
+    assert name in refused
+    assert said in refused
+
+
+def test_a_kept_file_without_end_is_refused_before_it_is_read(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("report", filled(shell.folder / "store"), "--export", "kept")
+    monkeypatch.setattr(load, "_LARGEST", 10_000)
+    with Path("kept/floors/rows.parquet").open("ab") as file:
+        file.truncate(2**34)  # it takes no place on the disk
+    said = shell.fails("report", "kept")
+    assert "kept/floors/rows.parquet: it has 17,179,869,184 bytes" in said
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_and_an_experiment_that_lies_elsewhere_are_refused(shell: Shell) -> None:
+    os.mkfifo("all.parquet")
+    assert "it is a named pipe" in shell.fails("report", "all.parquet")
+    shell("report", filled(shell.folder / "store"), "--export", "kept")
+    Path("kept/table1").rename("table1")
+    Path("kept/table1").symlink_to(Path("table1").absolute())
+    assert "outside of kept" in shell.fails("report", "kept")
+    Path("linked.parquet").symlink_to(Path("table1/rows.parquet"))  # the user's own link
+    assert shell("report", "linked.parquet", "--json").code == 0
 
 
 # --- figures

@@ -1,7 +1,8 @@
 """Where results are read from: a store, or a folder or file of rows that somebody kept of one.
 
 A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`, one file where a store
-has one a stage; it reads back as the store did.
+has one per stage; it reads back as the store did. Somebody else may have made it, so its files are
+opened as foreign ones: no pipe, no link out of the folder, no endless file.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recipe_ray.base.errors import StoreError
+from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.paths import path_part
 from recipe_ray.experiment.spec import Paper
 from recipe_ray.stages.stage import STAGES
@@ -27,6 +29,7 @@ from recipe_ray.store.rows import (
 from recipe_ray.store.store import Store
 
 PLAN, ROWS = "plan.json", "rows.parquet"
+_LARGEST = 2**30  # bytes of one file: a grid of 20,000 cells has a tenth of it
 _EXPORT_AGAIN = "export it again (recipe-ray report STORE --export FOLDER)"
 
 
@@ -58,18 +61,20 @@ def recorded(place: str) -> list[Recorded]:
     path = Path(place)
     if "://" in place:
         return _of_store(Store.open(place))
-    if path.is_file():
-        return _of_rows([path])
+    if is_there(path) and not path.is_dir():
+        return _of_rows([path], None)  # links may lead anywhere: the user named it
     if not path.is_dir():
         raise StoreError(
             f"no store at {place}; give the folder or URI that --store was given, a folder that "
             "report --export wrote, or a Parquet file of result rows"
         )
-    kept = sorted({file.parent for pattern in (ROWS, f"*/{ROWS}") for file in path.glob(pattern)})
+    # what is there but no file is refused when it is opened, and not passed over
+    folders = [path, *sorted(one for one in path.glob("*") if one.is_dir())]
+    kept = [folder for folder in folders if is_there(folder / ROWS)]
     if kept:
-        return [one for folder in kept for one in _of_rows([folder / ROWS])]
+        return [one for folder in kept for one in _of_rows([folder / ROWS], path)]
     files = sorted(path.glob("*.parquet"))
-    return _of_rows(files) if files else _of_store(Store.open(place))
+    return _of_rows(files, path) if files else _of_store(Store.open(place))
 
 
 def store_at(place: str) -> Store | None:
@@ -100,9 +105,9 @@ def _of_store(store: Store) -> list[Recorded]:
     return [_present(name, store.results(name), store.plan(name)) for name in store.experiments()]
 
 
-def _of_rows(files: Iterable[Path]) -> list[Recorded]:
+def _of_rows(files: Iterable[Path], within: Path | None) -> list[Recorded]:
     listed = list(files)
-    tables = [decode_rows(file.read_bytes(), str(file), _EXPORT_AGAIN) for file in listed]
+    tables = [decode_rows(_content(file, within), str(file), _EXPORT_AGAIN) for file in listed]
     for file, table in zip(listed, tables, strict=True):
         if not table.schema.equals(RESULT_SCHEMA):
             raise StoreError(f"{file}: not result rows of an experiment: {table.column_names}")
@@ -110,19 +115,23 @@ def _of_rows(files: Iterable[Path]) -> list[Recorded]:
             raise StoreError(f"{file}: not result rows of an experiment: a row names none")
     rows = pa.concat_tables(tables)
     names = sorted(pc.unique(rows["experiment"]).to_pylist())
-    plans = {name: _plan_beside(listed[0], name) for name in names}
+    plans = {name: _plan_beside(listed[0], within, name) for name in names}
     return [
         _present(name, rows.filter(pc.equal(rows["experiment"], name)), plans[name])
         for name in names
     ]
 
 
-def _plan_beside(file: Path, experiment: str) -> dict[str, Any] | None:
+def _content(file: Path, within: Path | None) -> bytes:
+    return read_foreign(file, _LARGEST, within=within, error=StoreError)
+
+
+def _plan_beside(file: Path, within: Path | None, experiment: str) -> dict[str, Any] | None:
     beside = file.with_name(PLAN)
-    if not beside.is_file():
+    if not is_there(beside):
         return None
     repair = f"{_EXPORT_AGAIN}, or remove its field {SEAL} if the edit is your own"
-    plan = unsealed_json(beside.read_bytes(), str(beside), repair)
+    plan = unsealed_json(_content(beside, within or file.parent), str(beside), repair)
     return plan if plan.get("experiment") == experiment else None
 
 
