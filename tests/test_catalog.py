@@ -116,6 +116,18 @@ def test_an_entry_says_where_its_data_are_on_the_hub(own: Own) -> None:
     assert photos.rows_at_once == 100
 
 
+def test_a_kind_says_how_many_samples_are_held_at_once(own: Own) -> None:
+    def pairs(**hub: Any) -> dict[str, Any]:
+        return {"kind": "pairs", "hub": {**WEB["hub"], **hub}}
+
+    more = {"drawings": {**pairs(), "kind": "images"}, "own": pairs(rows_at_once=7)}
+    own(corpora={"web": WEB, "photos": pairs(), **more}, tasks={"films": FILMS, "cats": PHOTOS})
+    found = {name: CORPORA[name].hub.rows_at_once for name in ("web", "photos", *more)}
+    assert found == {"web": 1000, "photos": 100, "drawings": 100, "own": 7}
+    held = {name: TASKS[name].hub["train"].rows_at_once for name in ("films", "cats")}
+    assert held == {"films": 1000, "cats": 100}
+
+
 def test_a_bound_on_the_tokens_is_taken_for_what_it_says(own: Own) -> None:
     own(tasks={"films": {**FILMS, "longest": 50}, "moods": MOODS})
     assert not TASKS.parse("films").may_be_cut(128, ("cf",))

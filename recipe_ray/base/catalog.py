@@ -48,7 +48,7 @@ class Entry(Spec):
     version: PositiveInt = Field(1, description="raise it if what the data mean changes")
     descriptions: dict[str, str] = Field({}, description="of fields, in place of the general ones")
 
-    def constants(self) -> dict[str, Any]:
+    def constants(self, kind: "Kind[Any]") -> dict[str, Any]:
         """Return the class variables by name."""
         return {}
 
@@ -59,10 +59,15 @@ class Entry(Spec):
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """The class that entries of a kind derive from, and which fields of `Entry` are its own."""
+    """What the entries of a kind have in common.
+
+    `base`: the class that they derive from; `fields`: which of `Entry` are its own;
+    `rows_at_once`: how many samples are held while a data set of the hub is streamed.
+    """
 
     base: type[T]
     fields: tuple[str, ...]
+    rows_at_once: int
 
 
 class FromEntry(Component):
@@ -185,7 +190,7 @@ class Catalog(Generic[T]):
         )
         decides = entry.decides() if is_own else {}
         about = {"name": name, "version": entry.version, "decides": decides}
-        for variable, value in {**entry.constants(), **about}.items():
+        for variable, value in {**entry.constants(kind), **about}.items():
             setattr(made, variable, value)
         return cast("type[T]", made)
 

@@ -41,11 +41,10 @@ class CorpusEntry(Entry):
         Field(None, description="the file of the Python package that has it")
     )
 
-    def constants(self) -> dict[str, Any]:
+    def constants(self, kind: Kind[Any]) -> dict[str, Any]:
         """Return the class variables by name."""
-        rows = BATCH_ROWS if self.kind == "text" else IMAGE_ROWS
         constants = {
-            "hub": self.hub and self.hub.source(self.hub.split, rows),
+            "hub": self.hub and self.hub.source(self.hub.split, kind.rows_at_once),
             "file_name": self.file_name,
             "num_classes": self.num_classes,
         }
@@ -62,10 +61,10 @@ CATALOG: Catalog[Corpus] = Catalog(
     __name__,
     CorpusEntry,
     {
-        "text": Kind(TextCorpus, ("hub", "file_name")),
-        "images": Kind(ImageCorpus, ("hub", "file_name", "num_classes")),
-        "pairs": Kind(PairCorpus, ("hub", "file_name")),
-        "embedded": Kind(EmbeddedCorpus, ("member",)),
+        "text": Kind(TextCorpus, ("hub", "file_name"), BATCH_ROWS),
+        "images": Kind(ImageCorpus, ("hub", "file_name", "num_classes"), IMAGE_ROWS),
+        "pairs": Kind(PairCorpus, ("hub", "file_name"), IMAGE_ROWS),
+        "embedded": Kind(EmbeddedCorpus, ("member",), BATCH_ROWS),
     },
 )
 LISTED = CATALOG.of_package(Path(__file__).with_name("catalog.yaml"))

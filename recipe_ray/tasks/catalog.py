@@ -44,9 +44,9 @@ class TaskEntry(Entry):
         None, description="tokens that no text exceeds, with some to spare; None if not known"
     )
 
-    def constants(self) -> dict[str, Any]:
+    def constants(self, kind: Kind[Any]) -> dict[str, Any]:
         """Return the class variables by name."""
-        rows = BATCH_ROWS if self.kind == "text" else IMAGE_ROWS
+        rows = kind.rows_at_once
         there = self.hub.splits if self.hub else {}
         sources = {split: there[split] for split in SPLITS if split in there}
         return {
@@ -65,8 +65,8 @@ CATALOG: Catalog[Task] = Catalog(
     __name__,
     TaskEntry,
     {
-        "text": Kind(TextTask, ("class_names", "hub", "longest")),
-        "images": Kind(ImageTask, ("class_names", "hub")),
+        "text": Kind(TextTask, ("class_names", "hub", "longest"), BATCH_ROWS),
+        "images": Kind(ImageTask, ("class_names", "hub"), IMAGE_ROWS),
     },
 )
 LISTED = CATALOG.of_package(Path(__file__).with_name("catalog.yaml"))
