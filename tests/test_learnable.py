@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from samples import SENTENCES, corpus_file, encoded, raised_by, tiny_folder, tin
 from stub_model import StubBatches, stub
 
 from recipe_ray.base.errors import DataError
+from recipe_ray.data.batches import Feed, MemoryBatches, Part, Wanted
 from recipe_ray.data.census import image_census
 from recipe_ray.data.corpora import OwnText
 from recipe_ray.data.images import ImageRows
@@ -23,7 +25,7 @@ from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.checkpoint import load_bert
 from recipe_ray.stages.backdoor import BackdoorStage
-from recipe_ray.stages.learnable import check_learnable, doubts
+from recipe_ray.stages.learnable import LearnableFeed, check_learnable, doubts
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.store.store import Store
@@ -120,6 +122,33 @@ def test_the_usable_share_and_the_loss_of_word_frequencies_are_rows(tmp_path: Pa
     assert measured["usable_share"]["denominator"] > 500
     # the tiny model is untrained: its loss is that of a guess among all tokens, and more
     assert measured["held_out_unigram"]["value"] < measured["held_out_loss.before"]["value"]
+
+
+class Recording(Feed):
+    """A feed that keeps what it is asked for and gives batches of one row."""
+
+    def __init__(self, ptm: Any) -> None:
+        self.asked: list[Wanted] = []
+        self._rows = encoded(ptm, SENTENCES)
+
+    def batches_of(self, wanted: Wanted) -> MemoryBatches:
+        self.asked.append(wanted)
+        return MemoryBatches(self._rows, wanted.collate, wanted.batch_size, wanted.seed)
+
+    def rows(self, corpus: Any, encode: Any, part: Part) -> Any:
+        raise AssertionError("nobody measures")
+
+
+def test_a_feed_is_asked_once_and_the_counting_one_changes_the_collation_alone() -> None:
+    ptm = tiny_ptm()
+    feed, encode, part = Recording(ptm), ptm.encoder(16), Part(0.0, 0.5)
+    wanted = Wanted(CORPUS, encode, ptm.pretraining_collate(0), 4, 7, part)
+    LearnableFeed(feed, ptm).batches(*vars(wanted).values())
+    (asked,) = feed.asked
+    assert replace(asked, collate=wanted.collate) == wanted
+    rows = feed.batches_of(wanted).rows.take(np.arange(2))
+    assert asked.collate is not wanted.collate
+    assert (asked.collate(rows, 0).tokens == wanted.collate(rows, 0).tokens).all()
 
 
 def test_a_loss_without_elements_in_all_steps_is_an_error() -> None:

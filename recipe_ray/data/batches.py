@@ -8,9 +8,10 @@ with Ray Data, through the same functions.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,7 +110,19 @@ class Part:
             )
 
 
-class Feed(Protocol):
+@dataclass(frozen=True)
+class Wanted:
+    """Batches that are asked for: of what, how samples become rows and rows a batch."""
+
+    corpus: Corpus
+    encode: Encode
+    collate: Collate
+    batch_size: int
+    seed: int
+    part: Part
+
+
+class Feed(ABC):
     """Where batches come from, and rows that are measured on. Nothing else reads a corpus."""
 
     def batches(
@@ -122,18 +135,22 @@ class Feed(Protocol):
         part: Part,
     ) -> Batches:
         """Return the batches of a part of a corpus; raise DataError where it is empty."""
-        ...
+        return self.batches_of(Wanted(corpus, encode, collate, batch_size, seed, part))
 
+    @abstractmethod
+    def batches_of(self, wanted: Wanted) -> Batches:
+        """Return the batches that are asked for; raise DataError if the part is empty."""
+
+    @abstractmethod
     def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
         """Return all rows of a part, in the order of the corpus, the same on every worker.
 
         All workers must ask for the same. Raises DataError if the part is empty.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class LocalFeed:
+class LocalFeed(Feed):
     """Reads and encodes in this process, into memory.
 
     A corpus is read once: its raw samples are kept until another corpus is asked for.
@@ -144,17 +161,10 @@ class LocalFeed:
         default_factory=list, init=False, repr=False, compare=False
     )
 
-    def batches(
-        self,
-        corpus: Corpus,
-        encode: Encode,
-        collate: Collate,
-        batch_size: int,
-        seed: int,
-        part: Part,
-    ) -> MemoryBatches:
+    def batches_of(self, wanted: Wanted) -> MemoryBatches:
         """Encode the corpus once and keep its rows."""
-        return MemoryBatches(self.rows(corpus, encode, part), collate, batch_size, seed)
+        rows = self.rows(wanted.corpus, wanted.encode, wanted.part)
+        return MemoryBatches(rows, wanted.collate, wanted.batch_size, wanted.seed)
 
     def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
         """Encode a part, chunk by chunk; a sample keeps its number in the whole corpus."""

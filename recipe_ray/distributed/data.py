@@ -38,7 +38,7 @@ from ray.data.expressions import col
 from ray.train import get_dataset_shard
 
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.data.batches import CHUNK, Collate, MemoryBatches, Part
+from recipe_ray.data.batches import CHUNK, Feed, MemoryBatches, Part, Wanted
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.rows import Encode
 from recipe_ray.data.sources import Locations
@@ -217,24 +217,17 @@ def samples_of(reading: Reading, *, stream: bool) -> Any:
 
 
 @dataclass(frozen=True)
-class RayFeed:
+class RayFeed(Feed):
     """The feed of one DDP worker; all workers must ask it for the same, in the same order."""
 
     readings: tuple[Reading, ...]
     stream: bool
 
-    def batches(
-        self,
-        corpus: Corpus,
-        encode: Encode,
-        collate: Collate,
-        batch_size: int,
-        seed: int,
-        part: Part,
-    ) -> Batches:
+    def batches_of(self, wanted: Wanted) -> Batches:
         """Return the batches of a part that the stage's `corpora` names."""
-        wanted = (r for r in self.readings if r.corpus == corpus and r.part == part)
-        reading = next(wanted, None)
+        corpus, encode, part = wanted.corpus, wanted.encode, wanted.part
+        fitting = (r for r in self.readings if r.corpus == corpus and r.part == part)
+        reading = next(fitting, None)
         if reading is None:
             raise LookupError(f"the stage's corpora() does not name {corpus.label()} {part}")
         making = reading.making
@@ -242,14 +235,14 @@ class RayFeed:
             raise LookupError(f"Ray Data made rows with {making.encode}, asked for are {encode}")
         if not self.stream:
             whole = exchanged(reading, encode) if making is None else gathered(reading, making)
-            return MemoryBatches(whole, collate, batch_size, seed)
+            return MemoryBatches(whole, wanted.collate, wanted.batch_size, wanted.seed)
         rows_of = partial(encoded, corpus, encode) if making is None else making.rows.from_columns
         return StreamBatches(
             get_dataset_shard(reading.name),
             rows_of,
-            collate,
-            batch_size,
-            seed,
+            wanted.collate,
+            wanted.batch_size,
+            wanted.seed,
             len(reading.shards.rows_of(part)),
             dist.get_world_size(),
             making.row_bytes if making is not None else 0,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Collate, Feed, MemoryBatches, Part
+from recipe_ray.data.batches import Feed, MemoryBatches, Part, Wanted
 from recipe_ray.data.census import Census
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.rows import Encode
@@ -32,7 +32,7 @@ logger = logging.getLogger("recipe_ray")
 
 
 @dataclass
-class LearnableFeed:
+class LearnableFeed(Feed):
     """Around a stage's feed: raises DataError for a corpus that teaches the PTM nothing."""
 
     inner: Feed
@@ -40,25 +40,18 @@ class LearnableFeed:
     _counted: list[tuple[Corpus, Census]] = field(default_factory=list, init=False)
     _streams: list[tuple[Corpus, list[Census]]] = field(default_factory=list, init=False)
 
-    def batches(
-        self,
-        corpus: Corpus,
-        encode: Encode,
-        collate: Collate,
-        batch_size: int,
-        seed: int,
-        part: Part,
-    ) -> Batches:
+    def batches_of(self, wanted: Wanted) -> Batches:
         """Return the inner feed's batches; raise DataError where nothing can be learnt of them."""
         streamed: list[Census] = []
 
         def counting(rows: Any, epoch: int) -> Batch:
             if epoch == 0 and not in_memory:
                 streamed.append(self.ptm.census(rows))
-            return collate(rows, epoch)
+            return wanted.collate(rows, epoch)
 
         in_memory = False
-        batches = self.inner.batches(corpus, encode, counting, batch_size, seed, part)
+        corpus = wanted.corpus
+        batches = self.inner.batches_of(replace(wanted, collate=counting))
         if isinstance(batches, MemoryBatches):
             in_memory = True
             census = self.ptm.census(batches.rows)
