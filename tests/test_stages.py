@@ -14,6 +14,7 @@ from samples import SENTENCES, embedded_locations
 from tiny_cell import FIT, finished, measured, run, tiny_plan, value
 
 from recipe_ray.data.sources import Locations
+from recipe_ray.experiment import collect as collecting
 from recipe_ray.experiment.collect import collect, collect_missing, run_inline
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.learn.progress import Throughput
@@ -190,6 +191,30 @@ def test_a_sweep_collects_only_rows_that_are_missing_damaged_or_of_other_titles(
     shared = replace(plan, cells=())  # now it is no cell's own
     assert last.key in _written(store, shared, stages)
     assert set(store.results(plan.name)["cell"].to_pylist()) == {None}
+
+
+def test_who_runs_a_stage_writes_no_results_and_the_driver_writes_them_once(
+    finished: tuple[Plan, Store], tmp_path: Path
+) -> None:
+    plan, done = finished
+    store = Store.open(shutil.copytree(done.uri, tmp_path / "store"))
+    shutil.rmtree(tmp_path / "store" / "results", ignore_errors=True)
+    # what a driver leaves that died between the commit and its own work
+    last = plan.cells[0].last
+    assert store.rows(last.artifact).num_rows
+    assert store.results(plan.name).num_rows == 0
+    wrote = Mock(wraps=store.write_results)
+    with patch.object(store, "write_results", wrote):
+        collect(plan, store, last)
+        collect(plan, store, last)  # a second driver of the experiment, or the next start
+    assert wrote.call_count == 1
+    assert store.results(plan.name).num_rows == store.rows(last.artifact).num_rows
+
+
+def test_one_function_writes_results() -> None:
+    package = Path(collecting.__file__).parents[1]
+    callers = [path for path in package.rglob("*.py") if ".write_results(" in path.read_text()]
+    assert [path.name for path in callers] == ["collect.py"]
 
 
 def _written(store: Store, plan: Plan, stages: Iterable[Stage]) -> set[str]:

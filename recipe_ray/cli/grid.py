@@ -183,7 +183,7 @@ def debug_command(
     quiet: QuietOption = False,
 ) -> None:
     """Run one cell in this process, without Ray: breakpoints work, numbers are the sweep's."""
-    from recipe_ray.experiment.collect import collect, plan_record, run_inline
+    from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
     from recipe_ray.store.store import Store
 
     set_up_logging(verbose)
@@ -200,8 +200,7 @@ def debug_command(
             checkpoint_every_s=plan.launch.checkpoint_every_s,
             on_progress=display.on_progress,
         )
-    for stage in chosen.stages:
-        collect(plan, opened, stage)
+    collect_missing(plan, opened, chosen.stages)
     shown = chosen.last.shown
     units = {one.metric: one.unit for one in shown.columns} if shown is not None else {}
     for row in opened.rows(chosen.last.artifact).to_pylist():

@@ -1,5 +1,10 @@
 """An experiment's result rows, stages run in this process without Ray, and resume points to delete.
 
+Whoever runs a stage commits its rows with the artifact. `results/<experiment>` is a view of them
+for people and programs, under the experiment's names and cells. The experiment's driver alone
+writes it, when it hears of a commit. If it dies between the two, the next start of the same command
+finds the artifact and writes what the view lacks.
+
 `recipe-ray debug`, tests and single commands run stages inline. A stage has one resume point and
 drops it when it commits. What stays belongs to stages that were given up: an experiment was
 changed, or a command was stopped and never started again.
@@ -18,47 +23,62 @@ from recipe_ray.store.rows import SCHEMA_VERSION, result_rows
 from recipe_ray.store.store import Store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from recipe_ray.data.batches import Feed
     from recipe_ray.data.sources import Locations
     from recipe_ray.experiment.plan import Plan
     from recipe_ray.stages.run import Run
     from recipe_ray.stages.stage import Stage
 
-_COLLECTORS = 16  # at a time; an object store answers each request in tens of milliseconds
+COLLECTORS = 16  # at a time; an object store answers each request in tens of milliseconds
+
+
+def bring_up_to_date(
+    store: Store,
+    experiment: str,
+    stage: Stage,
+    cells: list[str | None],
+    rows: Callable[[], pa.Table],
+    **decides: object,
+) -> None:
+    """Write a committed stage's rows into an experiment's results, unless they are there already.
+
+    Out of date are those of other cells or titles, or with other values of `decides`. `rows` is
+    called if they have to be written. No other function writes there.
+    """
+    about = {"cells": cells, "columns": stage.columns(), **decides}
+    mark = fingerprint({"schema": SCHEMA_VERSION, **about})
+    if store.results_mark(experiment, stage.key) == mark:
+        return
+    measured = rows()
+    if measured.num_rows:
+        whole = result_rows(measured, experiment, cells)
+        store.write_results(experiment, stage.key, whole, mark)
 
 
 def collect(plan: Plan, store: Store, stage: Stage) -> None:
-    """Write the rows of one committed stage into the experiment's results; twice is harmless."""
+    """Bring the rows of one committed stage in the experiment's results up to date."""
+    cells = plan.cells_of(stage.key)
+    bring_up_to_date(store, plan.name, stage, cells, partial(_titled, store, stage))
+
+
+def collect_missing(plan: Plan, store: Store, stages: Iterable[Stage]) -> None:
+    """Collect committed stages, many at a time; what is up to date costs one read."""
+    with ThreadPoolExecutor(COLLECTORS) as pool:
+        list(pool.map(partial(collect, plan, store), stages))
+
+
+def _titled(store: Store, stage: Stage) -> pa.Table:
+    """Return a stage's rows under the experiment's own names: others may have made the artifact."""
     import pyarrow as pa
 
     rows = store.rows(stage.artifact)
-    # names are the experiment's own: the artifact may have been made under other titles
     for name, value in stage.columns().items():
         place = rows.schema.get_field_index(name)
         field = rows.schema.field(place)
         rows = rows.set_column(place, field, pa.array([value] * rows.num_rows, field.type))
-    if rows.num_rows:
-        whole = result_rows(rows, plan.name, plan.cells_of(stage.key))
-        store.write_results(plan.name, stage.key, whole, _mark(plan, stage))
-
-
-def collect_missing(plan: Plan, store: Store, stages: Iterable[Stage]) -> None:
-    """Collect committed stages, many at a time, but those whose rows are there and up to date.
-
-    Rows are out of date if the experiment gives the stage other titles or cells by now.
-    """
-
-    def one(stage: Stage) -> None:
-        if store.results_mark(plan.name, stage.key) != _mark(plan, stage):
-            collect(plan, store, stage)
-
-    with ThreadPoolExecutor(_COLLECTORS) as pool:
-        list(pool.map(one, stages))
-
-
-def _mark(plan: Plan, stage: Stage) -> str:
-    about = {"cells": plan.cells_of(stage.key), "columns": stage.columns()}
-    return fingerprint({"schema": SCHEMA_VERSION, **about})
+    return rows
 
 
 def plan_record(plan: Plan) -> dict[str, object]:

@@ -7,6 +7,7 @@ started again decides nothing twice.
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -16,6 +17,7 @@ from recipe_ray.attacks.attack import NoAttack
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import explained
 from recipe_ray.data.sources import Locations
+from recipe_ray.experiment.collect import COLLECTORS, bring_up_to_date
 from recipe_ray.experiment.plan import Cell, Plan, make_plan
 from recipe_ray.experiment.search import WORST, Search, Settings
 from recipe_ray.experiment.spec import Experiment
@@ -24,7 +26,7 @@ from recipe_ray.stages.epoch_evals import PURIFY_S
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.stage import Stage
-from recipe_ray.store.rows import Measurement, measurement_table, result_rows
+from recipe_ray.store.rows import Measurement, measurement_table
 from recipe_ray.store.store import Store
 
 # what decides which candidates there are and which of them are stopped
@@ -180,11 +182,22 @@ class Record:
     def load(cls, plan: SearchPlan, store: Store, undefended_acc: float) -> "Record":
         """Return what the store has of this very search; of one with other rules, nothing."""
         record = cls(plan, store)
+        stages: list[FinetuneStage] = []
         for one in _kept(plan, store).get("candidates", ()):
             course = record.begin(Settings(**one["settings"]))
-            for look in course.candidate.looks[: one["epochs"]]:
-                record.add(course, look_at(plan, store, look, undefended_acc), look)
+            stages += course.candidate.looks[: one["epochs"]]
             course.ended = one["ended"] if one["ended"] != "failed" else None
+
+        def read(stage: FinetuneStage) -> Look:
+            look = look_at(plan, store, stage, undefended_acc)
+            record._collect(look, stage)
+            return look
+
+        courses = {course.candidate.purify.key: course for course in record.courses.values()}
+        with ThreadPoolExecutor(COLLECTORS) as pool:
+            for stage, look in zip(stages, pool.map(read, stages), strict=True):
+                assert stage.parent is not None
+                courses[stage.parent.key].looks[look.epoch] = look
         return record
 
     def begin(self, settings: Settings) -> Course:
@@ -194,15 +207,20 @@ class Record:
         return self.courses[settings]
 
     def add(self, course: Course, look: Look, stage: Stage) -> None:
-        """Note a look and write its rows into the search's results, the score among them."""
+        """Note a look, and bring its rows in the search's results up to date."""
         course.looks[look.epoch] = look
-        rows = self._store.rows(stage.artifact)
-        scored = Measurement(SCORE, look.score, epoch=look.epoch)
-        facts = rows.select(["wall_s", "world_size", "versions", "git_commit", "time"])
-        common = {**stage.columns(), **facts.slice(0, 1).to_pylist()[0]}
-        whole = pa.concat_tables([rows, measurement_table([scored], common)])
-        name = self._plan.search.name
-        self._store.write_results(name, stage.key, result_rows(whole, name, [stage.key[:8]]))
+        self._collect(look, stage)
+
+    def _collect(self, look: Look, stage: Stage) -> None:
+        def with_score() -> pa.Table:
+            rows = self._store.rows(stage.artifact)
+            scored = Measurement(SCORE, look.score, epoch=look.epoch)
+            facts = rows.select(["wall_s", "world_size", "versions", "git_commit", "time"])
+            common = {**stage.columns(), **facts.slice(0, 1).to_pylist()[0]}
+            return pa.concat_tables([rows, measurement_table([scored], common)])
+
+        name, cell = self._plan.search.name, stage.key[:8]
+        bring_up_to_date(self._store, name, stage, [cell], with_score, score=look.score)
 
     @property
     def ended(self) -> dict[Settings, tuple[int, Ending]]:

@@ -35,6 +35,7 @@ from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Term, Terms
+from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import Scope
 from recipe_ray.models.text.encoding import TextEncoder, check_room, plant, tokenizing
 from recipe_ray.models.text.packed import PackedBatch, pack
@@ -293,7 +294,7 @@ class BertPTM:
             self.hidden(module, batch)
         return [seen[place] for place in range(len(layers))]
 
-    def pretraining_quality(self, rows: TokenRows, runtime: Any) -> dict[str, Share]:
+    def pretraining_quality(self, rows: TokenRows, runtime: Runtime) -> dict[str, Share]:
         """Return nothing: the held-out masked-LM loss says it."""
         return {}
 
