@@ -110,7 +110,8 @@ def test_a_driver_killed_on_this_machine_holds_nothing_from_then_on(tmp_path: Pa
 def _sign_of_another_machine(folder: Path, number: int) -> str:
     driver = "feedfeedfeed-1-1-00000000"
     sign = {"number": number, "time": datetime.now(UTC).isoformat()}
-    (folder / DRIVERS).mkdir(parents=True, exist_ok=True)
+    for needed in (DRIVERS, "claims"):
+        (folder / needed).mkdir(parents=True, exist_ok=True)
     (folder / DRIVERS / f"{driver}.json").write_text(json.dumps(sign))
     return driver
 

@@ -25,8 +25,8 @@ def test_the_grid_is_purified_for_all_epochs_and_fine_tuned_as_a_look_is(tmp_pat
     assert first.identity()["fit"] == look.identity()["fit"]
     assert first.parent is not None
     assert look.parent is not None
-    # a look's snapshot and the grid's PTM come from the same purification
-    assert first.parent.key == look.parent.key
+    # all its epochs, as a candidate that is never stopped
+    assert first.parent.identity()["defense"] == look.parent.identity()["defense"]
 
 
 @pytest.mark.parametrize(
