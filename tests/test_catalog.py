@@ -122,9 +122,9 @@ def test_a_kind_says_how_many_samples_are_held_at_once(own: Own) -> None:
 
     more = {"drawings": {**pairs(), "kind": "images"}, "own": pairs(rows_at_once=7)}
     own(corpora={"web": WEB, "photos": pairs(), **more}, tasks={"films": FILMS, "cats": PHOTOS})
-    found = {name: CORPORA[name].hub.rows_at_once for name in ("web", "photos", *more)}
+    found = {name: CORPORA.get(name).hub.rows_at_once for name in ("web", "photos", *more)}
     assert found == {"web": 1000, "photos": 100, "drawings": 100, "own": 7}
-    held = {name: TASKS[name].hub["train"].rows_at_once for name in ("films", "cats")}
+    held = {name: TASKS.get(name).hub["train"].rows_at_once for name in ("films", "cats")}
     assert held == {"films": 1000, "cats": 100}
 
 
