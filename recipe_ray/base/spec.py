@@ -250,7 +250,12 @@ def explained(where: str) -> Iterator[None]:
 def explain(error: ValidationError, where: str) -> SpecError:
     """Turn a pydantic error into lines `where: field: what is wrong`, nested ones flattened."""
     lines = [f"{where}: {path or '(top level)'}: {text}" for path, text in _flatten(error, "")]
-    return SpecError("\n".join(lines))
+    rest = len(lines) - _LINES
+    more = [f"{where}: and {rest:,} more of the kind"] if rest > 0 else []
+    return SpecError("\n".join([*lines[:_LINES], *more]))
+
+
+_LINES = 20  # of errors in a message: a list of thousands may be wrong all through
 
 
 def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
