@@ -260,7 +260,13 @@ _LINES = 20  # of errors in a message: a list of thousands may be wrong all thro
 
 def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in items:
+        depth = len(item["loc"])
+        if item["type"] == "too_short" and any(
+            len(other["loc"]) > depth and other["loc"][:depth] == item["loc"] for other in items
+        ):
+            continue  # pydantic counts what is wrong as if it were not there
         path = prefix + "".join(
             f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
         )
