@@ -111,6 +111,11 @@ def kind_by_start(start: bytes) -> str | None:
     return next((kind for begins, kind in _STARTS if start.startswith(begins)), None)
 
 
+def is_web_page(start: bytes) -> bool:
+    """Tell whether a file that begins so is a page, as sites send one in place of a file."""
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES[:2])
+
+
 def is_there(path: Path) -> bool:
     """Tell whether a name is taken, be it by a broken link, a folder or a pipe.
 

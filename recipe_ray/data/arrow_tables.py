@@ -15,10 +15,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from os import fstat
+from os import fstat, pread
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from recipe_ray.base.errors import DataError
+from recipe_ray.base.foreign import kind_by_start
 from recipe_ray.base.limits import BATCH, COLUMNS, UNPACKED, unpacked_limit
 from recipe_ray.data.content import BATCH_ROWS
 
@@ -187,7 +188,7 @@ def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
             for batch in table.iter_batches(batch_size=rows, use_threads=False):
                 yield plain(batch, where)
     except (pa.ArrowException, OSError, MemoryError) as error:
-        raise DataError(f"{where} cannot be read as Parquet: {error}") from error
+        raise DataError(f"{where} cannot be read as Parquet: {_why(file, error)}") from error
 
 
 def _rows_at_once(file: BufferedReader, metadata: Any, where: str) -> int:
@@ -226,7 +227,12 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{where} cannot be read as Arrow: {error}") from error
+        raise DataError(f"{where} cannot be read as Arrow: {_why(file, error)}") from error
+
+
+def _why(file: BufferedReader, error: Exception) -> str:
+    kind = kind_by_start(pread(file.fileno(), 512, 0))
+    return f"it is {kind}" if kind is not None else str(error)
 
 
 def _check_end(content: pa.Buffer, end: bytes, where: str) -> None:

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
-from recipe_ray.base import limits
+from recipe_ray.base import catalog, limits
 from recipe_ray.base.errors import ClusterError, ClusterLostError, UserError, in_a_line
 from recipe_ray.base.import_path import SAFE
 from recipe_ray.distributed.contact import check_answers, not_lost
@@ -73,6 +73,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.update([SAFE])
+    catalog.settle()
     # what fails is put on record and told; Tune's own traceback of it would be a third time
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
