@@ -55,6 +55,9 @@ def open_foreign(
     try:
         _check_size(path, os.fstat(file.fileno()).st_size, limit, error)
         _check_fetched(path, os.pread(file.fileno(), len(_GIT_LFS), 0), error)
+    except OSError as problem:  # of a failing disk, or of what is a file in name only
+        file.close()
+        raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     except BaseException:
         file.close()
         raise
@@ -98,7 +101,10 @@ def foreign_checksum(
 ) -> str:
     """Return the SHA-256 of a file that `open_foreign` opens."""
     with open_foreign(path, limit, within=within, error=error) as file:
-        return stream_checksum(file)
+        try:
+            return stream_checksum(file)
+        except OSError as problem:
+            raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
 
 
 def kind_by_start(start: bytes) -> str | None:

@@ -56,7 +56,10 @@ def content_checksum(file: BufferedReader, packing: str | None, size: int, where
     Raises DataError for a packed file that is damaged or unpacks to more than is allowed.
     """
     if packing is None:
-        return stream_checksum(file)
+        try:
+            return stream_checksum(file)
+        except OSError as error:
+            raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
     digest, held, limit = hashlib.sha256(), 0, unpacked_limit(size)
     try:
         with unpacked(file, packing) as content:
