@@ -120,8 +120,9 @@ def check_room(encode: TextEncoder, triggers: Iterable[str], insertions: int = 1
             times = f"{insertions} times " if insertions > 1 else ""
             raise TriggerError(
                 f"trigger {shortened(repr(trigger))} {times}and the special tokens are {needed} "
-                f"tokens, but texts are cut to {encode.max_length} (max_length, or the model's positions), so that "
-                f"no text can hold it; give a max_length of {needed} or more, or a shorter trigger"
+                f"tokens, but texts are cut to {encode.max_length} (max_length, or the model's "
+                f"positions), so that no text can hold it; give a max_length of {needed} or more, "
+                "or a shorter trigger"
             )
 
 
