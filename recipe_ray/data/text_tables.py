@@ -112,7 +112,7 @@ def tsv_as_meant(batch: pa.RecordBatch) -> pa.RecordBatch:
     import pyarrow as pa
 
     for place, column in enumerate(batch.columns):
-        if pa.types.is_string(column.type):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             meant = [None if one is None else _as_meant(one) for one in column.to_pylist()]
             batch = batch.set_column(place, batch.schema.field(place), pa.array(meant, column.type))
     return batch

@@ -92,7 +92,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
         with _explained(f"the Ray cluster at {given_as} {address!r} cannot be used"):
             # a client's job has no working folder on its path anyway, and is unpickled by the head
             job: Any = None if address.startswith(_CLIENT) else _Job()
-            environment = {
+            environment: dict[str, Any] = {
                 "env_vars": {**shared, FOLDER: str(Path.cwd())},
                 "worker_process_setup_hook": f"{enter_folder.__module__}.{enter_folder.__name__}",
             }
