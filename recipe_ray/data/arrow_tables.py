@@ -181,6 +181,7 @@ def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _check_kind(file, where, "Parquet")
     try:
         with pq.ParquetFile(file) as table:
             COLUMNS.check(table.metadata.num_columns, f"{where}: the table")
@@ -188,7 +189,7 @@ def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
             for batch in table.iter_batches(batch_size=rows, use_threads=False):
                 yield plain(batch, where)
     except (pa.ArrowException, OSError, MemoryError) as error:
-        raise DataError(f"{where} cannot be read as Parquet: {_why(file, error)}") from error
+        raise DataError(f"{where} cannot be read as Parquet: {error}") from error
 
 
 def _rows_at_once(file: BufferedReader, metadata: Any, where: str) -> int:
@@ -211,6 +212,7 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream an Arrow stream or file; raises DataError for one that is damaged or compressed."""
     import pyarrow as pa
 
+    _check_kind(file, where, "Arrow")
     try:
         # mapped, so that a length out of thin air ends at the file's end and allocates nothing
         content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -227,12 +229,13 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{where} cannot be read as Arrow: {_why(file, error)}") from error
+        raise DataError(f"{where} cannot be read as Arrow: {error}") from error
 
 
-def _why(file: BufferedReader, error: Exception) -> str:
+def _check_kind(file: BufferedReader, where: str, wanted: str) -> None:
     kind = kind_by_start(pread(file.fileno(), 512, 0))
-    return f"it is {kind}" if kind is not None else str(error)
+    if kind is not None:
+        raise DataError(f"{where} cannot be read as {wanted}: it is {kind}")
 
 
 def _check_end(content: pa.Buffer, end: bytes, where: str) -> None:
