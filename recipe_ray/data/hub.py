@@ -134,7 +134,7 @@ def _as_they_stand(config: Any) -> bool:
     if not isinstance(config, CsvConfig):
         return False
     config.keep_default_na, config.na_values = False, [""]
-    is_tsv = config.sep == "\t"
+    is_tsv = bool(config.sep == "\t")
     if is_tsv:
         config.quoting = csv.QUOTE_NONE
     return is_tsv
