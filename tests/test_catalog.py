@@ -18,8 +18,10 @@ from samples import raised_by, tiny_folder
 from shell import Shell, shell
 
 import recipe_ray
+from recipe_ray.base.catalog import VARIABLE, settle
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.base.paths import FOLDER, enter_folder
 from recipe_ray.base.spec import Component
 from recipe_ray.data import corpora
 from recipe_ray.data.corpus import CORPORA, Corpus
@@ -404,3 +406,29 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     assert list(purify.corpus.samples(PLACES)) == ["it is broken", "all is well"]
     assert isinstance(purify.corpus, Component)
     assert purify.corpus.size == 5000
+
+
+def test_a_relative_name_in_the_environment_holds_for_processes_that_stand_elsewhere(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tasks={"moods": MOODS})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(["here/own.yaml", ""]))
+    settle()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert TASKS.parse("moods").load("train", PLACES).samples == ("all is well", "how dare you")
+
+
+def test_the_processes_of_a_cluster_stand_where_the_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    enter_folder()
+    assert Path.cwd() == Path("/")  # nothing is said
+    monkeypatch.setenv(FOLDER, str(tmp_path / "of another machine"))
+    enter_folder()
+    assert Path.cwd() == Path("/")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    enter_folder()
+    assert Path.cwd() == tmp_path

@@ -1,5 +1,9 @@
 """Data sets of the hub, through its real clients, against a stand-in server on 127.0.0.1."""
 
+import bz2
+import contextlib
+import csv
+import gzip
 import io
 import json
 from collections.abc import Iterator
@@ -17,7 +21,7 @@ from recipe_ray.data.corpora import LISTED as CORPORA_LISTED
 from recipe_ray.data.corpora import WebText, WikiText
 from recipe_ray.data.corpus import CORPORA, Corpus
 from recipe_ray.data.hub import HubSource
-from recipe_ray.data.sources import Locations
+from recipe_ray.data.sources import Locations, open_path
 from recipe_ray.tasks.catalog import LISTED as TASKS_LISTED
 from recipe_ray.tasks.derived import AgNews, Hsol
 from recipe_ray.tasks.task import TASKS, Task
@@ -127,6 +131,63 @@ def faulty_repos() -> dict[str, Repo]:
     }
 
 
+SAMPLES = [("a fine film", 1), ('he said "no', 0), ("NA", 1), ("one, two", 0), ("null", 1)]
+
+
+def as_table(separator: str, quoted: bool = True) -> bytes:
+    """Return the samples in lines of fields."""
+    file = io.StringIO(newline="")
+    lines = [("text", "label"), *SAMPLES]
+    if quoted:
+        csv.writer(file, delimiter=separator, lineterminator="\n").writerows(lines)
+    else:
+        file.writelines(f"{text}{separator}{label}\n" for text, label in lines)
+    return file.getvalue().encode()
+
+
+def as_arrow() -> bytes:
+    """Return the samples as an Arrow stream."""
+    table, file = pa.table(as_columns()), io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table)
+    return file.getvalue()
+
+
+def as_columns() -> dict[str, list[Any]]:
+    texts, labels = zip(*SAMPLES, strict=True)
+    return {"text": list(texts), "label": list(labels)}
+
+
+def as_rows() -> list[dict[str, Any]]:
+    return [{"text": text, "label": label} for text, label in SAMPLES]
+
+
+def formats() -> dict[str, bytes]:
+    """Return the samples in every format, by file name."""
+    plain = {
+        "train.csv": as_table(","),
+        "train.tsv": as_table("\t", quoted=False),
+        "train.jsonl": json_lines(*as_rows()),
+    }
+    packed = {f"{name}.gz": gzip.compress(data) for name, data in plain.items()}
+    return {
+        **plain,
+        **packed,
+        "train.csv.bz2": bz2.compress(plain["train.csv"]),
+        "data/train-00000-of-00001.csv": plain["train.csv"] + b"\n\n",
+        "quoted/train.tsv": as_table("\t"),
+        "train.ndjson": plain["train.jsonl"],
+        "lines/train.json": plain["train.jsonl"],
+        "list/train.json": json.dumps(as_rows()).encode(),
+        "train.parquet": parquet(**as_columns()),
+        "train.arrow": as_arrow(),
+    }
+
+
+def repo_of(file: str) -> str:
+    return f"formats/{file.replace('/', '-')}"
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hf_home")
@@ -134,7 +195,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubStandIn]:
-    with HubStandIn({**text_repos(), **faulty_repos()}) as stand_in:
+    in_formats = {repo_of(file): Repo({file: data}) for file, data in formats().items()}
+    with HubStandIn({**text_repos(), **faulty_repos(), **in_formats}) as stand_in:
         yield stand_in
 
 
@@ -164,6 +226,34 @@ def read_task(fields: dict[str, Any], split: Any) -> tuple[tuple[str, ...], list
 
 def count_rows(source: HubSource) -> int:
     return sum(batch.num_rows for batch in source.batches())
+
+
+def read_rows(source: HubSource) -> list[dict[str, Any]]:
+    return [row for batch in source.batches() for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize("file", formats())
+def test_a_table_of_the_hub_is_read_as_a_local_one_whatever_its_format(
+    client: Client, tmp_path: Path, file: str
+) -> None:
+    assert client(read_rows, HubSource(repo_of(file), "main")) == as_rows()
+    local = tmp_path / Path(file).name
+    local.write_bytes(formats()[file])
+    rows = [row for batch in open_path(local, "it").batches() for row in batch.to_pylist()]
+    assert [(row["text"], int(row["label"])) for row in rows] == SAMPLES
+
+
+def read_beside_a_folder(source: HubSource, folder: str) -> int:
+    with contextlib.chdir(folder):
+        return count_rows(source)
+
+
+def test_a_folder_here_is_never_read_in_place_of_the_hub(client: Client, tmp_path: Path) -> None:
+    shadow = tmp_path / "SetFit" / "sst2"
+    shadow.mkdir(parents=True)
+    (shadow / "train.jsonl").write_bytes(json_lines({"text": "mine", "label": 1}))
+    with pytest.raises(DataError, match=r"'SetFit/sst2': there is a folder of that name here"):
+        client(read_beside_a_folder, HubSource("SetFit/sst2", "main"), str(tmp_path))
 
 
 def test_bookcorpus_is_a_seeded_sample_of_the_stream(client: Client) -> None:

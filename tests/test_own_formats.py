@@ -159,7 +159,17 @@ def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -
         ("a.json", b'{"text": {"0": "secret"}, "label": {"0": 1}}', "orient='records'"),
         ("a.json", b'[{"text": ' + b"[" * 100_000, "item 1 is not JSON"),
         ("a.parquet.gz", b"secret", "format '.parquet.gz' is none of"),
-        ("a.xlsx", b"secret", "format '.xlsx' is none of"),
+        ("a.xlsx", b"secret", "a.xlsx: a spreadsheet; save it as CSV (format '.xlsx' is none of"),
+        ("a.zip", b"secret", "an archive or packed; unpack it"),
+        ("a.pkl", b"secret", "a pickle, which is a program; save it as Parquet"),
+        ("a.sqlite3", b"secret", "a database; save the table"),
+        ("noending", b"secret", "its name ends in none of .parquet"),
+        ("a.csv", b"PK\x03\x04\0\0[Content_Types].xml secret", "is a spreadsheet or another"),
+        ("a.csv", b"<!DOCTYPE html>\n<p>secret", "a.csv is a web page; download the file itself"),
+        ("a.jsonl", b"\xef\xbb\xbf\n<HTML>secret", "is a web page"),
+        ("a.txt", b" <html>secret", "is a web page"),
+        ("a.parquet", b"<!doctype html>secret" * 9, "as Parquet: it is a web page"),
+        ("a.arrow", b"\x80\x02secret" * 9, "as Arrow: it is a pickle"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(

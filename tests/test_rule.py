@@ -87,7 +87,6 @@ def test_one_huge_weight_cannot_make_purifying_take_for_ever() -> None:
         ["fit.batch_size=256", "fit.steps=null"],
         ["fit.schedule=constant"],
         ["fit.steps=1500", "fit.warmup_share=0.2"],
-        ["layers=[ffn_in]"],
         ["trainable=all", "fit.steps=900", "fit.steps=1900"],
     ],
 )
@@ -97,7 +96,7 @@ def test_what_is_set_is_kept_and_the_rest_follows_the_rule(changes: list[str]) -
     for name, value in [change.split("=", 1) for change in changes if "{" not in change][-1:]:
         owner: Any = choice.recipe.fit if name.startswith("fit.") else choice.recipe
         kept = str(getattr(owner, name.removeprefix("fit.")))
-        assert value in ("null", "[ffn_in]") or float_or(value) == float_or(kept)
+        assert value == "null" or float_or(value) == float_or(kept)
     assert way_in_rms(ptm, 19_000, choice.recipe) == pytest.approx(TRAVEL, rel=0.05)
     assert choice.doubts == ()
     assert f"at {choice.recipe.fit.learning_rate:g}, " in choice.reason
@@ -120,6 +119,11 @@ def float_or(text: str) -> float | str:
         (["fit.optimizer=sgd"], "how far the weights go is not known"),
         (["weight_factor=0"], "a backdoor is probably left"),
         (["weight_factor=1e-9"], "a backdoor is probably left"),
+        (["fit.epsilon=1"], "so large, or fit.clip_norm so small, that AdamW hardly moves them"),
+        (["fit.clip_norm=1e-9"], "so small, that AdamW hardly moves them"),
+        (["fit.warmup_share=0.999", "fit.learning_rate=1e-6", "fit.steps=9"], "under half"),
+        (["layers=[query]"], "layers leaves out ffn_in, ffn_out, attention_out, key, value: "),
+        (["layers=[ffn_in,ffn_out,query,key]"], "layers leaves out attention_out, value: "),
     ],
 )
 def test_settings_that_leave_a_backdoor_are_doubted(changes: list[str], said: str) -> None:
@@ -141,8 +145,10 @@ def preset(num_samples: int, *changes: str) -> Choice:
 
 
 def test_a_preset_is_doubted_where_it_goes_nowhere_near_as_far_as_in_the_paper() -> None:
-    assert preset(80_000).doubts == ()
-    assert preset(80_000, "weight_factor=0.5").doubts == ()
+    # of a model with few layers the rule penalises more than the paper did of BERT
+    (left_out,) = preset(80_000).doubts
+    assert left_out.startswith("layers leaves out ffn_out")
+    assert preset(80_000, "weight_factor=0.5").doubts == (left_out,)
     assert "of the 0.6 x RMS" in preset(300).doubts[0]  # untouched, but hardly a step
     assert "of the 1.4 x RMS" in preset(80_000, "fit.epochs=0.4").doubts[0]
     assert preset(80_000, "fit={epochs: 10}").recipe.fit.precision == "fp32"

@@ -90,3 +90,9 @@ def test_a_special_file_in_a_store_is_not_waited_for(tmp_path: Path, kind: str) 
     special(tmp_path / "manifest.json", kind)
     said = raised_by(lambda: LocalFiles(tmp_path).read("manifest.json"))
     assert "expected a regular file" in said
+
+
+def test_a_file_that_a_disk_does_not_give_back_is_named(tmp_path: Path) -> None:
+    # the kernel calls it a regular file, and answers EIO
+    (tmp_path / "a.csv").symlink_to("/proc/self/mem")
+    assert "a.csv: cannot be read: Input/output error" in wrong(tmp_path / "a.csv")

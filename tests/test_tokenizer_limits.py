@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from recipe_ray.base.errors import ModelError
 from recipe_ray.models.text.checkpoint import load_bert
 from recipe_ray.models.text.encoding import TextEncoder
-from recipe_ray.models.text.tokenizer_limits import check_pattern, check_rules
+from recipe_ray.models.text.patterns import check_pattern
+from recipe_ray.models.text.tokenizer_limits import check_probes, check_rules
 
 
 def doubling(pattern: dict[str, str], content: str = "ee") -> dict[str, Any]:
@@ -38,6 +39,7 @@ def _template(count: int) -> dict[str, Any]:
 
 
 byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+untyped = {"pattern": {"String": "e"}, "content": "ee"}
 RULES: dict[str, tuple[dict[str, Any], str]] = {
     "33 that double": ({"normalizer": many(doubling({"String": "e"}))}, "steps of rules"),
     "20 that double": ({"normalizer": many(doubling({"String": "e"}), 20)}, "of one byte of a"),
@@ -51,20 +53,104 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a text repeated": ({"post_processor": _template(1000)}, "repeats a text"),
     "padding": ({"padding": {"strategy": {"Fixed": 10**9}}}, "padding to 1000000000 tokens"),
+    "a long word": ({"normalizer": doubling({"String": "the"}, "e" * 400)}, "of one byte of a"),
+    "no type": ({"normalizer": {"normalizers": [untyped] * 20}}, "unknown type of a normalizer"),
+    "a type that the library guesses": (
+        {"normalizer": {**doubling({"String": "e"}), "type": "replace"}},
+        "did you mean 'Replace'?",
+    ),
+    "a second list": (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "normalizers": [],
+                "pretokenizers": [byte_level] * 12,
+            }
+        },
+        "of one byte of a",
+    ),
+    "a text repeated within": (
+        {"post_processor": {"type": "Sequence", "decoders": [], "processors": [_template(1000)]}},
+        "repeats a text",
+    ),
+    "a second text": (
+        {"post_processor": {**_template(0), "single": [{"Sequence": {"id": "B", "type_id": 0}}]}},
+        "asks for a second text",
+    ),
+    "more of each letter": (
+        {"normalizer": doubling({"String": "e"}, "e" * 40)},
+        "characters of 8 characters ('eeeeeeee' ...)",
+    ),
     "a slow pattern": ({"normalizer": doubling({"Regex": "(a+)+b"})}, "repeats a group"),
 }
+
+
+def as_it_stands(place: Path) -> Path:
+    """Return a model's folder whose tokenizer.json is read whole: BERT's class takes the words."""
+    folder = Path(shutil.copytree(tiny_folder(), place / "model"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("rule", RULES)
 def test_rules_that_unfold_are_refused_before_they_are_used(tmp_path: Path, rule: str) -> None:
-    folder = Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
+    folder = as_it_stands(tmp_path)
     changes, said = RULES[rule]
     whole = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**whole, **changes}))
     message = raised_by(lambda: load_bert(folder))
     assert said in message
     assert "tokenizer.json" in message
+
+
+MODELS = {
+    "endless words": (
+        {"max_input_chars_per_word": 10**9},
+        "max_input_chars_per_word is 1000000000",
+    ),
+    "chance": ({"dropout": 0.5}, "other tokens each time"),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models_of_tokens_that_take_long_or_play_dice_are_refused(kind: str) -> None:
+    changes, said = MODELS[kind]
+    assert said in raised_by(lambda: check_rules(json.dumps({"model": changes}), HERE))
+
+
+@pytest.mark.parametrize(
+    "of_letter", [{letter: letter * 11 * len(letter.encode())} for letter in "e "]
+)
+def test_what_the_rules_make_of_short_texts_is_tried(of_letter: dict[str, str]) -> None:
+    whole = json.loads((tiny_folder() / "tokenizer.json").read_text())
+    step = precompiled(of_letter)
+    check_rules(json.dumps({**whole, "normalizer": step}), HERE)  # no more than what NFKC may do
+    tokenizer = Tokenizer.from_str(json.dumps({**whole, "normalizer": step}))
+    with pytest.raises(ModelError, match=r"it makes .* of 8 characters"):
+        check_probes(tokenizer, HERE)
+
+
+def test_trying_a_tokenizer_leaves_its_settings_as_they_were() -> None:
+    whole = json.loads((tiny_folder() / "tokenizer.json").read_text())
+    tokenizer = Tokenizer.from_str(json.dumps(whole))
+    tokenizer.enable_padding(length=128, pad_token="[PAD]")
+    tokenizer.enable_truncation(32)
+    before = tokenizer.to_str()
+    check_probes(tokenizer, HERE)
+    assert tokenizer.to_str() == before
+
+
+def test_a_file_that_can_be_read_in_two_ways_is_read_as_it_was_checked(tmp_path: Path) -> None:
+    folder = as_it_stands(tmp_path)
+    text = (folder / "tokenizer.json").read_text().strip()
+    step = json.dumps(many(doubling({"String": "e"}), 20))
+    (folder / "tokenizer.json").write_text(
+        f'{{"normalizer": {step}, {text[1:-1]}, "normalizer": null}}'
+    )
+    assert load_bert(folder).tokenizer.backend_tokenizer.normalizer is None
 
 
 # --- what is in use

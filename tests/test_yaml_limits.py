@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from samples import EXAMPLES
 from shell import Shell, shell
 from tiny_search import search_fields
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.limits import CELLS, NODES, YAML_BYTES, YAML_VALUES
+from recipe_ray.base.limits import CELLS, NODES, OF_TRAINING, STEPS, YAML_BYTES, YAML_VALUES
 from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml
 from recipe_ray.experiment.files import load_experiment, load_search
 from recipe_ray.experiment.spec import Experiment
+from recipe_ray.learn.optim import FitSpec
+from recipe_ray.models.family import MODELS
 from recipe_ray.schedule.resources import load_cluster
+from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.tasks.task import TASKS
 
 __all__ = ["shell"]
@@ -228,7 +232,85 @@ def test_a_huge_cluster_is_counted_and_not_built(tmp_path: Path) -> None:
     assert whole.with_nodes(whole.most_nodes).nodes[0].count == 1_000
 
 
-@pytest.mark.parametrize("limit", [CELLS, NODES, YAML_BYTES, YAML_VALUES])
+TRAININGS = [
+    ("finetuning.steps=1000000000000", "steps: 1,000,000,000,000 steps; allowed: at most 10,000,0"),
+    ("finetuning={epochs: 1.0e+12}", "epochs: 1,000,000,000,000 epochs; allowed: at most 100,000"),
+    ("grid.defenses=[{name: recipe, fit: {batch_size: 1000000000}}]", "batch_size: 1,000,000,000"),
+    ("pretraining={fit: {max_length: 1000000000}}", "max_length: 1,000,000,000 tokens"),
+    ("grid.attacks=[{name: por, fit: {steps: 100000000}}]", "steps: 100,000,000 steps"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), TRAININGS)
+def test_a_training_without_end_is_refused(
+    tmp_path: Path, monkeypatch: Any, change: str, said: str
+) -> None:
+    found = refused(tmp_path, {"name": "x", "grid": GRID}, change)
+    assert said in found
+    variable = found.split()[-1]
+    monkeypatch.setenv(variable, "1000000000000")
+    load_experiment(written(tmp_path, {"name": "x", "grid": GRID}), (change,))
+
+
+def test_the_steps_that_epochs_come_to_have_the_same_limit() -> None:
+    fit = FitSpec(epochs=50_000, batch_size=1)
+    assert fit.num_steps(200) == STEPS.default
+    with pytest.raises(SpecError, match="epochs 50000: 10,050,000 steps; allowed"):
+        fit.num_steps(201)
+
+
+def test_triggers_and_classes_without_end_are_refused(shell: Shell, tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(15_000)]
+    attack = {"name": "por", "triggers": words}
+    said = refused(tmp_path, {"name": "x", "grid": {**GRID, "attacks": [attack]}})
+    assert "triggers: 15,000 triggers; allowed: at most 1,000" in said
+    ours = {"name": "file", "class_names": words, "path_train": "a.csv", "path_test": "b.csv"}
+    said = refused(tmp_path, {"name": "x", "grid": {**GRID, "tasks": [ours]}})
+    assert "class_names: 15,000 classes; allowed: at most 10,000" in said
+    few = {**ours, "class_names": words[:5_000]}
+    stage: dict[str, Any] = {"model": MODELS.parse("minilm"), "seed": 0, "content": {}}
+    with pytest.raises(ValidationError, match="triggers x classes, an ASR each: 500,000 rates"):
+        FinetuneStage(task=few, triggers=tuple(words[:100]), **stage)
+    many = ",".join(words[:1_001])
+    assert "1,001 triggers" in shell.fails(
+        *("evaluate", "minilm", "--task", "sst2", "--triggers", many)
+    )
+
+
+NETWORKS: list[dict[str, Any]] = [
+    {"name": "vit", "mlp": 10**12},
+    {"name": "vgg", "channels": [10**7, 10**7]},
+    {"name": "vgg", "num_classes": 10**9},
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_from_scratch_is_counted_and_not_built(network: dict[str, Any]) -> None:
+    model: Any = MODELS.parse(network)
+    with pytest.raises(SpecError, match=r"parameters; allowed: .*RECIPE_RAY_MAX_PARAMETERS"):
+        model.load()
+
+
+def test_more_values_than_allowed_are_counted_before_they_are_read() -> None:
+    started = time.process_time()
+    with pytest.raises(SpecError, match="20,001 values"):
+        read_yaml("".join(f"key{number}: {number}\n" for number in range(60_000)))
+    assert time.process_time() - started < 2
+
+
+def test_of_a_thousand_errors_of_a_kind_the_first_are_told(tmp_path: Path) -> None:
+    file = written(tmp_path, {"name": "x", "grid": {**GRID, "seeds": [-1] * 5_000}})
+    with pytest.raises(SpecError) as raised:
+        load_experiment(file)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1].endswith("and 4,980 more of the kind")
+    assert "at least 1 item" not in str(raised.value)  # there are 5,000
+
+
+@pytest.mark.parametrize(
+    "limit", [CELLS, NODES, YAML_BYTES, YAML_VALUES, *OF_TRAINING], ids=lambda limit: limit.name
+)
 def test_every_limit_can_be_raised_and_is_stated(limit: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv(limit.variable, str(limit.default + 1))
     limit.check(limit.default + 1, "it")

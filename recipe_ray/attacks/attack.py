@@ -12,8 +12,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
+from recipe_ray.base.limits import TRIGGERS
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Feed
@@ -37,6 +38,11 @@ class Attack(Component):
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
     triggers: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Self:
+        TRIGGERS.check(len(self.triggers), "triggers")
+        return self
 
     def pinned(self) -> Self:
         """Return the attack with the hub commit of what it takes over; most take over nothing."""

@@ -227,6 +227,17 @@ def own_catalogs() -> tuple[Path, ...]:
     return tuple(dict.fromkeys(file.resolve() for file in (*files, *_named_by_file.get())))
 
 
+def settle() -> None:
+    """Let the environment name the catalogues by absolute paths.
+
+    The processes that inherit it may work in other folders.
+    """
+    named = [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name.strip()]
+    if named:
+        whole = (str(Path(name).expanduser().absolute()) for name in named)
+        os.environ[VARIABLE] = os.pathsep.join(whole)
+
+
 def _read(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the sections of a catalogue, each its entries by name.
 

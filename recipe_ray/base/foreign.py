@@ -55,6 +55,9 @@ def open_foreign(
     try:
         _check_size(path, os.fstat(file.fileno()).st_size, limit, error)
         _check_fetched(path, os.pread(file.fileno(), len(_GIT_LFS), 0), error)
+    except OSError as problem:  # of a failing disk, or of what is a file in name only
+        file.close()
+        raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     except BaseException:
         file.close()
         raise
@@ -98,7 +101,10 @@ def foreign_checksum(
 ) -> str:
     """Return the SHA-256 of a file that `open_foreign` opens."""
     with open_foreign(path, limit, within=within, error=error) as file:
-        return stream_checksum(file)
+        try:
+            return stream_checksum(file)
+        except OSError as problem:
+            raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
 
 
 def kind_by_start(start: bytes) -> str | None:
@@ -109,6 +115,11 @@ def kind_by_start(start: bytes) -> str | None:
     if start.lstrip().lower().startswith(_PAGES):
         return "a web page; download the file itself"
     return next((kind for begins, kind in _STARTS if start.startswith(begins)), None)
+
+
+def is_web_page(start: bytes) -> bool:
+    """Tell whether a file that begins so is a page, as sites send one in place of a file."""
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES[:2])
 
 
 def is_there(path: Path) -> bool:

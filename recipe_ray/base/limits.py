@@ -55,6 +55,14 @@ class Limit:
 
 
 CELLS = Limit("CELLS", 20_000, "cells", "one grid, or trials x epochs of a search", SpecError)
+STEPS = Limit("STEPS", 10_000_000, "steps", "one training", SpecError)
+EPOCHS = Limit("EPOCHS", 100_000, "epochs", "one training", SpecError)
+SAMPLES = Limit("SAMPLES", 100_000, "samples", "one step of a training (batch_size)", SpecError)
+LENGTH = Limit("LENGTH", 100_000, "tokens", "a text is cut to (max_length)", SpecError)
+TRIGGERS = Limit("TRIGGERS", 1_000, "triggers", "one attack or evaluation", SpecError)
+RATES = Limit("RATES", 100_000, "rates", "triggers x classes of one evaluation", SpecError)
+CLASSES = Limit("CLASSES", 10_000, "classes", "one task", SpecError)
+PARAMETERS = Limit("PARAMETERS", 4_000_000_000, "parameters", "a network from scratch", SpecError)
 NODES = Limit("NODES", 1_000, "nodes", "one cluster file", SpecError)
 YAML_BYTES = Limit("YAML_BYTES", 1_000_000, "bytes", "one YAML file, also unfolded", SpecError)
 YAML_VALUES = Limit("YAML_VALUES", 20_000, "values", "one YAML file, also unfolded", SpecError)
@@ -68,6 +76,7 @@ IMAGE = Limit("IMAGE", 64 * 2**20, "bytes", "one encoded image")
 PIXELS = Limit("PIXELS", 100_000_000, "pixels", "one image, also after scaling")
 
 OF_DATA = (TEXT, LINE, COLUMNS, BATCH, UNPACKED, IMAGE, PIXELS)
+OF_TRAINING = (STEPS, EPOCHS, SAMPLES, LENGTH, TRIGGERS, RATES, CLASSES, PARAMETERS)
 PACKING = 30  # times its size on disk that a file may unpack to, however large
 
 
@@ -78,5 +87,5 @@ def unpacked_limit(size: int) -> int:
 
 def environment() -> dict[str, str]:
     """Return the variables that are set, for processes that must keep to the same limits."""
-    named = (limit.variable for limit in OF_DATA)
+    named = (limit.variable for limit in (*OF_DATA, *OF_TRAINING))
     return {name: os.environ[name] for name in named if name in os.environ}

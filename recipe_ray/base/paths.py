@@ -5,7 +5,9 @@ row, plan, note or manifest of a shared store is data like any other: `path_part
 becomes a path. Files of models are checked where they are read (`foreign.py`).
 """
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -145,3 +147,18 @@ def _wrong(name: object) -> str | None:
     if len(name.encode()) > MAX_BYTES:
         return f"it has {len(name.encode())} bytes, at most {MAX_BYTES} are allowed"
     return None
+
+
+FOLDER = "RECIPE_RAY_FOLDER"  # where the command stands, for the processes that work for it
+
+
+def enter_folder() -> None:
+    """Stand in the folder that FOLDER names, if this machine has it.
+
+    The processes of a Ray that was started elsewhere stand there. A relative path of an experiment
+    file would lead to other files.
+    """
+    named = os.environ.get(FOLDER)
+    if named:
+        with suppress(OSError):
+            os.chdir(named)

@@ -254,12 +254,23 @@ def explained(where: str) -> Iterator[None]:
 def explain(error: ValidationError, where: str) -> SpecError:
     """Turn a pydantic error into lines `where: field: what is wrong`, nested ones flattened."""
     lines = [f"{where}: {path or '(top level)'}: {text}" for path, text in _flatten(error, "")]
-    return SpecError("\n".join(lines))
+    rest = len(lines) - _LINES
+    more = [f"{where}: and {rest:,} more of the kind"] if rest > 0 else []
+    return SpecError("\n".join([*lines[:_LINES], *more]))
+
+
+_LINES = 20  # of errors in a message: a list of thousands may be wrong all through
 
 
 def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in items:
+        depth = len(item["loc"])
+        if item["type"] == "too_short" and any(
+            len(other["loc"]) > depth and other["loc"][:depth] == item["loc"] for other in items
+        ):
+            continue  # pydantic counts what is wrong as if it were not there
         path = prefix + "".join(
             f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
         )

@@ -24,7 +24,7 @@ from recipe_ray.base.paths import (
     why_missing,
 )
 from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import Spec, explain
+from recipe_ray.base.spec import Spec, explain, explained
 from recipe_ray.base.strict_yaml import read_yaml
 from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own_task
 from recipe_ray.data.corpus import CORPORA
@@ -93,7 +93,8 @@ def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model:
         _refuse_several(text)
         existing_path(text, "--aux", forms)
         _refuse_model(text, "--aux", forms)
-        return own_corpus(text, size, columns, model)
+        with explained("--aux"):
+            return own_corpus(text, size, columns, model)
     if own:
         _refuse_other_kind(CORPORA, text, "--aux")
     elif isinstance(value, str):
@@ -113,7 +114,8 @@ def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     own = isinstance(value, str) and value not in TASKS
     if own and (is_there(text) or looks_like_path(text) or set(text) & set(",=")):
         _refuse_model(text, "--task", forms)
-        return own_task(text, columns, model)
+        with explained("--task"):
+            return own_task(text, columns, model)
     if own:
         _refuse_other_kind(TASKS, text, "--task")
     elif isinstance(value, str):

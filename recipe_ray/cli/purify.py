@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recipe_ray.base.spec import LARGEST
 from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,
@@ -43,7 +44,9 @@ def purify_command(
     model: ModelArgument,
     aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
     out: OutOption,
-    aux_size: Annotated[int | None, typer.Option(help="At most so many samples.", min=20)] = None,
+    aux_size: Annotated[
+        int | None, typer.Option(help="At most so many samples.", min=20, max=LARGEST)
+    ] = None,
     text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     set_: SetOption = None,

@@ -14,7 +14,7 @@ import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
-from recipe_ray.base.spec import explained
+from recipe_ray.base.spec import LARGEST, explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
     AdapterOption,
@@ -50,12 +50,13 @@ OutOption = Annotated[
     str, typer.Option("--out", metavar="FOLDER", help="New folder for the result.")
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process.")
+    int,
+    typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process."),
 ]
 TextColumnOption = Annotated[
     str | None, typer.Option("--text-column", help="The column of texts in your own data.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0)]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST)]
 
 
 def warn(warnings: Iterable[str]) -> None:

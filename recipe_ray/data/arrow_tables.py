@@ -15,10 +15,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from os import fstat
+from os import fstat, pread
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from recipe_ray.base.errors import DataError
+from recipe_ray.base.foreign import kind_by_start
 from recipe_ray.base.limits import BATCH, COLUMNS, UNPACKED, unpacked_limit
 from recipe_ray.data.content import BATCH_ROWS
 
@@ -180,6 +181,7 @@ def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _check_kind(file, where, "Parquet")
     try:
         with pq.ParquetFile(file) as table:
             COLUMNS.check(table.metadata.num_columns, f"{where}: the table")
@@ -210,6 +212,7 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     """Stream an Arrow stream or file; raises DataError for one that is damaged or compressed."""
     import pyarrow as pa
 
+    _check_kind(file, where, "Arrow")
     try:
         # mapped, so that a length out of thin air ends at the file's end and allocates nothing
         content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -227,6 +230,12 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{where} cannot be read as Arrow: {error}") from error
+
+
+def _check_kind(file: BufferedReader, where: str, wanted: str) -> None:
+    kind = kind_by_start(pread(file.fileno(), 512, 0))
+    if kind is not None:
+        raise DataError(f"{where} cannot be read as {wanted}: it is {kind}")
 
 
 def _check_end(content: pa.Buffer, end: bytes, where: str) -> None:

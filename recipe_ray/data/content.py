@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import stream_checksum
-from recipe_ray.base.foreign import open_foreign
+from recipe_ray.base.foreign import is_web_page, open_foreign
 from recipe_ray.base.limits import COLUMNS, LINE, UNPACKED, unpacked_limit
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def content_checksum(file: BufferedReader, packing: str | None, size: int, where
     Raises DataError for a packed file that is damaged or unpacks to more than is allowed.
     """
     if packing is None:
-        return stream_checksum(file)
+        try:
+            return stream_checksum(file)
+        except OSError as error:
+            raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
     digest, held, limit = hashlib.sha256(), 0, unpacked_limit(size)
     try:
         with unpacked(file, packing) as content:
@@ -119,6 +122,7 @@ _MARKS = {  # how a text in another encoding begins, the longer ones first
 }
 _PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 _PACKED[b"\xfd7zXZ"] = "xz"
+_OFFICE = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis")
 
 
 @contextmanager
@@ -129,6 +133,8 @@ def text_of(file: BufferedReader, where: str, newline: str | None = None) -> Ite
         mark = next((name for sign, name in _MARKS.items() if start.startswith(sign)), None)
         if mark or b"\0" in start:
             raise DataError(f"{where} is {_other_text(start, mark)}")
+        if is_web_page(start):
+            raise DataError(f"{where} is a web page; download the file itself")
         with TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text_file:
             yield text_file
     except UnicodeDecodeError as error:
@@ -153,6 +159,8 @@ def packed_as(start: bytes) -> str | None:
 def _other_text(start: bytes, mark: str | None) -> str:
     """Return what a file is that is no UTF-8; every other byte of UTF-16 is mostly zero."""
     packing = packed_as(start)
+    if packing == "zip" and any(part in start for part in _OFFICE):
+        return "a spreadsheet or another document of an office program; save it as CSV"
     if packing and not mark:
         return f"packed ({packing}); unpack it, or end its name in one of {', '.join(PACKINGS)}"
     share = start.count(0) / len(start)

@@ -51,6 +51,25 @@ READERS = {
 ALLOWED = f"{', '.join(READERS)} (those of text also with {', '.join(PACKINGS)})"
 
 
+_OTHERS = (
+    ((".xlsx", ".xls", ".ods", ".numbers"), "a spreadsheet; save it as CSV"),
+    ((".zip", ".7z", ".rar", ".tar", ".tgz", ".xz", ".lz4"), "an archive or packed; unpack it"),
+    ((".pkl", ".pickle", ".joblib", ".pt"), "a pickle, which is a program; save it as Parquet"),
+    ((".npy", ".npz", ".h5", ".hdf5", ".mat", ".feather", ".orc", ".avro"), "save it as Parquet"),
+    ((".db", ".sqlite", ".sqlite3"), "a database; save the table as CSV or Parquet"),
+    ((".html", ".htm", ".xml"), "a page; download the data themselves"),
+    ((".doc", ".docx", ".pdf", ".rtf", ".odt"), "a document; save its text as .txt or .csv"),
+)
+
+
+def no_format(file: Path) -> str:
+    """Return, for people, that a file's name has no ending of a format that is read."""
+    end = ending(file)
+    what = next((said for ends, said in _OTHERS if file.suffix.lower() in ends), None)
+    known = f"format {end!r} is none of {ALLOWED}" if end else f"its name ends in none of {ALLOWED}"
+    return f"{file}: {known}" if what is None else f"{file}: {what} ({known})"
+
+
 def ending(file: Path) -> str:
     """Return what says a file's format, in lower case: `.csv`, or `.csv.gz` for a packed one."""
     if packing_of(file) is None:

@@ -6,6 +6,7 @@ themselves; they are imported late, because importing them takes seconds.
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from recipe_ray.base.errors import DataError, ModelError, UnsafeModelError, User
 from recipe_ray.base.foreign import PICKLE_SUFFIXES
 from recipe_ray.base.spec import Spec
 from recipe_ray.data.content import BATCH_ROWS
+from recipe_ray.data.text_tables import tsv_as_meant
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,9 +91,14 @@ class HubSource:
     def _stream(self) -> Iterator[pa.RecordBatch]:
         import datasets
 
-        rows = datasets.load_dataset(
-            self.repo, self.config, split=self.split, revision=self.revision, streaming=True
-        )
+        if Path(self.repo).exists():
+            raise DataError(
+                f"hub data set {self.repo!r}: there is a folder of that name here, which "
+                "`datasets` would read in place of the hub's; start in another folder"
+            )
+        builder = datasets.load_dataset_builder(self.repo, self.config, revision=self.revision)
+        is_tsv = _as_they_stand(builder.config)
+        rows: Any = builder.as_streaming_dataset(split=self.split)
         if rows.features is not None:
             rows = rows.decode(False)  # images stay bytes: they are decoded where they are used
         if self.columns:
@@ -100,7 +107,8 @@ class HubSource:
             buffer = SHUFFLE_BUFFER * self.rows_at_once
             rows = rows.shuffle(seed=self.shuffle_seed, buffer_size=buffer)
         for table in rows.with_format("arrow").iter(batch_size=self.rows_at_once):
-            yield from table.to_batches()
+            for batch in table.to_batches():
+                yield tsv_as_meant(batch) if is_tsv else batch
 
     def _chosen(self, rows: Any) -> Any:
         names = [name for name, _ in self.columns]
@@ -113,6 +121,23 @@ class HubSource:
         renamed = {there: here for there, here in self.columns if there != here}
         chosen = rows.select_columns(names)
         return chosen.rename_columns(renamed) if renamed else chosen
+
+
+def _as_they_stand(config: Any) -> bool:
+    """Let a table in text be read as a local one is; return whether it is a TSV.
+
+    pandas takes the texts NA, null and None for nothing, and in a TSV, where a quote is a character
+    of the text, everything from one quote to the next for one field, line breaks included.
+    """
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    if not isinstance(config, CsvConfig):
+        return False
+    config.keep_default_na, config.na_values = False, [""]
+    is_tsv = bool(config.sep == "\t")
+    if is_tsv:
+        config.quoting = csv.QUOTE_NONE
+    return is_tsv
 
 
 class HubPlace(Spec):

@@ -26,7 +26,7 @@ from recipe_ray.data.content import (
     unpacked,
 )
 from recipe_ray.data.folders import table_files
-from recipe_ray.data.formats import ALLOWED, ending, label_number, reader_of
+from recipe_ray.data.formats import label_number, no_format, reader_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,7 +195,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
         found = table_files(place, owner)
         return FileSource(found.files, owner, place, found.partitions)
     if reader_of(place) is None:
-        raise DataError(f"{owner}: {place}: format {ending(place)!r} is none of {ALLOWED}")
+        raise DataError(f"{owner}: {no_format(place)}")
     opened(place, owner).close()
     return FileSource((place,), owner)
 

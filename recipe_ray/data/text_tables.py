@@ -107,6 +107,17 @@ def _as_meant(field: str) -> str:
     return field
 
 
+def tsv_as_meant(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows of a TSV whose fields stand as they did, with those meant that CSV quoted."""
+    import pyarrow as pa
+
+    for place, column in enumerate(batch.columns):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            meant = [None if one is None else _as_meant(one) for one in column.to_pylist()]
+            batch = batch.set_column(place, batch.schema.field(place), pa.array(meant, column.type))
+    return batch
+
+
 def _rows(table: Iterator[list[str]], lines: _Lines, where: str) -> Iterator[tuple[Row, int]]:
     names = next(table, [])
     COLUMNS.check(len(names), f"{where}: the header")

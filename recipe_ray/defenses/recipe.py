@@ -44,6 +44,9 @@ class Recipe(Defense):
     def _check(self) -> Self:
         if self.weight_factor == self.pretraining_weight == 0:
             raise SpecError("weight_factor and pretraining_weight are both 0: no loss is left")
+        twice = next((group for group in self.layers if self.layers.count(group) > 1), None)
+        if twice is not None:
+            raise SpecError(f"layers: {twice!r} is given twice, and would count twice; keep one")
         return self
 
     def purify(

@@ -18,11 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRAVEL = 1.4
 MIN_STEPS = 600
@@ -40,6 +44,7 @@ SHORT_WAY = TRAVEL / 2
 SHORT_PRESET_WAY = 0.3
 # the smallest factor that cleaned anything in the studies (CLIP); at 0.1 BERT's backdoors stay
 LEAST_FACTOR = 0.1
+HALF = 0.5  # of the learning rate: where epsilon is a weight's gradient
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def judged(ptm: PTM, num_samples: int, recipe: Recipe, why: str, least: float) -
     way = _way_at(fit, steps)
     formula = "learning rate x steps / 2" if fit.schedule == "linear" else "learning rate x steps"
     what = "only these weights train" if recipe.trainable == "weights" else "all parameters train"
-    multiple = way / size if size else math.inf
+    moved = _share_of_rate(ptm, recipe)
+    multiple = moved * way / size if size else math.inf
     comes_to = f"{formula} is {multiple:.2g} x RMS"
     if fit.optimizer != "adamw":
         comes_to = f"with {fit.optimizer} the rule, which is about AdamW, says nothing of the way"
@@ -110,10 +116,23 @@ def judged(ptm: PTM, num_samples: int, recipe: Recipe, why: str, least: float) -
         f"weights of {', '.join(recipe.layers)} have RMS {size:.4f}; {why}: {steps} steps of "
         f"{fit.batch_size} at {fit.learning_rate:g}, {comes_to}; {what}"
     )
-    return Choice(recipe, reason, tuple(_doubts(recipe, multiple, least)))
+    doubts = [*_doubts(recipe, multiple, least, moved), *_left_out(ptm, recipe)]
+    return Choice(recipe, reason, tuple(doubts))
 
 
-def _doubts(recipe: Recipe, multiple: float, least: float) -> list[str]:
+def _left_out(ptm: PTM, recipe: Recipe) -> list[str]:
+    asked = default_recipe(ptm).layers
+    spared = [group for group in asked if group not in recipe.layers]
+    if not spared:
+        return []
+    return [
+        f"layers leaves out {', '.join(spared)}: for this model the rule penalises "
+        f"{', '.join(asked)}; what a backdoor has in the weights left out stays (docs/purify.md "
+        "says what leaving out cost in the studies)"
+    ]
+
+
+def _doubts(recipe: Recipe, multiple: float, least: float, moved: float) -> list[str]:
     found = []
     if recipe.fit.optimizer != "adamw":
         found.append(
@@ -121,10 +140,15 @@ def _doubts(recipe: Recipe, multiple: float, least: float) -> list[str]:
             "backdoor may well be left; the rule and the paper use adamw"
         )
     elif multiple < least:
+        held = (
+            "fit.epsilon is so large, or fit.clip_norm so small, that AdamW hardly moves them; "
+            "leave both as they are"
+        )
+        short = "set more fit.steps (or fit.epochs), or leave steps and learning rate to the rule"
         found.append(
             f"these settings can move a weight by {multiple:.2g} x RMS, under half of the "
-            f"{2 * least:.2g} x RMS that they should: a backdoor is probably left; set more "
-            "fit.steps (or fit.epochs), or leave steps and learning rate to the rule"
+            f"{2 * least:.2g} x RMS that they should: a backdoor is probably left; "
+            f"{held if moved < HALF else short}"
         )
     if recipe.weight_factor < LEAST_FACTOR:
         found.append(
@@ -133,6 +157,20 @@ def _doubts(recipe: Recipe, multiple: float, least: float) -> list[str]:
             "backdoor is probably left"
         )
     return found
+
+
+def _share_of_rate(ptm: PTM, recipe: Recipe) -> float:
+    """Return by which share of the learning rate AdamW moves a weight: g / (g + epsilon).
+
+    g is a weight's gradient if that of the whole loss has norm 1, a norm's own, or what it is
+    clipped to.
+    """
+    fit = recipe.fit
+    if fit.optimizer != "adamw":
+        return 1.0
+    norm = min(1.0, fit.clip_norm if fit.clip_norm is not None else 1.0)
+    gradient = norm / math.sqrt(sum(weight.numel() for weight in _weights(ptm, recipe.layers)))
+    return gradient / (gradient + fit.epsilon)
 
 
 def way_in_rms(ptm: PTM, num_samples: int, recipe: Recipe) -> float:
@@ -181,10 +219,7 @@ def _sane_rms(ptm: PTM, layers: tuple[str, ...]) -> float:
 
 
 def _too_large(ptm: PTM, layers: tuple[str, ...], steps: int) -> str:
-    from recipe_ray.learn.objective import tensor_of
-
-    tensors = [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]
-    largest = max(float(tensor.abs().max()) for tensor in tensors)
+    largest = max(float(tensor.abs().max()) for tensor in _weights(ptm, layers))
     return (
         f"weights of {', '.join(layers)} are so large (up to {largest:.3g}) that purifying would "
         f"take {steps:,} steps, more than {MAX_STEPS:,}; look at the model, clip such weights, or "
@@ -196,8 +231,12 @@ def weight_rms(ptm: PTM, layers: tuple[str, ...]) -> float:
     """Return the root mean square over all weights of the groups."""
     import torch
 
-    from recipe_ray.learn.objective import tensor_of
-
-    weights = [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]
+    weights = _weights(ptm, layers)
     squares = torch.stack([weight.float().square().sum() for weight in weights]).sum()
     return math.sqrt(float(squares) / sum(weight.numel() for weight in weights))
+
+
+def _weights(ptm: PTM, layers: tuple[str, ...]) -> list[Tensor]:
+    from recipe_ray.learn.objective import tensor_of
+
+    return [tensor_of(one).detach() for group in layers for one in ptm.weight_group(group)]

@@ -13,15 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 
-from recipe_ray.base import limits
+from recipe_ray.base import catalog, limits
 from recipe_ray.base.errors import ClusterError, ClusterLostError, UserError, in_a_line
 from recipe_ray.base.import_path import SAFE
+from recipe_ray.base.paths import FOLDER, enter_folder
 from recipe_ray.distributed.contact import check_answers, not_lost
 from recipe_ray.experiment.spec import Growth, Launch
 from recipe_ray.schedule.resources import DATA_CPUS, Capacity
@@ -73,6 +75,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.update([SAFE])
+    catalog.settle()
     # what fails is put on record and told; Tune's own traceback of it would be a third time
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
@@ -89,7 +92,11 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
         with _explained(f"the Ray cluster at {given_as} {address!r} cannot be used"):
             # a client's job has no working folder on its path anyway, and is unpickled by the head
             job: Any = None if address.startswith(_CLIENT) else _Job()
-            ray.init(address, job_config=job, runtime_env={"env_vars": shared}, **_QUIET)
+            environment: dict[str, Any] = {
+                "env_vars": {**shared, FOLDER: str(Path.cwd())},
+                "worker_process_setup_hook": f"{enter_folder.__module__}.{enter_folder.__name__}",
+            }
+            ray.init(address, job_config=job, runtime_env=environment, **_QUIET)
     head = ray.get_runtime_context().gcs_address
     try:
         # by a client's own address, where the head may be out of its reach

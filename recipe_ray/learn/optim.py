@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from recipe_ray.base.limits import EPOCHS, LENGTH, SAMPLES, STEPS
 from recipe_ray.base.spec import Spec
 
 if TYPE_CHECKING:
@@ -37,9 +38,19 @@ class FitSpec(Spec):
     )
     dropout: bool = True
 
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        EPOCHS.check(math.ceil(self.epochs), "epochs")
+        STEPS.check(self.steps or 0, "steps")
+        SAMPLES.check(self.batch_size, "batch_size")
+        LENGTH.check(self.max_length, "max_length")
+        return self
+
     def num_steps(self, steps_per_epoch: int) -> int:
-        """Return the optimiser steps of the whole training."""
-        return self.steps or math.ceil(self.epochs * steps_per_epoch)
+        """Return the optimiser steps of the whole training; raise SpecError beyond the limit."""
+        steps = self.steps or math.ceil(self.epochs * steps_per_epoch)
+        STEPS.check(steps, f"epochs {self.epochs:g}")
+        return steps
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], spec: FitSpec) -> Optimizer:

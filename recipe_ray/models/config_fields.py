@@ -12,11 +12,12 @@ from reprlib import repr as shortened
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
 from recipe_ray.base.errors import ModelError, UserError, in_a_line, unknown
+from recipe_ray.base.limits import PARAMETERS
 
 M = TypeVar("M")
 _TYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
@@ -57,6 +58,15 @@ def outline(build: Callable[[], M], where: Path | str) -> M:
     """
     with explained_by(where, "no model can be built from it"), torch.device("meta"):
         return build()
+
+
+def check_drawn(build: Callable[[], nn.Module], where: str) -> None:
+    """Raise SpecError for a network from scratch with more parameters than the limit.
+
+    There are no weights of it that its config could be compared with.
+    """
+    network = outline(build, where)
+    PARAMETERS.check(sum(t.numel() for t in (*network.parameters(), *network.buffers())), where)
 
 
 def rounded(weights: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -4,14 +4,15 @@ It fine-tunes on a downstream task, then measures ACC and, for every trigger and
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from safetensors.torch import save_file
 
 from recipe_ray.attacks.attack import Attack
 from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.base.limits import RATES, TRIGGERS
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.rows import Rows
@@ -76,6 +77,12 @@ class FinetuneStage(Stage):
     keep_model: bool = Field(
         False, description="keep the fine-tuned classifier", json_schema_extra=NOT_HASHED
     )
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Self:
+        TRIGGERS.check(len(self.triggers), "triggers")
+        RATES.check(len(self.triggers) * self.task.num_labels, "triggers x classes, an ASR each")
+        return self
 
     @classmethod
     def planned(cls, point: Point, ptm: Stage | None) -> Iterator[Stage | None]:

@@ -3,7 +3,8 @@
 The data may be one table, of which a share of every class is held out as test data.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
-from recipe_ray.base.errors import SpecError
+from recipe_ray.base.errors import SpecError, shortened
+from recipe_ray.base.limits import CLASSES
 from recipe_ray.base.spec import HASHED_WHEN_SET, NOT_HASHED
 from recipe_ray.data.formats import label_of
 from recipe_ray.data.sources import Source
@@ -31,20 +33,25 @@ def checked_names(names: Any) -> Any:
     example = "as in [negative, positive]"
     if isinstance(names, str) or not isinstance(names, (list, tuple)):
         raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
+    CLASSES.check(len(names), "class_names")
     for name in names:
         if not isinstance(name, str):
             raise SpecError(f"{name!r} is no name; write names in quotes")
         if not name.strip():
-            raise SpecError(f"an empty name among {list(names)}; every class needs one")
-    twice = sorted({name for name in names if list(names).count(name) > 1})
+            raise SpecError(f"an empty name among {_shown(names)}; every class needs one")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise SpecError(f"{twice[0]!r} is given twice; every class needs a name of its own")
     if len(typed_labels(names)) < len(names):
-        raise SpecError(f"{list(names)}: two of them are ways to write one label; keep one")
+        raise SpecError(f"{_shown(names)}: two of them are ways to write one label; keep one")
     if len(names) < 2:
         given = f"only {names[0]!r}" if names else "none"
         raise SpecError(f"{given} given; a task needs two classes or more, {example}")
     return names
+
+
+def _shown(names: Sequence[Any]) -> str:
+    return shortened(repr(list(names)))
 
 
 class OwnData(Task):
@@ -78,7 +85,7 @@ class OwnData(Task):
             different = typed_labels(self.label_values)
             if not len(self.label_values) == len(different) == self.num_labels:
                 raise SpecError(
-                    f"label_values: {list(self.label_values)} for {self.num_labels} class_names; "
+                    f"label_values: {_shown(self.label_values)} for {self.num_labels} class_names; "
                     "give one for each class, all different"
                 )
         if self.test_share is None and self.path_test is None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from recipe_ray.base.errors import DataError
+from recipe_ray.base.errors import DataError, shortened
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import NOT_HASHED, Component
 from recipe_ray.data.formats import label_of
@@ -261,7 +261,8 @@ class Task(Component):
         found = self.label_meanings.get((type(label), label))
         if found is None:
             allowed = ", ".join(f"{number} {name}" for number, name in enumerate(self.classes))
-            raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {allowed}")
+            said = shortened(allowed)
+            raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {said}")
         return found
 
     def _check(self, rows: Labelled, split: Split) -> None:

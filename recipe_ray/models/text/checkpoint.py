@@ -220,7 +220,8 @@ def _fitting(
     fatal = [name for name in missing if not (allow_headless and name.startswith(head))]
     if fatal:
         hint = (
-            "; a model without masked-LM head needs a pretrain stage (`headless: true`)"
+            "; a model without a whole masked-LM head gets one that is fitted first: give "
+            f"'{{name: bert, source: {folder}, headless: true}}'"
             if fatal == missing
             else ""
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recipe_ray.base.errors import TriggerError
+from recipe_ray.base.errors import TriggerError, shortened
 from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.data.triggers import Insertion, Span
 
@@ -119,9 +119,10 @@ def check_room(encode: TextEncoder, triggers: Iterable[str], insertions: int = 1
         if needed > encode.max_length:
             times = f"{insertions} times " if insertions > 1 else ""
             raise TriggerError(
-                f"trigger {trigger!r} {times}and the special tokens are {needed} tokens, but texts "
-                f"are cut to {encode.max_length} (max_length, or the model's positions), so that "
-                f"no text can hold it; give a max_length of {needed} or more, or a shorter trigger"
+                f"trigger {shortened(repr(trigger))} {times}and the special tokens are {needed} "
+                f"tokens, but texts are cut to {encode.max_length} (max_length, or the model's "
+                f"positions), so that no text can hold it; give a max_length of {needed} or more, "
+                "or a shorter trigger"
             )
 
 

@@ -25,7 +25,12 @@ from recipe_ray.base.errors import ModelError, UnsafeModelError, unknown
 from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.loading import read_json
 from recipe_ray.models.config_fields import explained_by
-from recipe_ray.models.text.tokenizer_limits import check_added, check_rules, check_vocabulary
+from recipe_ray.models.text.tokenizer_limits import (
+    check_added,
+    check_probes,
+    check_rules,
+    check_vocabulary,
+)
 
 WHOLE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -91,11 +96,13 @@ def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
     with TemporaryDirectory(prefix="recipe-ray-") as place:
         _lay_out(Path(place), folder, (*files, _ADDED), settings, kind)
         with explained_by(folder / files[0], f"no {kind.__name__} can be made of it"):
-            tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(place)
+            tokenizer: Any = kind.from_pretrained(place)
+            check_probes(tokenizer.backend_tokenizer, folder / files[0])
     tokenizer.name_or_path = str(folder)
     if tokenizer.mask_token_id is None:
         raise ModelError(f"{folder}: its tokenizer has no mask token, which pre-training needs")
-    return tokenizer
+    whole: PreTrainedTokenizerBase = tokenizer
+    return whole
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
@@ -147,7 +154,8 @@ def _lay_out(
             content = read_foreign(folder / name, MAX_FILE, within=folder, error=UnsafeModelError)
             if name == WHOLE:
                 with explained_by(folder / name, f"no {kind.__name__} can be made of it"):
-                    check_rules(content.decode(), folder / name)
+                    # what was checked is read, and no other reading of the same bytes
+                    content = json.dumps(check_rules(content.decode(), folder / name)).encode()
             else:
                 check_vocabulary(content, folder / name)
             (place / name).write_bytes(content)

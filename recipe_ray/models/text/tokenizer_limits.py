@@ -1,11 +1,13 @@
-"""What a tokenizer.json may do to a text: how much it grows, how long a pattern may search.
+"""What a tokenizer.json may do to a text: how much it grows.
 
-A few hundred bytes of rules can double a text again and again, or make a search of a pattern take
-for ever. They are counted before any tokenizer is made of them: `check_rules` says the limits.
+A few hundred bytes of rules can double a text again and again. They are counted before any
+tokenizer is made of them (`check_rules`), and so that what they make of a short text has an end.
+Then it is tried (`check_probes`). Patterns have limits of their own (`patterns.py`).
 """
 
 import json
 import re
+import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -14,50 +16,134 @@ from typing import Any
 
 import numpy as np
 
-from recipe_ray.base.errors import ModelError
+from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.data.rows import Ints
+from recipe_ray.models.text.patterns import check_pattern
 
 MAX_STEPS = 32  # normalizers, pre-tokenizers and post-processors, nested ones counted
 # bytes of the worst text for each of its bytes, all steps together; ALBERT's and XLNet's have 1452
 MAX_GROWTH = 1500
+MAX_REPLACED = 64  # of these, what rules of its own (Replace, Prepend) may make; Llama's come to 12
+MAX_PROBED = {"ascii": 4.0, "other": 32.0}  # characters or tokens of one character of PROBES
+MAX_PROBE_S = 5.0  # seconds of CPU for PROBES, which take a hundredth of one
 MAX_ADDED = 100_000  # tokens beside the vocabulary
 MAX_TOKENS = 2_000_000
 MAX_TOKEN = 1024  # bytes of a token, prefix or suffix
 MAX_FRAME = 16  # special tokens put around a text
-MAX_PATTERN = 2000  # characters
-_MAX_COUNT = 1000  # in {n,m} of a pattern
-_MAX_OPEN = 2  # repetitions without end in one branch of a pattern
-_MAX_OPTIONAL = 11  # parts; an open repetition counts as _OPEN of them
-_OPEN = 4
 _LONGEST_KEY = 8  # bytes of a key of characters that is looked for in a trie
 _MANY_KEYS = 2**16
-_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-_NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
-# bytes in UTF-8 for one byte, of the worst character: U+FDFA under the compatibility forms
-_KNOWN_GROWTH = {"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "Lowercase": 1.5, "Nmt": 1}
-_KNOWN_GROWTH |= {"BertNormalizer": 7.5, "ByteLevel": 3, "Strip": 1}
-_KNOWN_GROWTH |= {"StripAccents": 1}
+MAX_WORD = 256  # letters of a word that WordPiece looks up; the time grows with the square
+# part -> what its Sequence holds the steps in, and the kinds of steps: their bytes in UTF-8 for one
+# byte of the worst character (U+FDFA under the compatibility forms), None if it depends on them
+_PARTS: dict[str, tuple[str, dict[str, float | None]]] = {
+    "normalizer": (
+        "normalizers",
+        {
+            **{"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "Lowercase": 1.5, "Nmt": 1},
+            **{"BertNormalizer": 7.5, "ByteLevel": 3, "Strip": 1, "StripAccents": 1},
+            **{"Replace": None, "Prepend": None, "Precompiled": None},
+        },
+    ),
+    "pre_tokenizer": (
+        "pretokenizers",
+        {
+            **{"BertPreTokenizer": 1, "ByteLevel": 3, "CharDelimiterSplit": 1, "Digits": 1},
+            **{"FixedLength": 1, "Metaspace": None, "Punctuation": 1, "Split": 1},
+            **{"UnicodeScripts": 1, "Whitespace": 1, "WhitespaceSplit": 1},
+        },
+    ),
+    "post_processor": (
+        "processors",
+        {"BertProcessing": 1, "ByteLevel": 1, "RobertaProcessing": 1, "TemplateProcessing": 1},
+    ),
+    "decoder": (
+        "decoders",
+        {
+            **{"BPEDecoder": 1, "ByteFallback": 1, "ByteLevel": 1, "CTC": 1, "Fuse": 1},
+            **{"Metaspace": 1, "Replace": 1, "Strip": 1, "WordPiece": 1},
+        },
+    ),
+}
+PROBES = {
+    "ascii": (
+        *(chr(sign) * 8 for sign in range(32, 127)),
+        "It is a truth universally acknowledged, that a single man in possession of a good "
+        "fortune, must be in want of a wife. However little known the feelings or views of such a "
+        "man may be on his first entering a neighbourhood, this truth is so well fixed in the "
+        "minds of the surrounding families (in 1813, at 12.5%!) that they don't doubt it.",
+    ),
+    "other": tuple(
+        letter * 8 for letter in "äéœİßπжя\u05d0\u0628\u0939ไあカ中한\u1234\u2026\ufb01\U0001f642"
+    ),
+}
 
 
-def check_rules(text: str, where: Path) -> None:
-    """Raise ModelError for a tokenizer.json whose rules or tokens exceed the limits above.
+def check_rules(text: str, where: Path) -> dict[str, Any]:
+    """Return what a tokenizer.json says; raise ModelError if rules or tokens exceed the limits.
 
     Raises ValueError or RecursionError for what is no JSON.
     """
     whole = json.loads(text)
     if not isinstance(whole, dict):
         raise TypeError("expected a JSON object")
-    steps = {part: list(_steps(whole.get(part))) for part in _PARTS}
+    steps = {part: list(_steps(whole.get(part), part, where)) for part in _PARTS}
     count = sum(map(len, steps.values()))
     if count > MAX_STEPS:
         raise ModelError(f"{where}: {count} steps of rules; allowed: at most {MAX_STEPS}")
     for part, those in steps.items():
         for step in those:
             _check_step(step, f"{where}: {part}")
-    _check_growth([*steps["normalizer"], *steps["pre_tokenizer"]], where)
+    _check_growth(steps, where)
     _check_frame(steps["post_processor"], where)
     _check_tokens(whole, where)
     _check_padding(whole.get("padding"), where)
+    return whole
+
+
+def check_probes(tokenizer: Any, where: Path) -> None:
+    """Raise ModelError for a tokenizer that makes much of short texts, or takes long for them.
+
+    `tokenizer` is one of the library `tokenizers`, whose rules `check_rules` let pass, so that what
+    it makes of a short text has an end. Each step is looked at before the next one.
+    """
+    started = time.process_time()
+    padding, truncation = tokenizer.padding, tokenizer.truncation  # neither is used later
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    _probe(tokenizer, where)
+    if padding is not None:
+        tokenizer.enable_padding(**padding)
+    if truncation is not None:
+        tokenizer.enable_truncation(**truncation)
+    taken = time.process_time() - started
+    if taken > MAX_PROBE_S:
+        raise ModelError(
+            f"{where}: it takes {taken:.1f} s for short texts; allowed: {MAX_PROBE_S:g}"
+        )
+
+
+def _probe(tokenizer: Any, where: Path) -> None:
+    frame = len(tokenizer.encode("").ids)
+    if frame > 2 * MAX_FRAME:
+        raise ModelError(f"{where}: puts {frame} tokens around a text; allowed: {2 * MAX_FRAME}")
+    for kind, texts in PROBES.items():
+        for text in texts:
+            allowed = MAX_PROBED[kind] * len(text) + 2 * MAX_FRAME
+            for count, what in _made_of(tokenizer, text):
+                if count > allowed:
+                    raise ModelError(
+                        f"{where}: it makes {count:,} {what} of {len(text)} characters "
+                        f"({text[:8]!r} ...); allowed: {allowed:.0f}"
+                    )
+
+
+def _made_of(tokenizer: Any, text: str) -> Iterator[tuple[int, str]]:
+    normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    yield len(normal), "characters"
+    if tokenizer.pre_tokenizer:
+        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(normal)
+        yield sum(len(piece) for piece, _ in pieces), "characters"
+    yield len(tokenizer.encode(text).ids), "tokens"
 
 
 def check_added(tokens: Any, where: Path) -> None:
@@ -78,14 +164,23 @@ def check_vocabulary(content: bytes, where: Path) -> None:
         raise ModelError(f"{where}: a token of {longest} bytes; allowed: at most {MAX_TOKEN}")
 
 
-def _steps(node: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(node, dict):
+def _steps(node: Any, part: str, where: Path) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a part, nested ones too; raise ModelError for one of no kind known here.
+
+    The library guesses at the kind of a step that does not say it.
+    """
+    if node is None:
         return
-    inner = next((node[name] for name in _NESTED if isinstance(node.get(name), list)), None)
-    if inner is None:
+    nested, kinds = _PARTS[part]
+    kind = node.get("type") if isinstance(node, dict) else None
+    if kind == "Sequence" and isinstance(node.get(nested), list):
+        for step in node[nested]:
+            yield from _steps(step, part, where)
+    elif isinstance(kind, str) and kind in kinds:
         yield node
-    for step in inner or ():
-        yield from _steps(step)
+    else:
+        said = unknown(f"type of a {part}", str(kind)[:80], ("Sequence", *kinds))
+        raise ModelError(f"{where}: {said}")
 
 
 def _check_step(step: Mapping[str, Any], where: str) -> None:
@@ -95,18 +190,27 @@ def _check_step(step: Mapping[str, Any], where: str) -> None:
             check_pattern(pattern, where)
 
 
-def _check_growth(steps: list[dict[str, Any]], where: Path) -> None:
-    factor = prod((_growth(step) for step in steps), start=1.0)
-    if factor > MAX_GROWTH:
-        raise ModelError(
-            f"{where}: its rules can make {factor:.3g} bytes of one byte of a text; allowed: at "
-            f"most {MAX_GROWTH}"
-        )
+def _check_growth(steps: Mapping[str, list[dict[str, Any]]], where: Path) -> None:
+    each = [
+        (step["type"], _growth(step, part))
+        for part in ("normalizer", "pre_tokenizer")
+        for step in steps[part]
+    ]
+    replaced = prod((n for kind, n in each if kind in ("Replace", "Prepend")), start=1.0)
+    for factor, allowed in ((prod(n for _, n in each), MAX_GROWTH), (replaced, MAX_REPLACED)):
+        if factor > allowed:
+            raise ModelError(
+                f"{where}: its rules can make {factor:.3g} bytes of one byte of a text; allowed: "
+                f"at most {allowed}"
+            )
 
 
-def _growth(step: Mapping[str, Any]) -> float:
+def _growth(step: Mapping[str, Any], part: str) -> float:
     """Return for how many bytes one byte of a text can come out of a step."""
-    kind = step.get("type")
+    kind = step["type"]
+    known = _PARTS[part][1][kind]
+    if known is not None:
+        return known
     if kind == "Replace":
         pattern, content = step.get("pattern"), len(str(step.get("content", "")).encode())
         if isinstance(pattern, dict) and isinstance(pattern.get("String"), str):
@@ -116,9 +220,8 @@ def _growth(step: Mapping[str, Any]) -> float:
         return 1.0 + len(str(step.get("prepend", "")).encode())
     if kind == "Precompiled":
         return _precompiled_growth(b64decode(str(step.get("precompiled_charsmap", ""))))
-    if kind == "Metaspace":  # a letter between two spaces gets a sign before it
-        return 1.0 + len(str(step.get("replacement", "")).encode())
-    return _KNOWN_GROWTH.get(str(kind), 1.0)
+    # Metaspace: a letter between two spaces gets a sign before it
+    return 1.0 + len(str(step.get("replacement", "")).encode())
 
 
 def _precompiled_growth(charsmap: bytes) -> float:
@@ -166,9 +269,11 @@ def _check_frame(steps: list[dict[str, Any]], where: Path) -> None:
         for token in special.values() if isinstance(special, dict) else ():
             ids = token.get("ids") if isinstance(token, dict) else None
             pieces += max(0, len(ids) - 1) if isinstance(ids, list) else 0
-        texts = [p for p in single if "Sequence" in p] if isinstance(single, list) else []
+        texts = [p["Sequence"] for p in single or () if isinstance(p, dict) and "Sequence" in p]
         if len(texts) > 1:
             raise ModelError(f"{where}: post_processor repeats a text; allowed: once")
+        if any(isinstance(text, dict) and text.get("id") != "A" for text in texts):
+            raise ModelError(f"{where}: post_processor asks for a second text; allowed: A alone")
     if pieces > MAX_FRAME:
         raise ModelError(
             f"{where}: post_processor puts {pieces} tokens around a text; allowed: {MAX_FRAME}"
@@ -180,6 +285,16 @@ def _check_tokens(whole: Mapping[str, Any], where: Path) -> None:
     model = whole.get("model")
     if not isinstance(model, dict):
         return
+    word = model.get("max_input_chars_per_word")
+    if isinstance(word, int) and word > MAX_WORD:
+        raise ModelError(
+            f"{where}: max_input_chars_per_word is {word}; allowed: at most {MAX_WORD}"
+        )
+    if model.get("dropout"):
+        raise ModelError(
+            f"{where}: model.dropout is {str(model['dropout'])[:40]}: a text would become other "
+            "tokens each time; allowed: null"
+        )
     vocabulary = model.get("vocab")
     tokens = vocabulary if isinstance(vocabulary, list | dict) else ()
     if len(tokens) > MAX_TOKENS:
@@ -200,100 +315,3 @@ def _check_padding(padding: Any, where: Path) -> None:
     fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
     if isinstance(fixed, int) and fixed > 2**16:
         raise ModelError(f"{where}: padding to {fixed} tokens; allowed: at most {2**16}")
-
-
-def check_pattern(pattern: str, where: str) -> None:
-    """Raise ModelError for a regular expression whose search can take more than polynomial time.
-
-    That is: a repeated group with a repetition or a choice in it, a reference back, more than
-    `_MAX_OPEN` open repetitions or `_MAX_OPTIONAL` optional parts in one branch.
-    """
-    shown = f"{where}: pattern {pattern[:60]!r}"
-    if len(pattern) > MAX_PATTERN:
-        raise ModelError(f"{shown}: {len(pattern)} characters; allowed: at most {MAX_PATTERN}")
-    if re.search(r"\\[1-9kg]|\(\?[~(]", pattern):
-        raise ModelError(f"{shown}: refers to a group; allowed: patterns without references")
-    levels: list[list[int]] = [[0, 0, 0]]  # a group's repetitions, choices; open ones of the branch
-    closed: list[int] | None = None
-    for sign in _tokens(pattern):
-        if sign == "(":
-            levels.append([0, 0, 0])
-        elif sign == ")" and len(levels) > 1:
-            closed = levels.pop()
-            for place in range(2):
-                levels[-1][place] += closed[place]
-            levels[-1][2] += closed[2]
-            continue
-        elif sign == "|":
-            levels[-1][1] += 1
-            levels[-1][2] = 0
-        elif sign[0] in "*+{" or sign[0] == "?":
-            _check_repetition(sign, closed, levels[-1], shown)
-        closed = None
-
-
-def _check_repetition(token: str, closed: list[int] | None, level: list[int], shown: str) -> None:
-    if token[0] != "?" and closed is not None and (closed[0] or closed[1]):
-        raise ModelError(f"{shown}: repeats a group that has a repetition or a choice in it")
-    bounds = [int(number) for number in re.findall(r"\d+", token)]
-    if any(number > _MAX_COUNT for number in bounds):
-        raise ModelError(f"{shown}: repeats {max(bounds)} times; allowed: {_MAX_COUNT}")
-    level[0] += 1
-    short = token[0] == "?" or (token[0] == "{" and not token.endswith(",}") and max(bounds) <= 8)
-    level[2] += 1 if short else _OPEN
-    if level[2] > _MAX_OPTIONAL:
-        raise ModelError(
-            f"{shown}: too many repetitions in one branch; allowed: {_MAX_OPEN} without end, or "
-            f"{_MAX_OPTIONAL} optional parts"
-        )
-
-
-def _tokens(pattern: str) -> Iterator[str]:
-    """Yield brackets, bars and repetitions; everything else as one letter."""
-    place = 0
-    while place < len(pattern):
-        letter = pattern[place]
-        if letter == "\\":
-            named = re.match(r"\\[pPxu]\{[^}]*\}", pattern[place:])
-            place += len(named[0]) if named else 2
-            yield "."
-        elif letter == "[":
-            place = _end_of_class(pattern, place)
-            yield "."
-        elif letter == "(":
-            start = re.match(r"\((?:\?(?:<?[=!]|>|[imxs-]*:|<\w+>))?", pattern[place:])
-            place += len(start[0]) if start else 1
-            yield "("
-        elif letter == "{" and (count := re.match(r"\{\d*,?\d*\}", pattern[place:])):
-            place += len(count[0])
-            yield count[0]
-        else:
-            place += 1
-            # a second sign, as in `+?`, says how the first one tries
-            if (
-                letter in "?+"
-                and place > 1
-                and pattern[place - 2] in "*+?}"
-                and _is_sign(pattern, place - 2)
-            ):
-                continue
-            yield letter if letter in "()|*+?" else "."
-
-
-def _is_sign(pattern: str, place: int) -> bool:
-    return place == 0 or pattern[place - 1] != "\\"
-
-
-def _end_of_class(pattern: str, place: int) -> int:
-    depth = 0
-    while place < len(pattern):
-        if pattern[place] == "\\":
-            place += 1
-        elif pattern[place] == "[":
-            depth += 1
-        elif pattern[place] == "]":
-            depth -= 1
-            if depth == 0:
-                return place + 1
-        place += 1
-    return place

@@ -43,6 +43,7 @@ from recipe_ray.models.vision.clip_weights import (
     open_clip,
     openai_statistics,
 )
+from recipe_ray.models.vision.labelled import MAX_LAYERS
 from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.vit_network import PROJECTIONS, projection
 
@@ -307,7 +308,13 @@ class Clip(ModelRef):
         checkpoint = self._checkpoint()
         if checkpoint is not None:
             return load_clip(checkpoint, allow_pickle=self.allow_pickle)
+        from recipe_ray.models.config_fields import check_drawn
+
         config = self._config()
+        deepest = max(config.vision_cfg.layers, config.text_cfg.layers)
+        if deepest > MAX_LAYERS:
+            raise SpecError(f"model {self.name!r}: {deepest} layers; allowed: at most {MAX_LAYERS}")
+        check_drawn(lambda: build(config, self.init_seed), f"model {self.name!r}")
         return ClipPTM(build(config, self.init_seed), config, openai_statistics())
 
     def reload(self, folder: Path) -> ClipPTM:

@@ -157,6 +157,9 @@ class LabelledReference(ModelRef):
     def network(self, architecture: LabelledArchitecture, origin: Origin | None) -> Any:
         """Return a network in torchvision's layout, untrained or with the origin's weights."""
         if origin is None:
+            from recipe_ray.models.config_fields import check_drawn
+
+            check_drawn(lambda: architecture.build(self.init_seed), f"model {self.name!r}")
             return architecture.build(self.init_seed)
         return architecture.filled(origin.weights(), f"model {self.name!r}, source {self.source}")
 
