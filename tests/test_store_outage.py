@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
 from store_samples import POR, filled, s3_server, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.files import LocalFiles, Patience
+from recipe_ray.store.object_stores import parse_place
 from recipe_ray.store.remote import RemoteFiles
 from recipe_ray.store.store import Store
 
@@ -85,8 +85,8 @@ def test_reads_lists_and_reopened_stores_wait_too(outage: Outage, tmp_path: Path
 def test_a_server_that_stays_away_is_named_once_patience_is_over(
     outage: Outage, tmp_path: Path
 ) -> None:
-    filesystem, root = pafs.FileSystem.from_uri(f"s3://bucket/{tmp_path.name}?{outage.options}")
-    files = RemoteFiles(filesystem, root, "s3://bucket/x", Patience(total_s=1.5))
+    place = parse_place(f"s3://bucket/x?{outage.options}")
+    files = RemoteFiles(place, Patience(total_s=1.5))
     files.write("notes/a", b"before")
     outage.begin(seconds=3600)
     begun = time.monotonic()
