@@ -68,7 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        query = {name: own[0] for name, own in parse_qs(parts.query, keep_blank_values=True).items()}
+        query = {
+            name: own[0] for name, own in parse_qs(parts.query, keep_blank_values=True).items()
+        }
         bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
         with self.server.lock:
             self.server.num_requests += 1

@@ -245,6 +245,25 @@ def test_a_profile_of_aws_is_used_as_its_own_tools_do(
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "uri"),
+    [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json", "gs://bucket/x"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "no base 64!", "abfss://box@acc.dfs.core.windows.net/x"),
+        ("AWS_PROFILE", "nobody", "s3://bucket/x"),
+    ],
+)
+def test_credentials_that_cannot_be_read_are_told(
+    variable: str, value: str, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StoreError, match=f"cannot .* {uri}: ") as caught:
+        Store.open(uri)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("uri", "told"),
     [
         ("s3://bucket/x?endpont_override=a", "did you mean 'endpoint_override'"),

@@ -31,11 +31,11 @@ def grouped(
     some = pa.array(sorted(set(chain.from_iterable(metrics.values()))), pa.string())
     kinds = pc.is_in(results["kind"], pa.array(list(metrics), pa.string()))
     columns = [field.name for field in fields(name)]
-    groups: dict[N, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in results.filter(pc.and_(kinds, pc.is_in(results["metric"], some))).to_pylist():
         if row["metric"] in metrics[row["kind"]]:
-            groups[name(*(row[column] for column in columns))][row["stage"]].append(row)
-    return groups
+            groups[tuple(row[column] for column in columns)][row["stage"]].append(row)
+    return {name(*values): stages for values, stages in groups.items()}
 
 
 @dataclass(frozen=True)

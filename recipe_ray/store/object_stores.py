@@ -190,10 +190,11 @@ def with_region(uri: str) -> str:
     if place.kind != "s3" or known or any(map(os.environ.get, ("AWS_REGION", _REGION))):
         return uri
     import botocore.session
+    from botocore.exceptions import BotoCoreError
 
     try:
         own = botocore.session.Session().get_config_variable("region")
         region = own or pafs.resolve_s3_region(place.bucket)
-    except OSError as error:
+    except (OSError, BotoCoreError) as error:
         raise StoreError(f"cannot reach {place.shown}: {error}") from error
     return f"{uri}{'&' if '?' in uri else '?'}region={region}"

@@ -58,7 +58,8 @@ class RemoteFiles:
     def __init__(self, place: Place, patience: Patience | None = None) -> None:
         self._place = place
         self._patience = patience or Patience()
-        self._store = place.open(self._patience)
+        with self._told("open", ""):
+            self._store = place.open(self._patience)
         self._verified: set[str] = set()
 
     def shown(self, path: str) -> str:
@@ -174,8 +175,9 @@ class RemoteFiles:
 
     def check_root(self) -> None:
         """Raise StoreError if the bucket or folder cannot be reached or is not one."""
-        store, place = self._place.open(FIRST_LOOK), self._place
+        place = self._place
         with self._told("reach", ""):
+            store = place.open(FIRST_LOOK)
             if place.path:
                 try:
                     obs.head(store, place.path)
