@@ -5,6 +5,9 @@ What cannot get better (a full disk, a missing bucket, missing rights) is not wa
 
 import errno
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -96,6 +99,29 @@ def test_a_server_that_stays_away_is_named_once_patience_is_over(
     outage.over.cancel()
     outage._end()
     assert files.read("notes/a") == b"before"
+
+
+WAITING = """
+import sys
+from recipe_ray.store.remote import reopen_files
+files = reopen_files(sys.argv[1])
+print("begun", flush=True)
+files.read("notes/a")
+"""
+
+
+def test_ctrl_c_is_heard_while_a_server_is_away() -> None:
+    uri = "s3://me:secret@bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=nowhere-1"
+    waiting = [sys.executable, "-c", WAITING, uri]
+    with subprocess.Popen(waiting, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        process.wait(30)
+        assert time.monotonic() - begun < 10
+        assert process.returncode == -signal.SIGINT
 
 
 class Mount:

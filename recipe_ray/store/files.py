@@ -96,26 +96,30 @@ class Patience:
     longest_s: float = 15.0
 
     def try_again(
-        self, action: Callable[[], T], is_transient: Callable[[OSError], bool], what: str
+        self,
+        action: Callable[[], T],
+        is_transient: Callable[[Exception], bool],
+        what: str,
+        reason: Callable[[Exception], str] = str,
     ) -> T:
-        """Return what the action returns; raise its error where that is final or time is up."""
+        """Return what the action returns; raise its error if that is final or time is up."""
         give_up_at = time.monotonic() + self.total_s
         pause_s = self.first_s
         while True:
             try:
                 return action()
-            except OSError as error:
+            except Exception as error:
                 wait_s = pause_s * random.uniform(0.5, 1.0)
                 if not is_transient(error) or time.monotonic() + wait_s > give_up_at:
                     raise
-                logger.warning("%s: %s; trying again", what, error)
+                logger.warning("%s: %s; trying again", what, reason(error))
             time.sleep(wait_s)
             pause_s = min(2 * pause_s, self.longest_s)
 
 
-def passes_locally(error: OSError) -> bool:
+def passes_locally(error: Exception) -> bool:
     """Tell whether an error of a folder may pass: those of a mount whose server is away."""
-    return error.errno in _MOUNT
+    return isinstance(error, OSError) and error.errno in _MOUNT
 
 
 SCRATCH = "tmp"

@@ -49,18 +49,19 @@ class Place:
     shown: str
     config: dict[str, Any]
 
-    def open(self, patience: Patience) -> ObjectStore:
+    def open(self) -> ObjectStore:
         """Return the bucket; nothing is asked of it yet."""
-        how = {**self._how(patience), "config": self.config}
+        # obstore hears no Ctrl-C while it waits, so that longer waits are ours
+        how = {**self._how(Patience(total_s=2.0, longest_s=1.0)), "config": self.config}
         if self.kind == "s3":
             return S3Store(self.bucket, **how)
         return GCSStore(self.bucket, **how) if self.kind == "gs" else AzureStore(self.bucket, **how)
 
-    def arrow(self, patience: Patience) -> pafs.FileSystem:
+    def arrow(self) -> pafs.FileSystem:
         """Return the store as a pyarrow file system, whose paths begin with the bucket."""
         from obstore.fsspec import FsspecStore
 
-        system = FsspecStore(self.kind, config=self.config, **self._how(patience))
+        system = FsspecStore(self.kind, config=self.config, **self._how(Patience()))
         return pafs.PyFileSystem(pafs.FSSpecHandler(system))
 
     def _how(self, patience: Patience) -> dict[str, Any]:

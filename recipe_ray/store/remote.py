@@ -4,7 +4,7 @@ Object stores cannot rename, so an artifact's files go under a name of their own
 manifest, created last and only if there is none, says which attempt counts: whoever reads sees one
 whole attempt or none, and of several writers one knows that it was first.
 
-obstore tries again by itself what may pass (`Patience` says for how long), and nothing else.
+obstore tries again for two seconds what may pass, and then so do we (`Patience`), who hear Ctrl-C.
 
 Where a store is: a folder or a URI turned into file operations.
 """
@@ -13,10 +13,10 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -25,9 +25,11 @@ import pyarrow.fs as pafs
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from obstore.store import ObjectStore
 
 from recipe_ray.base.errors import StoreError, unknown
 from recipe_ray.store.files import (
@@ -41,36 +43,38 @@ from recipe_ray.store.files import (
 from recipe_ray.store.manifest import MANIFEST, parse_manifest, verify
 from recipe_ray.store.object_stores import CREDENTIALS, SCHEMES, Place, parse_place, with_region
 
+T = TypeVar("T")
+
 PIECE = 8 * 1024 * 1024  # bytes
 FIRST_LOOK = Patience(total_s=5.0)  # at a store that may be misspelt
 _SCRATCH_PREFIX = "recipe-ray-work-"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _METADATA = ("169.254.169.254", "metadata.google.internal")  # asked where no key was given
 _AWS_CHAIN = "External AWS credential provider: "
+_STATUS = re.compile(r"status code: (4\d\d)")
+_PASSING = ("408", "429")
 _ANSWER = re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.DOTALL)
 
 log = logging.getLogger(__name__)
 
 
 class RemoteFiles:
-    """`Files` below a place in an object store."""
+    """`Files` below a place in an object store; what fails for a while is tried again."""
 
     def __init__(self, place: Place, patience: Patience | None = None) -> None:
         self._place = place
         self._patience = patience or Patience()
-        with self._told("open", ""):
-            self._store = place.open(self._patience)
+        self._store = self._tried(place.open, "open", "")
         self._verified: set[str] = set()
 
     def shown(self, path: str) -> str:
         return f"{self._place.shown}/{path}" if path else self._place.shown
 
     def arrow(self) -> tuple[pafs.FileSystem, str]:
-        root = f"{self._place.bucket}/{self._place.path}".rstrip("/")
-        return self._place.arrow(self._patience), root
+        return self._place.arrow(), f"{self._place.bucket}/{self._place.path}".rstrip("/")
 
     def read(self, path: str) -> bytes | None:
-        with self._told("read", path):
+        def action() -> bytes | None:
             try:
                 return bytes(obs.get(self._store, self._at(path)).bytes())
             except FileNotFoundError as error:
@@ -78,34 +82,30 @@ class RemoteFiles:
                     raise
                 return None
 
+        return self._tried(action, "read", path)
+
     def write(self, path: str, data: bytes) -> None:
-        with self._told("write", path):
-            obs.put(self._store, self._at(path), data)
+        self._tried(partial(obs.put, self._store, self._at(path), data), "write", path)
 
     def remove(self, path: str) -> None:
-        with self._told("delete", path):
+        def action() -> None:
             try:
                 obs.delete(self._store, self._at(path))
             except FileNotFoundError:
                 return
 
+        self._tried(action, "delete", path)
+
     def exists(self, path: str) -> bool:
-        with self._told("read", path):
-            try:
-                obs.head(self._store, self._at(path))
-            except FileNotFoundError:
-                return False
-        return True
+        return self._tried(partial(_is_there, self._store, self._at(path)), "read", path)
 
     def names(self, folder: str) -> list[str]:
-        with self._told("list", folder):
-            found = obs.list_with_delimiter(self._store, self._at(folder))
-            paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
+        found = self._listed(folder)
+        paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 
     def sizes(self, folder: str) -> dict[str, int]:
-        with self._told("list", folder):
-            found = obs.list_with_delimiter(self._store, self._at(folder))["objects"]
+        found = self._listed(folder)["objects"]
         return {one["path"].rpartition("/")[2]: one["size"] for one in found}
 
     def holding(self, folder: str, name: str) -> list[str]:
@@ -175,72 +175,95 @@ class RemoteFiles:
 
     def check_root(self) -> None:
         """Raise StoreError if the bucket or folder cannot be reached or is not one."""
-        place = self._place
-        with self._told("reach", ""):
-            store = place.open(FIRST_LOOK)
-            if place.path:
-                try:
-                    obs.head(store, place.path)
-                except FileNotFoundError:
-                    pass
-                else:
-                    raise StoreError(f"{place.shown}: not a folder but a file")
-            obs.list_with_delimiter(store, place.path or None)
+        path = self._place.path
+
+        def action() -> bool:
+            is_file = bool(path) and _is_there(self._store, path)
+            obs.list_with_delimiter(self._store, path or None)
+            return is_file
+
+        if self._tried(action, "reach", "", FIRST_LOOK):
+            raise StoreError(f"{self._place.shown}: not a folder but a file")
 
     def _at(self, path: str) -> str:
         return "/".join(part for part in (self._place.path, path) if part)
 
+    def _listed(self, folder: str) -> Any:
+        at = self._at(folder) or None
+        return self._tried(partial(obs.list_with_delimiter, self._store, at), "list", folder)
+
     def _below(self, folder: str) -> list[str]:
-        with self._told("list", folder):
+        def action() -> list[str]:
             pieces = obs.list(self._store, f"{self._at(folder)}/")
             return [one["path"] for piece in pieces for one in piece]
 
+        return self._tried(action, "list", folder)
+
     def _create(self, target: str, data: bytes, attempt: str) -> bool:
         path = f"{target}/{MANIFEST}"
-        with self._told("write", path):
+
+        def action() -> bool:
             try:
                 obs.put(self._store, self._at(path), data, mode="create")
             except AlreadyExistsError:
-                # an answer that was lost, so that obstore asked again, leaves our own one there
-                return self._attempt(target) == attempt
-        return True
+                return False
+            return True
+
+        # if an answer was lost, so that it was asked again, our own one is there
+        return self._tried(action, "write", path) or self._attempt(target) == attempt
 
     def _upload(self, source: Path, path: str) -> None:
-        with self._told("write", path), source.open("rb") as file:
-            obs.put(self._store, self._at(path), file)
+        def action() -> None:
+            with source.open("rb") as file:
+                obs.put(self._store, self._at(path), file)
+
+        self._tried(action, "write", path)
 
     def _download(self, path: str, place: Path) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with self._told("read", path):
-            # by pieces, each of which is asked for again if need be
+        def action() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
             reader = obs.open_reader(self._store, self._at(path), buffer_size=PIECE)
-        with place.open("wb") as file:
-            while True:
-                with self._told("read", path):
-                    piece = reader.read(PIECE)
-                if not len(piece):
-                    break
-                file.write(piece)
+            with place.open("wb") as file:
+                while len(piece := reader.read(PIECE)):
+                    file.write(piece)
+
+        self._tried(action, "read", path)
 
     def _forget(self, folder: str) -> None:
         for path in self._below(folder):
-            with self._told("delete", folder):
-                obs.delete(self._store, path)
+            self._tried(partial(obs.delete, self._store, path), "delete", folder)
 
     def _attempt(self, target: str) -> str | None:
         path = f"{target}/{MANIFEST}"
         data = self.read(path)
         return None if data is None else parse_manifest(data, self.shown(path)).get("attempt")
 
-    @contextmanager
-    def _told(self, verb: str, path: str) -> Iterator[None]:
-        try:
-            yield
-        except StoreError:
-            raise
-        except (BaseError, OSError, ValueError) as error:
-            reason = _reason(error, self._place)
-            raise StoreError(f"cannot {verb} {self.shown(path)}: {reason}") from error
+    def _tried(
+        self, action: Callable[[], T], verb: str, path: str, patience: Patience | None = None
+    ) -> T:
+        shown, reason = self.shown(path), partial(_reason, place=self._place)
+        patient = patience or self._patience
+        with explained(verb, shown):
+            try:
+                return patient.try_again(action, _may_pass, f"{verb} {shown}", reason)
+            except (BaseError, OSError, ValueError) as error:
+                if getattr(error, "errno", None) is not None:
+                    raise  # of this machine's disk
+                raise StoreError(f"cannot {verb} {shown}: {reason(error)}") from error
+
+
+def _is_there(store: ObjectStore, path: str) -> bool:
+    try:
+        obs.head(store, path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _may_pass(error: Exception) -> bool:
+    # obstore has a class of errors for each that is final, but not for other answers of 4xx
+    status = _STATUS.search(str(error))
+    return isinstance(error, GenericError) and (status is None or status[1] in _PASSING)
 
 
 def _is_bucket_missing(error: Exception) -> bool:
