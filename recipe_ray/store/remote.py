@@ -46,6 +46,7 @@ from recipe_ray.store.object_stores import CREDENTIALS, SCHEMES, Place, parse_pl
 T = TypeVar("T")
 
 PIECE = 8 * 1024 * 1024  # bytes
+AT_ONCE = Patience(total_s=0.0)
 FIRST_LOOK = Patience(total_s=5.0)  # at a store that may be misspelt
 _SCRATCH_PREFIX = "recipe-ray-work-"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -64,7 +65,7 @@ class RemoteFiles:
     def __init__(self, place: Place, patience: Patience | None = None) -> None:
         self._place = place
         self._patience = patience or Patience()
-        self._store = self._tried(place.open, "open", "")
+        self._store = self._tried(place.open, "open", "", AT_ONCE)
         self._verified: set[str] = set()
 
     def shown(self, path: str) -> str:
