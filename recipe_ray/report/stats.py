@@ -1,7 +1,7 @@
 """Result rows grouped by what they share; a mean over seeds with its 95 % Student t interval."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import chain
@@ -35,7 +35,8 @@ def grouped(
     for row in results.filter(pc.and_(kinds, pc.is_in(results["metric"], some))).to_pylist():
         if row["metric"] in metrics[row["kind"]]:
             groups[tuple(row[column] for column in columns)][row["stage"]].append(row)
-    return {name(*values): stages for values, stages in groups.items()}
+    make: Callable[..., N] = name
+    return {make(*values): stages for values, stages in groups.items()}
 
 
 @dataclass(frozen=True)

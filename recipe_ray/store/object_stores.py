@@ -61,7 +61,8 @@ class Place:
         """Return the store as a pyarrow file system, whose paths begin with the bucket."""
         from obstore.fsspec import FsspecStore
 
-        system = FsspecStore(self.kind, config=self.config, **self._how(Patience()))
+        make: Any = FsspecStore
+        system = make(self.kind, config=self.config, **self._how(Patience()))
         return pafs.PyFileSystem(pafs.FSSpecHandler(system))
 
     def _how(self, patience: Patience) -> dict[str, Any]:
