@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from store_samples import SPAWN, driven, leave_lease, s3_server
 
@@ -218,3 +219,43 @@ def test_a_process_is_known_to_be_gone_only_where_it_ran() -> None:
     assert gone.is_gone
     child.wait()
     assert gone.is_gone
+
+
+def test_a_process_keeps_its_name_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Process.this()
+    booted = psutil.boot_time()
+    hour_later = "psutil.boot_time", "psutil._pslinux.boot_time"
+    for name in hour_later:
+        monkeypatch.setattr(name, lambda: booted + 3600)
+    assert psutil.boot_time() == booted + 3600
+    assert not before.is_gone
+
+
+def test_a_living_process_that_proc_hides_from_us_is_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Process(Process.this().machine, 4242, "77")
+
+    def hidden(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)
+
+    def refused(pid: int, signal: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(psutil, "Process", hidden)
+    monkeypatch.setattr(os, "kill", refused)
+    assert not other.is_gone
+
+
+def test_a_forked_process_has_a_name_of_its_own() -> None:
+    before = Process.this()
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, str(Process.this()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    named = Process.parse(os.read(read, 100).decode())
+    assert named is not None
+    assert (named.machine, named.pid) == (before.machine, child)
+    assert named.is_gone

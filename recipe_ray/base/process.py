@@ -9,8 +9,11 @@ import os
 import platform
 import re
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+
+import psutil
 
 # what `str` writes; Linux gives no process a number of more than seven digits
 _WRITTEN = re.compile(r"([^-]+)-([0-9]{1,7})-([0-9]{1,20})")
@@ -18,7 +21,7 @@ _WRITTEN = re.compile(r"([^-]+)-([0-9]{1,7})-([0-9]{1,20})")
 
 @dataclass(frozen=True)
 class Process:
-    """One process: its machine, its number there, and when the kernel says it started."""
+    """One process: its machine, its number there, and when it started (0.01 s after boot)."""
 
     machine: str
     pid: int
@@ -30,8 +33,7 @@ class Process:
     @classmethod
     def this(cls) -> "Process":
         """Return the process that asks."""
-        state = _state(os.getpid())
-        return cls(_machine(), os.getpid(), state[1] if state else "0")
+        return _known(os.getpid())
 
     @classmethod
     def parse(cls, text: str) -> "Process | None":
@@ -50,22 +52,36 @@ class Process:
         if not self.is_local:
             return False
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+            process = psutil.Process(self.pid)
+            dead = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            return dead or _started(process) != self.started
+        except psutil.ZombieProcess:
             return True
-        except PermissionError:
-            pass  # somebody else's
-        state = _state(self.pid)
-        return state is not None and (state[0] in "ZX" or state[1] != self.started)
+        except psutil.NoSuchProcess:
+            return not _takes_signals(self.pid)
+        except psutil.AccessDenied:
+            return False
 
 
-def _state(pid: int) -> tuple[str, str] | None:
-    # Linux: the fields after the name, which may hold anything, in brackets
+@cache  # by number, since a forked process is another one
+def _known(pid: int) -> Process:
+    return Process(_machine(), pid, _started(psutil.Process(pid)))
+
+
+def _takes_signals(pid: int) -> bool:
+    # a /proc mounted with hidepid shows no process of another user
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], fields[19]
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _started(process: psutil.Process) -> str:
+    # psutil adds the time of boot, which moves if somebody sets the clock
+    return str(round(100 * (process.create_time() - psutil.boot_time())))
 
 
 def _machine() -> str:

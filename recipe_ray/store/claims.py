@@ -4,10 +4,11 @@
                             see of it (`schedule/sweep_progress.py: DriverNote`)
     claims/<key>.<driver>   this driver builds this stage, for as long as it has its lease
 
-No store can be trusted to create a file only where there is none (S3 by pyarrow cannot), so a claim
-is written first and looked at afterwards: of two that write, at least one sees both, and whoever
-sees another's withdraws. That is safe wherever a written file is listed at once: local disks, S3,
-GCS; over NFS too, whose clients list a folder anew after they changed it.
+A claim has its driver in its name, so that whoever frees those of the dead cannot delete another's
+by mistake: no store deletes a file on the condition that it is still the same. So a claim is
+written first and looked at afterwards: of two that write, at least one sees both, and whoever sees
+the other's withdraws. That is safe if a written file is listed at once: local disks, S3, GCS,
+Azure; over NFS too, whose clients list a folder again after they changed it.
 
 No claim is judged by comparing clocks. A driver is dead when its lease has not changed for
 `lease_s` of the observer's own time, or when its process, which its name tells, is gone from the
