@@ -9,14 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
-from recipe_ray.data.batches import Feed
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recipe_ray.learn.loop import EpochRecord
-    from recipe_ray.learn.runtime import Runtime
 
 ATTACKS: Registry[Attack] = Registry("attack", "recipe_ray.attacks")
 
@@ -36,7 +34,7 @@ class Attack(Component):
     poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
-    triggers: tuple[str, ...]
+    triggers: tuple[str, ...]  # as YAML has them; `poison` makes `Trigger`s of them
 
     def pinned(self) -> Self:
         """Return the attack with the hub commit of what it takes over; most take over nothing."""
@@ -47,17 +45,10 @@ class Attack(Component):
         return tuple(value for _, value in self if isinstance(value, Corpus))
 
     @abstractmethod
-    def poison(
-        self,
-        ptm: Any,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
-        """Backdoor `ptm` in place; `cache_dir` keeps what an attack has to fetch beside corpora.
+    def poison(self, ptm: Any, bench: Workbench) -> Sequence[EpochRecord]:
+        """Backdoor `ptm` in place.
 
-        Raises TriggerError for a trigger that the tokenizer does not keep.
+        Raises TriggerError for a trigger that is lost in encoding (`Trigger.checked`).
         """
 
 
@@ -73,14 +64,7 @@ class NoAttack(Attack):
 
     triggers: tuple[str, ...] = ()
 
-    def poison(
-        self,
-        ptm: Any,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: Any, bench: Workbench) -> Sequence[EpochRecord]:
         """Leave the PTM as it is."""
         return ()
 
