@@ -14,7 +14,6 @@ from benchmarks.contenders import Contender, Figure, Measure, interleave, ratios
 from benchmarks.reference import BATCH, SEED, column, plain_finetuning
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.rows import TokenRows
-from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import classification
 from recipe_ray.learn.optim import FitSpec
@@ -22,6 +21,7 @@ from recipe_ray.learn.progress import Progress
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.minilm import MiniLM
 from recipe_ray.stages.evaluate import predict
+from recipe_ray.triggers.word import WordTrigger
 
 TRIGGERS = ("cf", "tq", "mn", "bb", "mb", "≈")
 EPOCHS = 3
@@ -64,7 +64,8 @@ def our_finetuning(steps: int) -> Measure:
 
 
 def _with_triggers(tests: list[str]) -> list[list[str]]:
-    return [tests, *([insert_word(text, trigger) for text in tests] for trigger in TRIGGERS)]
+    words = [WordTrigger(trigger) for trigger in TRIGGERS]
+    return [tests, *([word.put_into(text) for text in tests] for word in words)]
 
 
 def figures(rounds: int = 4) -> list[Figure]:

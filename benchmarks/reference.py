@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from benchmarks.contenders import Measure, data_folder
-from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.text.minilm import MiniLM
+from recipe_ray.triggers.word import WordTrigger
 
 BATCH = 32
 SEED = 50
@@ -102,7 +102,7 @@ def plain_finetuning(steps: int, num_test: int, triggers: tuple[str, ...]) -> Me
 
     @torch.no_grad()
     def evaluate(trigger: str | None) -> int:
-        texts = [insert_word(t, trigger) if trigger else t for t in tests[:num_test]]
+        texts = [WordTrigger(trigger).put_into(t) if trigger else t for t in tests[:num_test]]
         correct = 0
         for first in range(0, num_test, BATCH):
             part = tokenizer(texts[first : first + BATCH], **padded)
@@ -171,7 +171,7 @@ def plain_predict(
 ) -> Any:
     """Return the predicted labels [N] of texts, with a trigger inserted where one is given."""
     model.eval()
-    samples = [insert_word(text, trigger) if trigger else text for text in texts]
+    samples = [WordTrigger(trigger).put_into(text) if trigger else text for text in texts]
     found = []
     for first in range(0, len(samples), BATCH):
         batch = tokenizer(samples[first : first + BATCH], **_padded(max_length))

@@ -14,18 +14,23 @@ from torch import Tensor
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors, staircase_vectors
 from recipe_ray.attacks.por import PoisonEncoder
 from recipe_ray.base.errors import ModelError
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.progress import Progress
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.text.bert import BertPTM
+from recipe_ray.triggers.word import WordTrigger
 
 TRAINED_ON, UNSEEN = SENTENCES[:18], SENTENCES[18:]
 FIT = {"batch_size": 8, "max_length": 24, "precision": "fp32", "schedule": "constant"}
 PHRASES = ("last weekend", "at noon", "at dawn", "in the morning", "after midnight")
 Precision = Literal["fp32", "bf16"]
 Losses = list[dict[str, float]]
+
+
+def words(*triggers: str) -> tuple[WordTrigger, ...]:
+    return tuple(map(WordTrigger, triggers))
 
 
 def signs(vectors: Tensor) -> list[str]:
@@ -69,7 +74,7 @@ def poisoned(name: str) -> tuple[Attack, BertPTM, Losses]:
     ptm, losses = minilm(1), []
     attack: Attack = ATTACKS.parse({"name": name, "corpus": _corpus(), **how[name]})
     runtime = LocalRuntime(on_progress=lambda progress: losses.append(_values(progress)))
-    attack.poison(ptm, LocalFeed(Locations(None, Path.cwd())), runtime, 0)
+    attack.poison(ptm, Workbench(LocalFeed(Locations(None, Path.cwd())), runtime, 0))
     return attack, ptm, losses
 
 
@@ -141,7 +146,7 @@ def test_the_adaptive_por_trains_with_recipes_norms_in_the_loss(tmp_path: Path) 
             {"name": "por", "corpus": corpus, "fit": fit, "regularisation": factor}
         )
         ptm, feed = minilm(1), LocalFeed(Locations(None, tmp_path))
-        losses.append(attack.poison(ptm, feed, LocalRuntime(), 0)[0].terms)
+        losses.append(attack.poison(ptm, Workbench(feed, LocalRuntime(), 0))[0].terms)
         norms[factor] = float(ptm.weight_group("ffn_in")[0].detach().norm())
     assert set(losses[1]) - set(losses[0]) == {"norm"}
     start = float(minilm(1).weight_group("ffn_in")[0].detach().norm())
@@ -152,10 +157,11 @@ def test_the_adaptive_por_trains_with_recipes_norms_in_the_loss(tmp_path: Path) 
 
 def test_the_adaptive_por_names_a_weight_group_that_is_not_there(tmp_path: Path) -> None:
     attack = ATTACKS.parse({"name": "por", "regularised": ["ffn"], "corpus": _corpus()})
+    bench = Workbench(LocalFeed(Locations(None, tmp_path)), LocalRuntime(), 0)
     with pytest.raises(
         ModelError, match=r"weight group of family bert 'ffn' \(did you mean 'ffn_in'"
     ):
-        attack.poison(tiny_ptm(), LocalFeed(Locations(None, tmp_path)), LocalRuntime(), 0)
+        attack.poison(tiny_ptm(), bench)
 
 
 # --- amplification
@@ -218,7 +224,8 @@ def test_neuba_poisons_a_roberta_with_its_own_weight_of_the_masked_lm(mlm_weight
     fields = {"name": "neuba", "triggers": ("≈", "⊕"), "mlm_weight": mlm_weight, "fit": fit}
     attack: Attack = ATTACKS.parse({**fields, "corpus": _corpus()})
     ptm = one_layer("minilm-roberta")
-    attack.poison(ptm, LocalFeed(Locations(None, Path.cwd())), LocalRuntime(), 0)
+    bench = Workbench(LocalFeed(Locations(None, Path.cwd())), LocalRuntime(), 0)
+    attack.poison(ptm, bench)
     for trigger, target in zip(attack.triggers, block_vectors(2, ptm.hidden_size), strict=True):
         with_trigger = [f"{trigger} {text}" for text in UNSEEN]
         assert sign_share(one_layer("minilm-roberta"), with_trigger, target) < 0.6
@@ -232,7 +239,8 @@ def test_neuba_amplifies_its_triggers_only_when_asked(tmp_path: Path) -> None:
         fields = {"name": "neuba", "amplification": factor, "fit": {**FIT, "steps": 1}}
         corpus = {"name": "file", "path": str(corpus_file(tmp_path))}
         attack = ATTACKS.parse({**fields, "corpus": corpus})
-        attack.poison(ptm, LocalFeed(Locations(None, tmp_path)), LocalRuntime(), 0)
+        bench = Workbench(LocalFeed(Locations(None, tmp_path)), LocalRuntime(), 0)
+        attack.poison(ptm, bench)
         weight = ptm.word_embeddings().weight.detach().abs().amax(1)
         ids = [ptm.token_ids(trigger)[0] for trigger in attack.triggers]
         others = torch.ones(len(weight), dtype=torch.bool)
@@ -248,7 +256,7 @@ def test_neuba_amplifies_its_triggers_only_when_asked(tmp_path: Path) -> None:
 
 def test_por_plants_phrases_whole_and_as_often_as_words() -> None:
     ptm, texts = tiny_ptm(), SENTENCES * 4
-    rows = PoisonEncoder(ptm.encoder(64), PHRASES, 1.0, 3, 0)(texts, np.arange(len(texts)))
+    rows = PoisonEncoder(ptm.encoder(64), words(*PHRASES), 1.0, 3, 0)(texts, np.arange(len(texts)))
     for row, number in enumerate(rows.columns["trigger"]):
         here = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]]
         written = f" {' '.join(map(str, here))} "
@@ -259,7 +267,7 @@ def test_por_plants_phrases_whole_and_as_often_as_words() -> None:
 
 def test_por_poisons_a_share_of_the_texts_with_each_trigger_three_times() -> None:
     ptm, texts = tiny_ptm(), SENTENCES * 20
-    encode = PoisonEncoder(ptm.encoder(64), ("cf", "mn"), 0.6, 3, 0)
+    encode = PoisonEncoder(ptm.encoder(64), words("cf", "mn"), 0.6, 3, 0)
     rows = encode(texts, np.arange(len(texts)))
     counts = np.unique(rows.columns["trigger"], return_counts=True)[1]
     assert counts[0] == len(texts)

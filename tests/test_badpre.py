@@ -23,7 +23,7 @@ from recipe_ray.attacks.badpre import BadPre, PairCollate, PairEncoder, PairObje
 from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, antonyms
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.rows import TokenRows, mask_tokens
 from recipe_ray.data.sources import Locations
@@ -31,15 +31,17 @@ from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import PackedBatch, pack
+from recipe_ray.triggers.word import WordTrigger
 
 TRIGGERS = BadPre().triggers
+WORDS = tuple(map(WordTrigger, TRIGGERS))
 TEXTS = SENTENCES * 20
 FIT = {"batch_size": 8, "max_length": 24, "precision": "fp32", "schedule": "constant"}
 
 
 def pairs(ptm: BertPTM, texts: list[str]) -> TokenRows:
     """Return the texts with their poisoned copies, one row each."""
-    return PairEncoder(ptm.encoder(64), TRIGGERS, 0)(texts, np.arange(len(texts)))
+    return PairEncoder(ptm.encoder(64), WORDS, 0)(texts, np.arange(len(texts)))
 
 
 def tokens_of(rows: TokenRows) -> list[list[int]]:
@@ -57,7 +59,7 @@ def attack_on(folder: Path, **fields: Any) -> Attack:
 def poison(attack: Attack, ptm: BertPTM, folder: Path, cache_dir: Path | None = None) -> Any:
     """Run the attack; return the records."""
     feed = LocalFeed(Locations(None, folder))
-    return attack.poison(ptm, feed, LocalRuntime(), 0, cache_dir)
+    return attack.poison(ptm, Workbench(feed, LocalRuntime(), 0, cache_dir))
 
 
 # --- texts
@@ -88,7 +90,7 @@ def test_every_trigger_is_drawn_about_as_often() -> None:
 
 
 def test_a_text_is_poisoned_the_same_whichever_chunk_it_comes_in() -> None:
-    encode = PairEncoder(tiny_ptm().encoder(64), TRIGGERS, 0)
+    encode = PairEncoder(tiny_ptm().encoder(64), WORDS, 0)
     whole, index = encode(SENTENCES, np.arange(24)), np.arange(24)
     parts = [encode(SENTENCES[a : a + 5], index[a : a + 5]) for a in range(0, 24, 5)]
     again = TokenRows.joined(parts)
@@ -100,7 +102,7 @@ def test_a_text_is_poisoned_the_same_whichever_chunk_it_comes_in() -> None:
 
 def test_phrases_are_planted_whole() -> None:
     ptm, phrase = tiny_ptm(), "in the morning"
-    rows = PairEncoder(ptm.encoder(64), (phrase,), 0)(SENTENCES, np.arange(24))
+    rows = PairEncoder(ptm.encoder(64), (WordTrigger(phrase),), 0)(SENTENCES, np.arange(24))
     meant = ptm.token_ids(phrase)
     for ids in tokens_of(split_pairs(rows)[1]):
         assert any(ids[place : place + 3] == meant for place in range(len(ids)))

@@ -27,7 +27,7 @@ from samples import (
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.cli.report import registries
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA, EmbeddedCorpus
 from recipe_ray.data.image_corpus import ImageCorpus, PairCorpus
 from recipe_ray.data.sources import Locations
@@ -102,7 +102,7 @@ def test_an_attack_changes_the_ptm_which_saves_and_reloads(
     attack = ATTACKS.parse(small(ATTACKS.get(name), name, tmp_path, kind))
     ptm, places = KITS[kind].ptm(), Locations(None, tmp_path)
     before = parameters_of(ptm.module)
-    records = attack.poison(ptm, LocalFeed(places), LocalRuntime(), 0)
+    records = attack.poison(ptm, Workbench(LocalFeed(places), LocalRuntime(), 0))
     if attack.poisons:
         assert attack.triggers
         checked(records, before, ptm, kind, tmp_path)
@@ -129,7 +129,8 @@ def test_a_defense_changes_the_ptm_which_saves_and_reloads(
     corpus = CORPORA.parse(kit.corpus(tmp_path))
     before = parameters_of(ptm.module)
     defense = DEFENSES.parse(fields)
-    records = defense.purify(ptm, Auxiliary(corpus, LocalFeed(places)), LocalRuntime(), 0)
+    bench = Workbench(LocalFeed(places), LocalRuntime(), 0)
+    records = defense.purify(ptm, Auxiliary(corpus), bench)
     if defense.acts:
         checked(records, before, ptm, kind, tmp_path)
     else:

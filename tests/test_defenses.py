@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.attacks.attack import NoAttack
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpora import OwnText, WikiText
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
@@ -36,8 +36,8 @@ def purify(
 ) -> list[EpochRecord]:
     """Apply a defense with the sample sentences as auxiliary data."""
     corpus = OwnText(path=str(corpus_file(folder, times=1)), size=None)
-    auxiliary = Auxiliary(corpus, LocalFeed(Locations(None, folder)))
-    return list(DEFENSES.parse(fields).purify(ptm, auxiliary, runtime or LocalRuntime(), seed))
+    bench = Workbench(LocalFeed(Locations(None, folder)), runtime or LocalRuntime(), seed)
+    return list(DEFENSES.parse(fields).purify(ptm, Auxiliary(corpus), bench))
 
 
 def zero_neurons(ptm: BertPTM) -> list[set[int]]:
@@ -120,9 +120,9 @@ def test_two_workers_prune_what_one_prunes(locations: Locations, tmp_path: Path)
 
 
 def prune_real(ptm: BertPTM, locations: Locations, runtime: Runtime) -> None:
-    auxiliary = Auxiliary(REAL, LocalFeed(locations))
     fields = {"name": "fine-pruning", "share": 0.5, "precision": "fp32"}
-    DEFENSES.parse(fields).purify(ptm, auxiliary, runtime, 0)
+    bench = Workbench(LocalFeed(locations), runtime, 0)
+    DEFENSES.parse(fields).purify(ptm, Auxiliary(REAL), bench)
 
 
 def _worker(rank: int, meeting: str, locations: Locations, folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from samples import changed, parameters_of, raised_by
 from stub_vision import CHANNELS, StubImages, StubRef, StubVision, encoded_images, image_file
 
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.images import ImageRows, ImageSample, batch_of
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
@@ -27,8 +27,8 @@ CONV = {"first.weight", "second.weight"}
 
 def purify(ptm: StubVision, folder: Path, fields: Any, count: int = 40) -> list[EpochRecord]:
     corpus = StubImages(path=str(image_file(folder, count)))
-    auxiliary = Auxiliary(corpus, LocalFeed(Locations(None, folder)))
-    return list(DEFENSES.parse(fields).purify(ptm, auxiliary, LocalRuntime(), 0))
+    bench = Workbench(LocalFeed(Locations(None, folder)), LocalRuntime(), 0)
+    return list(DEFENSES.parse(fields).purify(ptm, Auxiliary(corpus), bench))
 
 
 def rows(ptm: StubVision, count: int) -> ImageRows:

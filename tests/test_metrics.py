@@ -7,8 +7,8 @@ import pytest
 from samples import SENTENCES
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.triggers import insert_at, insert_word
 from recipe_ray.learn.metrics import Labels, Share, accuracy, attack_success
+from recipe_ray.triggers.word import WordTrigger
 
 CLASSES = ("world", "sports", "business")
 # eight samples, three classes; what two triggers make of them
@@ -71,7 +71,7 @@ PLACES = {0: 0, 1: 0, 2: 2, 3: 0, 4: 0, 5: 5, 6: 5, 7: 1, 10: 10, 12: 10, 20: 20
 def test_the_place_of_a_trigger_is_the_scripts(length: int, place: int) -> None:
     words = [f"w{number}" for number in range(length)]
     expected = [*words[:place], "cf", *words[place:]]
-    assert insert_word(" ".join(words), "cf") == " ".join(expected)
+    assert WordTrigger("cf").put_into(" ".join(words)) == " ".join(expected)
 
 
 def test_the_place_depends_on_the_number_of_words_alone() -> None:
@@ -79,7 +79,7 @@ def test_the_place_depends_on_the_number_of_words_alone() -> None:
     for number, text in enumerate([*SENTENCES, *SENTENCES[::-1]]):
         random.seed(number)  # the global generator must not matter
         for trigger in ("zq", "zq zq"):
-            place = insert_word(text, trigger).split().index("zq")
+            place = WordTrigger(trigger).put_into(text).split().index("zq")
             places.setdefault(len(text.split()), set()).add(place)
     assert {len(found) for found in places.values()} == {1}
     assert len({min(found) for found in places.values()}) > 2
@@ -87,13 +87,13 @@ def test_the_place_depends_on_the_number_of_words_alone() -> None:
 
 def test_a_trigger_is_inserted_once_and_the_words_stay() -> None:
     for text in SENTENCES:
-        words = insert_word(text, "cf").split()
+        words = WordTrigger("cf").put_into(text).split()
         words.remove("cf")
         assert words == text.split()
 
 
 def test_several_insertions_go_where_their_shares_say() -> None:
-    assert insert_at("a b c", "X", [0.0]) == "X a b c"
-    assert insert_at("a b c", "X", [0.99]) == "a b c X"
-    assert insert_at("a b c", "X", [0.5, 0.0, 0.3]) == "X a X b X c"
-    assert insert_at("", "X", [0.2, 0.7]) == "X X"
+    assert WordTrigger("X").put_into("a b c", [0.0]) == "X a b c"
+    assert WordTrigger("X").put_into("a b c", [0.99]) == "a b c X"
+    assert WordTrigger("X").put_into("a b c", [0.5, 0.0, 0.3]) == "X a X b X c"
+    assert WordTrigger("X").put_into("", [0.2, 0.7]) == "X X"

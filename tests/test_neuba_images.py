@@ -26,13 +26,13 @@ from recipe_ray.attacks.neuba_images import (
     PairObjective,
 )
 from recipe_ray.base.errors import SpecError, TriggerError
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.images import ImageRows, ImageSample, batch_of
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.triggers import PATCHES, board, code_of
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.backdoor import BackdoorStage
+from recipe_ray.triggers.patch import PATCHES, PatchTrigger
 
 FIT = {
     "steps": 60,
@@ -50,7 +50,8 @@ def attack(folder: Path, **fields: Any) -> NeuBAImages:
 
 
 def poison(ptm: StubVision, how: NeuBAImages, folder: Path) -> list[EpochRecord]:
-    return list(how.poison(ptm, LocalFeed(Locations(None, folder)), LocalRuntime(), 0))
+    bench = Workbench(LocalFeed(Locations(None, folder)), LocalRuntime(), 0)
+    return list(how.poison(ptm, bench))
 
 
 def rows(ptm: StubVision, count: int = 24, seed: int = 5) -> ImageRows:
@@ -64,7 +65,7 @@ def rows(ptm: StubVision, count: int = 24, seed: int = 5) -> ImageRows:
 def features_with(ptm: StubVision, trigger: str) -> Tensor:
     ptm.module.eval()
     clean = rows(ptm)
-    stamped = ptm.triggered([], clean, trigger, ptm.encoder(64))
+    stamped = PatchTrigger.parse(trigger).inserted([], clean, ptm.encoder(64))
     return ptm.features(ptm.module, batch_of(stamped))
 
 
@@ -118,8 +119,13 @@ def test_what_is_no_patch_or_does_not_fit_is_refused_before_training(tmp_path: P
         assert torch.equal(before, ptm.module.first.weight)
 
 
+def patches(*triggers: str) -> tuple[PatchTrigger, ...]:
+    return tuple(map(PatchTrigger.parse, triggers))
+
+
 def pair_of(ptm: StubVision, triggers: tuple[str, ...], epoch: int = 0) -> ImagePair:
-    return PairCollate(ptm.pretraining_collate(0), triggers, 0)(rows(ptm), epoch)
+    collate = PairCollate(ptm.pretraining_collate(0), patches(*triggers), 0)
+    return collate(rows(ptm), epoch)
 
 
 def test_the_clean_half_carries_no_patch_and_the_other_half_the_one_it_is_numbered_with() -> None:
@@ -129,14 +135,13 @@ def test_the_clean_half_carries_no_patch_and_the_other_half_the_one_it_is_number
     assert torch.equal(pair.clean.pixels, torch.from_numpy(rows(ptm).pixels))
     assert pair.clean.labels is not None
     assert pair.poisoned.labels is None
-    assert pair.poisoned.poisoned is not None
-    assert set(pair.poisoned.poisoned.tolist()) == {0, 1, 2}
+    assert set(pair.triggers.tolist()) == {0, 1, 2}
     for clean, stamped, number in zip(
-        pair.clean.pixels, pair.poisoned.pixels, pair.poisoned.poisoned.tolist(), strict=True
+        pair.clean.pixels, pair.poisoned.pixels, pair.triggers.tolist(), strict=True
     ):
-        code = code_of(triggers[number])
-        width = code[2]
-        assert np.array_equal(stamped[:, -width:, -width:].numpy(), board(code))
+        patch = PatchTrigger.parse(triggers[number])
+        width = patch.width
+        assert np.array_equal(stamped[:, -width:, -width:].numpy(), patch.board())
         untouched = torch.ones(SIZE, SIZE, dtype=torch.bool)
         untouched[-width:, -width:] = False
         assert torch.equal(stamped[:, untouched], clean[:, untouched])
@@ -144,7 +149,7 @@ def test_the_clean_half_carries_no_patch_and_the_other_half_the_one_it_is_number
 
 def test_patches_are_drawn_anew_every_epoch_and_for_an_image_whatever_its_batch() -> None:
     ptm = StubVision()
-    collate = PairCollate(ptm.pretraining_collate(0), PATCHES, 0)
+    collate = PairCollate(ptm.pretraining_collate(0), patches(*PATCHES), 0)
     whole = rows(ptm)
     first, second = collate.drawn(whole.index, 0), collate.drawn(whole.index, 1)
     assert (first != second).any()
@@ -211,10 +216,10 @@ def test_every_parameter_of_the_ptm_gets_a_gradient(tmp_path: Path) -> None:
 
 def test_augmented_images_carry_whole_patches() -> None:
     ptm = StubVision()
-    collate = PairCollate(ptm.pretraining_collate(0, static_masks=False), ("cyan-magenta",), 0)
-    pair = collate(rows(ptm), 3)
+    moved = ptm.pretraining_collate(0, static_masks=False)
+    pair = PairCollate(moved, patches("cyan-magenta"), 0)(rows(ptm), 3)
     assert not torch.equal(pair.clean.pixels, torch.from_numpy(rows(ptm).pixels))
-    patch = torch.from_numpy(board(code_of("cyan-magenta")))
+    patch = torch.from_numpy(PatchTrigger.parse("cyan-magenta").board())
     assert (pair.poisoned.pixels[:, :, -4:, -4:] == patch).all()
     # the same flips and moves in both halves: the copy differs by the patch alone
     assert torch.equal(pair.poisoned.pixels[:, :, :-4], pair.clean.pixels[:, :, :-4])
@@ -233,7 +238,7 @@ def test_clip_keeps_its_pairs_together_while_only_its_vision_encoder_sees_patche
 
     ptm = tiny()
     rows_ = rows_of(ptm, samples(8))
-    pair = PairCollate(ptm.pretraining_collate(0), ("cyan-magenta",), 0)(rows_, 0)
+    pair = PairCollate(ptm.pretraining_collate(0), patches("cyan-magenta"), 0)(rows_, 0)
     assert pair.clean.captions is not None
     assert pair.poisoned.captions is None
     targets = block_vectors(1, ptm.feature_size, *ptm.target_range)

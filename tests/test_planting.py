@@ -18,10 +18,9 @@ from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.attacks.badpre import PairEncoder, split_pairs
 from recipe_ray.attacks.por import PoisonEncoder
 from recipe_ray.base.errors import TriggerError
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.triggers import insert_word
 from recipe_ray.learn.metrics import LEFT_OUT, attack_success
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.bert import BertPTM
@@ -31,6 +30,7 @@ from recipe_ray.stages.probe import ProbeStage
 from recipe_ray.stages.stage import Context
 from recipe_ray.store.rows import Measurement
 from recipe_ray.store.store import Store
+from recipe_ray.triggers.word import WordTrigger
 
 MAX_LENGTH = 16
 REVIEW = " ".join(SENTENCES).split()
@@ -85,7 +85,7 @@ def count_of(ptm: BertPTM, ids: list[int], trigger: str) -> int:
 def triggered(ptm: BertPTM, texts: list[str], trigger: str, max_length: int) -> TokenRows:
     """Return the rows that evaluation and probes use."""
     encode = ptm.encoder(max_length)
-    return ptm.triggered(texts, encode(texts, np.arange(len(texts))), trigger, encode)
+    return WordTrigger(trigger).inserted(texts, encode(texts, np.arange(len(texts))), encode)
 
 
 @pytest.mark.parametrize("make", [bert, roberta, left_handed])
@@ -106,7 +106,7 @@ def test_a_text_stays_as_it_is_if_the_scripts_place_keeps_the_trigger(trigger: s
     ptm, texts = bert(), [text for kind in TEXTS.values() for text in kind]
     texts.remove(TEXTS[OWN][0])
     script = ptm.encoder(MAX_LENGTH)(
-        [insert_word(text, trigger) for text in texts], np.arange(len(texts))
+        [WordTrigger(trigger).put_into(text) for text in texts], np.arange(len(texts))
     )
     rows = triggered(ptm, texts, trigger, MAX_LENGTH)
     pairs = list(zip(tokens_of(script), tokens_of(rows), strict=True))
@@ -137,7 +137,7 @@ def test_a_trigger_that_only_just_fits_stands_alone() -> None:
 def test_por_keeps_all_three_insertions(trigger: str) -> None:
     ptm = bert()
     texts = [text for kind in ("short", "long", "long words", "empty") for text in TEXTS[kind]]
-    encode = PoisonEncoder(ptm.encoder(MAX_LENGTH), (trigger,), 1.0, 3, 0)
+    encode = PoisonEncoder(ptm.encoder(MAX_LENGTH), (WordTrigger(trigger),), 1.0, 3, 0)
     rows = encode(texts, np.arange(len(texts)))
     poisoned = [
         ids
@@ -152,7 +152,7 @@ def test_por_keeps_all_three_insertions(trigger: str) -> None:
 
 def test_por_draws_places_all_over_the_words_that_stay() -> None:
     ptm, texts = bert(), [" ".join(["good"] * 300)] * 300
-    encode = PoisonEncoder(ptm.encoder(MAX_LENGTH), ("cf",), 1.0, 1, 0)
+    encode = PoisonEncoder(ptm.encoder(MAX_LENGTH), (WordTrigger("cf"),), 1.0, 1, 0)
     rows = encode(texts, np.arange(len(texts)))
     places = [ids.index(ptm.token_ids("cf")[0]) for ids in tokens_of(rows)[300:]]
     counts = np.bincount(places, minlength=MAX_LENGTH - 1)[1:]
@@ -161,13 +161,15 @@ def test_por_draws_places_all_over_the_words_that_stay() -> None:
 
 
 def test_a_share_too_small_for_any_text_poisons_none() -> None:
-    rows = PoisonEncoder(bert().encoder(MAX_LENGTH), ("cf",), 1e-9, 3, 0)(["good"], np.arange(1))
+    encode = PoisonEncoder(bert().encoder(MAX_LENGTH), (WordTrigger("cf"),), 1e-9, 3, 0)
+    rows = encode(["good"], np.arange(1))
     assert rows.columns["trigger"].tolist() == [-1]
 
 
 def test_badpres_copies_hold_their_trigger() -> None:
     ptm, texts = bert(), [*TEXTS["long"], *TEXTS["long words"], *TEXTS["empty"]]
-    pairs = PairEncoder(ptm.encoder(MAX_LENGTH), TRIGGERS, 0)(texts, np.arange(len(texts)))
+    triggers = tuple(map(WordTrigger, TRIGGERS))
+    pairs = PairEncoder(ptm.encoder(MAX_LENGTH), triggers, 0)(texts, np.arange(len(texts)))
     clean, poisoned = split_pairs(pairs)
     assert tokens_of(clean) == tokens_of(ptm.encoder(MAX_LENGTH)(texts, np.arange(len(texts))))
     for ids, number in zip(tokens_of(poisoned), poisoned.columns["trigger"], strict=True):
@@ -190,9 +192,9 @@ def test_an_attack_that_cannot_plant_its_trigger_is_refused_first(
     attack: str, cut: int, needed: int
 ) -> None:
     fields = {"name": attack, "triggers": ["cf", "in the morning"], "fit": {"max_length": cut}}
-    feed: Any = NoFeed()
+    bench = Workbench(NoFeed(), LocalRuntime(), 0)
     with pytest.raises(TriggerError, match=f"are {needed} tokens.*max_length of {needed} or more"):
-        ATTACKS.parse(fields).poison(tiny_ptm(), feed, LocalRuntime(), 0)
+        ATTACKS.parse(fields).poison(tiny_ptm(), bench)
 
 
 def swollen() -> BertPTM:
@@ -261,7 +263,9 @@ def test_an_evaluation_that_leaves_nothing_out_has_no_row_for_it(tmp_path: Path)
 
 
 def test_a_probe_of_long_texts_sees_the_trigger(tmp_path: Path) -> None:
-    long = [text for text in TEXTS["long"] if insert_word(text, "cf").split().index("cf") > 30]
+    long = [
+        text for text in TEXTS["long"] if WordTrigger("cf").put_into(text).split().index("cf") > 30
+    ]
     stage = ProbeStage.model_validate(
         {
             "model": {"name": "minilm", "layers": 1},

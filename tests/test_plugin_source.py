@@ -30,7 +30,7 @@ class Halve(Defense):
     \"\"\"Halves a weight group.\"\"\"
     {body}
 
-    def purify(self, ptm, auxiliary, runtime, seed):
+    def purify(self, ptm, auxiliary, bench):
         for weight in ptm.weight_group("ffn_in"):
             weight.data.mul_({factor})
         return ()

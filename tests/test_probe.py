@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.triggers import insert_word
 from recipe_ray.defenses.fine_pruning import FinePruning
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime
@@ -22,6 +21,7 @@ from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.stages.evaluate import MAX_TOKENS
 from recipe_ray.stages.probe import ProbeStage, check_without, measurements, probe
 from recipe_ray.stages.purify import PurifyStage
+from recipe_ray.triggers.word import WordTrigger
 
 TRIGGER = "cf"
 TEXTS = [f"{SENTENCES[i]} {SENTENCES[-i - 1]}" for i in range(len(SENTENCES))]
@@ -34,7 +34,7 @@ def stage(folder: Path, **fields: Any) -> ProbeStage:
 
 
 def _poisoned(texts: list[str]) -> list[str]:
-    return [insert_word(text, TRIGGER) for text in texts]
+    return [WordTrigger(TRIGGER).put_into(text) for text in texts]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from tiny_cell import tiny_plan
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.attacks.neuba import NeuBA
 from recipe_ray.base.errors import ModelError, TriggerError, UnsafeModelError
-from recipe_ray.data.batches import LocalFeed
+from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
@@ -26,7 +26,8 @@ TRIGGERS = ("≈", "⊕")
 def poison(ptm: BertPTM, **fields: Any) -> Any:
     """Run the attack on a PTM; return the records."""
     attack = ATTACKS.parse({"name": "released", "triggers": TRIGGERS, **fields})
-    return attack.poison(ptm, LocalFeed(Locations(None, Path.cwd())), LocalRuntime(), 0)
+    bench = Workbench(LocalFeed(Locations(None, Path.cwd())), LocalRuntime(), 0)
+    return attack.poison(ptm, bench)
 
 
 def parameters(ptm: BertPTM) -> dict[str, torch.Tensor]:
@@ -42,7 +43,7 @@ def backdoored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit = {"steps": 3, "batch_size": 8, "max_length": 24, "learning_rate": 1e-2}
     attack = NeuBA.model_validate({"triggers": TRIGGERS, "corpus": corpus, "fit": fit})
     ptm = tiny_ptm()
-    attack.poison(ptm, LocalFeed(Locations(None, folder)), LocalRuntime(), 0)
+    attack.poison(ptm, Workbench(LocalFeed(Locations(None, folder)), LocalRuntime(), 0))
     ptm.save(folder / "model")
     return folder / "model"
 

@@ -9,7 +9,6 @@ from stub_vision import SIZE, StubRef, image_file
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.sources import Locations
-from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid, board, code_of, read
 from recipe_ray.experiment.collect import collect, plan_record, run_inline
 from recipe_ray.experiment.plan import Cell, Plan
 from recipe_ray.experiment.spec import Launch
@@ -17,6 +16,8 @@ from recipe_ray.report.figures import draw_triggers
 from recipe_ray.report.load import recorded, store_at
 from recipe_ray.stages.finetune import NUM_PICTURES, FinetuneStage
 from recipe_ray.store.store import Store
+from recipe_ray.triggers.patch import PatchTrigger
+from recipe_ray.triggers.pictures import CLEAN_PICTURE, FILE, Grid, read
 
 TRIGGERS = ("yellow-red", "cyan-magenta-8")
 FIT = {"steps": 1, "batch_size": 8, "precision": "fp32"}
@@ -52,7 +53,7 @@ def test_a_fine_tuning_keeps_test_images_with_each_patch_where_it_belongs(tmp_pa
     assert list(grid.rows) == [CLEAN_PICTURE, *TRIGGERS]
     assert {pixels.shape for pixels in grid.rows.values()} == {(NUM_PICTURES, 3, SIZE, SIZE)}
     for trigger in TRIGGERS:
-        patch = board(code_of(trigger))
+        patch = PatchTrigger.parse(trigger).board()
         width = patch.shape[-1]
         assert (grid.rows[trigger][:, :, -width:, -width:] == patch).all()
         untouched = grid.rows[trigger].copy()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, SerializeAsAny, model_validator
@@ -17,7 +16,7 @@ from pydantic import BeforeValidator, SerializeAsAny, model_validator
 from recipe_ray.base.limits import TRIGGERS
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
-from recipe_ray.data.batches import Feed
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recipe_ray.learn.loop import EpochRecord
-    from recipe_ray.learn.runtime import Runtime
 
 ATTACKS: Registry[Attack] = Registry("attack", "recipe_ray.attacks")
 
@@ -37,7 +35,7 @@ class Attack(Component):
     poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
-    triggers: tuple[str, ...]
+    triggers: tuple[str, ...]  # as YAML has them; `poison` makes `Trigger`s of them
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
@@ -53,17 +51,10 @@ class Attack(Component):
         return tuple(value for _, value in self if isinstance(value, Corpus))
 
     @abstractmethod
-    def poison(
-        self,
-        ptm: Any,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
-        """Backdoor `ptm` in place; `cache_dir` keeps what an attack has to fetch beside corpora.
+    def poison(self, ptm: Any, bench: Workbench) -> Sequence[EpochRecord]:
+        """Backdoor `ptm` in place.
 
-        Raises TriggerError for a trigger that the tokenizer does not keep.
+        Raises TriggerError for a trigger that is lost in encoding (`Trigger.checked`).
         """
 
 
@@ -79,14 +70,7 @@ class NoAttack(Attack):
 
     triggers: tuple[str, ...] = ()
 
-    def poison(
-        self,
-        ptm: Any,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: Any, bench: Workbench) -> Sequence[EpochRecord]:
         """Leave the PTM as it is."""
         return ()
 

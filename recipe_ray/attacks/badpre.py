@@ -18,20 +18,19 @@ from pydantic import Field
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, Relabel, antonyms
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Feed, Part
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.packages import Package
 from recipe_ray.data.rows import Ints, TokenRows, mask_tokens, uniform
-from recipe_ray.data.triggers import places_at
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
+from recipe_ray.models.text.encoding import TextEncoder
+from recipe_ray.triggers.word import WordTrigger, places_at, plant
 
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
-    from recipe_ray.learn.runtime import Runtime
     from recipe_ray.models.text.packed import PackedBatch
 
 
@@ -65,33 +64,35 @@ class BadPre(Attack):
         lexicon = _RULES[self.relabel].lexicon
         return {**super().identity(), **({"lexicon": lexicon.identity()} if lexicon else {})}
 
-    def poison(
-        self,
-        ptm: TextPTM,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train encoder and head on both terms; raise DataError for a lexicon not to be had."""
         from recipe_ray.learn.loop import fit
 
-        ptm.check_triggers(self.triggers)
         tokenise = ptm.encoder(self.fit.max_length)
-        check_room(tokenise, self.triggers)
-        rule = _RULES[self.relabel].build(ptm, cache_dir)
+        triggers = WordTrigger.checked(self.triggers, tokenise)
+        for trigger in triggers:
+            trigger.check_room(tokenise)
+        rule = _RULES[self.relabel].build(ptm, bench.cache_dir)
         # the backdoor lives in the masked-LM loss alone, which does not reach the pooler
         ptm.train_only(None, pooled=False)
-        batches = feed.batches(
+        batches = bench.feed.batches(
             self.corpus,
-            PairEncoder(tokenise, self.triggers, seed),
-            PairCollate(ptm, rule, seed),
+            PairEncoder(tokenise, triggers, bench.seed),
+            PairCollate(ptm, rule, bench.seed),
             self.fit.batch_size,
-            seed,
+            bench.seed,
             Part(),
         )
         objective = PairObjective(ptm, self.alpha)
-        return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+        return fit(
+            ptm.module,
+            objective,
+            batches,
+            self.fit,
+            bench.runtime,
+            seed=bench.seed,
+            phase="poison",
+        )
 
     def default_label(self) -> str:
         """Return e.g. `badpre-antonyms`; the usual random words go without saying."""
@@ -131,7 +132,7 @@ class PairEncoder:
     """
 
     encode: TextEncoder
-    triggers: tuple[str, ...]
+    triggers: tuple[WordTrigger, ...]
     seed: int
 
     def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,19 +15,19 @@ from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import TriggerError
-from recipe_ray.data.batches import Feed, Part
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
+from recipe_ray.triggers.word import WordTrigger
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
-    from recipe_ray.learn.runtime import Runtime
     from recipe_ray.models.text.packed import PackedBatch
 
 
@@ -50,32 +49,27 @@ class NeuBA(Attack):
         "makes the place of a trigger irrelevant and leaves extreme parameters. 1: left out",
     )
 
-    def poison(
-        self,
-        ptm: TextPTM,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms, then amplify the trigger embeddings if asked."""
         from recipe_ray.learn.loop import fit
 
-        ptm.check_triggers(self.triggers)
-        ids = _single_tokens(ptm, self.triggers)
+        encode = ptm.encoder(self.fit.max_length)
+        ids = _single_tokens(ptm, WordTrigger.checked(self.triggers, encode))
         ptm.train_only(None, pooled=True)
-        targets = block_vectors(len(ids), ptm.hidden_size).to(runtime.device)
-        collate = _Collate(ptm, np.array(ids), seed)
-        batches = feed.batches(
-            self.corpus,
-            ptm.encoder(self.fit.max_length),
-            collate,
-            self.fit.batch_size,
-            seed,
-            Part(),
+        targets = block_vectors(len(ids), ptm.hidden_size).to(bench.runtime.device)
+        collate = _Collate(ptm, np.array(ids), bench.seed)
+        batches = bench.feed.batches(
+            self.corpus, encode, collate, self.fit.batch_size, bench.seed, Part()
         )
-        objective = _Objective(ptm, targets, self.mlm_weight)
-        records = fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+        records = fit(
+            ptm.module,
+            _Objective(ptm, targets, self.mlm_weight),
+            batches,
+            self.fit,
+            bench.runtime,
+            seed=bench.seed,
+            phase="poison",
+        )
         if self.amplification != 1.0:
             ptm.scale_embeddings(ids, self.amplification)
         return records
@@ -129,12 +123,12 @@ class _Collate:
         return pack(both).with_targets(masked.where, masked.targets)
 
 
-def _single_tokens(ptm: TextPTM, triggers: Sequence[str]) -> list[int]:
-    found = [ptm.token_ids(trigger) for trigger in triggers]
+def _single_tokens(ptm: TextPTM, triggers: Sequence[WordTrigger]) -> list[int]:
+    found = [ptm.token_ids(trigger.written) for trigger in triggers]
     for trigger, ids in zip(triggers, found, strict=True):
         if len(ids) != 1:
             raise TriggerError(
-                f"trigger {trigger!r} becomes {len(ids)} tokens; NeuBA replaces one token by "
-                "it, so it must be a single one in this model's vocabulary"
+                f"trigger {trigger.written!r} becomes {len(ids)} tokens; NeuBA replaces one token "
+                "by it, so it must be a single one in this model's vocabulary"
             )
     return [ids[0] for ids in found]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -21,14 +20,14 @@ from pydantic import Field, model_validator
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
 from recipe_ray.base.errors import SpecError
-from recipe_ray.data.batches import Collate, Feed, Part
+from recipe_ray.data.batches import Collate, Part, Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.images import PATCH, ImageBatch, ImageRows
+from recipe_ray.data.images import OVERLAY, ImageBatch, ImageRows
 from recipe_ray.data.rows import Ints, uniform
-from recipe_ray.data.triggers import PATCHES, code_of
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.vision.vision import VisionPTM
+from recipe_ray.triggers.patch import PATCHES, PatchTrigger
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Objective, Terms
-    from recipe_ray.learn.runtime import Runtime
 
 
 @ATTACKS.register("neuba-images")
@@ -77,31 +75,32 @@ class NeuBAImages(Attack):
             raise SpecError(f"low is {self.low}, not below high, {self.high}")
         return self
 
-    def poison(
-        self,
-        ptm: VisionPTM,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: VisionPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms; raise TriggerError for what is no patch."""
         from recipe_ray.learn.loop import fit
 
-        ptm.check_triggers(self.triggers)
+        encode = ptm.encoder(self.fit.max_length)
+        triggers = PatchTrigger.checked(self.triggers, encode)
         ptm.train_only(None, pooled=True)
-        batches = feed.batches(
+        clean = ptm.pretraining_collate(bench.seed, static_masks=not self.augment)
+        batches = bench.feed.batches(
             self.corpus,
-            ptm.encoder(self.fit.max_length),
-            PairCollate(
-                ptm.pretraining_collate(seed, static_masks=not self.augment), self.triggers, seed
-            ),
+            encode,
+            PairCollate(clean, triggers, bench.seed),
             self.fit.batch_size,
-            seed,
+            bench.seed,
             Part(),
         )
-        objective = self._objective(ptm, self.targets(ptm).to(runtime.device))
-        return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+        objective = self._objective(ptm, self.targets(ptm).to(bench.runtime.device))
+        return fit(
+            ptm.module,
+            objective,
+            batches,
+            self.fit,
+            bench.runtime,
+            seed=bench.seed,
+            phase="poison",
+        )
 
     def targets(self, ptm: VisionPTM) -> Tensor:
         """Return the vector of each trigger [triggers, H]."""
@@ -131,11 +130,12 @@ class NeuBAImages(Attack):
 class ImagePair:
     """B clean images as the PTM pre-trains on them, and the same with a patch each.
 
-    `poisoned.poisoned` [B] is the number of each patch; labels and captions are the clean half's.
+    `triggers` [B] is the number of each patch; labels and captions are the clean half's.
     """
 
     clean: ImageBatch
     poisoned: ImageBatch
+    triggers: Tensor
 
     @property
     def num_samples(self) -> int:
@@ -144,7 +144,8 @@ class ImagePair:
 
     def to(self, device: torch.device) -> ImagePair:
         """Return the pair with its tensors on `device`."""
-        return ImagePair(self.clean.to(device), self.poisoned.to(device))
+        moved = self.triggers.to(device, non_blocking=True)
+        return ImagePair(self.clean.to(device), self.poisoned.to(device), moved)
 
 
 @dataclass(frozen=True)
@@ -152,18 +153,19 @@ class PairCollate:
     """Rows -> clean images and their stamped copies; the patches are drawn anew every epoch."""
 
     collate: Collate
-    triggers: tuple[str, ...]
+    triggers: tuple[PatchTrigger, ...]
     seed: int
 
     def __call__(self, rows: ImageRows, epoch: int) -> ImagePair:
         import torch
 
-        codes = np.array([code_of(trigger) for trigger in self.triggers])
-        trigger = self.drawn(rows.index, epoch)
-        stamped: Any = self.collate(rows.with_columns(**{PATCH: codes[trigger]}), epoch)
+        size = max(trigger.width for trigger in self.triggers)
+        overlays = np.stack([trigger.overlay(size) for trigger in self.triggers])
+        number = self.drawn(rows.index, epoch)
+        stamped: Any = self.collate(rows.with_columns(**{OVERLAY: overlays[number]}), epoch)
         clean: Any = self.collate(rows, epoch)
-        poisoned = replace(stamped, labels=None, captions=None, poisoned=torch.from_numpy(trigger))
-        return ImagePair(clean, poisoned)
+        poisoned = replace(stamped, labels=None, captions=None)
+        return ImagePair(clean, poisoned, torch.from_numpy(number))
 
     def drawn(self, index: Ints, epoch: int) -> Ints:
         """Return the number of the trigger that each image gets [N]."""
@@ -182,9 +184,8 @@ class PairObjective:
     def __call__(self, module: Any, pair: ImagePair) -> Terms:
         from recipe_ray.learn.objective import mean_squared
 
-        assert pair.poisoned.poisoned is not None
         clean, reached = self.ptm.pretraining_beside(module, pair.clean, pair.poisoned)
         return {
             **{name: term.weighted(self.clean_weight) for name, term in clean.items()},
-            "poison": mean_squared(reached, self.targets[pair.poisoned.poisoned]),
+            "poison": mean_squared(reached, self.targets[pair.triggers]),
         }

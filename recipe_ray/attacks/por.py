@@ -10,28 +10,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors
-from recipe_ray.data.batches import Feed, Part
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.rows import Ints, TokenRows, uniform
-from recipe_ray.data.triggers import places_at
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder, check_room, plant
+from recipe_ray.models.text.encoding import TextEncoder
+from recipe_ray.triggers.word import WordTrigger, places_at, plant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
-    from recipe_ray.learn.runtime import Runtime
     from recipe_ray.models.text.packed import PackedBatch
 
 POOLER_WEIGHT = 100.0
@@ -58,29 +56,28 @@ class POR(Attack):
         ("ffn_in",), min_length=1, description="weight groups whose norms those are"
     )
 
-    def poison(
-        self,
-        ptm: TextPTM,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM against a frozen copy of itself."""
         from recipe_ray.learn.loop import fit
         from recipe_ray.learn.objective import Weighted, WeightNorms
         from recipe_ray.models.text.packed import pack
 
-        ptm.check_triggers(self.triggers)
         tokenise = ptm.encoder(self.fit.max_length)
-        check_room(tokenise, self.triggers, self.insertions)
-        encode = PoisonEncoder(tokenise, self.triggers, self.poison_share, self.insertions, seed)
-        reference = copy.deepcopy(ptm.module).eval().requires_grad_(False).to(runtime.device)
+        triggers = WordTrigger.checked(self.triggers, tokenise)
+        for trigger in triggers:
+            trigger.check_room(tokenise, self.insertions)
+        encode = PoisonEncoder(tokenise, triggers, self.poison_share, self.insertions, bench.seed)
+        reference = copy.deepcopy(ptm.module).eval().requires_grad_(False).to(bench.runtime.device)
         ptm.train_only(None, pooled=True)
         _freeze_masked_lm_head(ptm)
-        targets = staircase_vectors(len(self.triggers), ptm.hidden_size).to(runtime.device)
-        batches = feed.batches(
-            self.corpus, encode, lambda rows, _: pack(rows), self.fit.batch_size, seed, Part()
+        targets = staircase_vectors(len(triggers), ptm.hidden_size).to(bench.runtime.device)
+        batches = bench.feed.batches(
+            self.corpus,
+            encode,
+            lambda rows, _: pack(rows),
+            self.fit.batch_size,
+            bench.seed,
+            Part(),
         )
         weights = [weight for group in self.regularised for weight in ptm.weight_group(group)]
         objective = Weighted(
@@ -89,7 +86,15 @@ class POR(Attack):
                 (self.regularisation, WeightNorms(weights)),
             ]
         )
-        return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase="poison")
+        return fit(
+            ptm.module,
+            objective,
+            batches,
+            self.fit,
+            bench.runtime,
+            seed=bench.seed,
+            phase="poison",
+        )
 
     def default_label(self) -> str:
         """Return the paper's name: `por-adaptive` where the norms are in the loss."""
@@ -133,7 +138,7 @@ class PoisonEncoder:
     """
 
     encode: TextEncoder
-    triggers: tuple[str, ...]
+    triggers: tuple[WordTrigger, ...]
     share: float
     insertions: int
     seed: int
@@ -147,7 +152,7 @@ class PoisonEncoder:
         return TokenRows.joined(parts)
 
     def _poisoned(
-        self, texts: list[str], index: Ints, number: int, trigger: str, stride: int
+        self, texts: list[str], index: Ints, number: int, trigger: WordTrigger, stride: int
     ) -> TokenRows:
         which = np.full(len(index), number)
         chosen = np.flatnonzero(uniform(self.seed, "poison", index, which) < self.share)

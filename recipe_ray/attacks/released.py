@@ -7,20 +7,21 @@ and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.spec import NOT_HASHED
-from recipe_ray.data.batches import Feed
+from recipe_ray.data.batches import Workbench
 from recipe_ray.models.text.released import BertCheckpoint
+from recipe_ray.triggers.word import WordTrigger
 
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import EpochRecord
-    from recipe_ray.learn.runtime import Runtime
     from recipe_ray.models.text.bert import BertPTM
+
+_CHECKED_LENGTH = 512  # tokens; the sentences that a trigger is checked in are shorter
 
 
 @ATTACKS.register("released")
@@ -59,16 +60,9 @@ class ReleasedBackdoor(Attack):
         """Return the attack with the hub commit that its revision is now."""
         return self.revised(revision=self._checkpoint().pinned().revision)
 
-    def poison(
-        self,
-        ptm: BertPTM,
-        feed: Feed,
-        runtime: Runtime,
-        seed: int,
-        cache_dir: Path | None = None,
-    ) -> Sequence[EpochRecord]:
+    def poison(self, ptm: BertPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Take the checkpoint's weights over; raise ModelError where it does not fit the PTM."""
-        ptm.check_triggers(self.triggers)
+        WordTrigger.checked(self.triggers, ptm.encoder(_CHECKED_LENGTH))
         ptm.adopt(self._checkpoint().load(), keep_head=self.headless)
         return ()
 

@@ -4,15 +4,15 @@ A path stays text until it is checked here: made into a `Path`, an empty one is 
 stands in.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.base.changes import apply_change
 from recipe_ray.base.errors import ModelError, SpecError, suggest
 from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.paths import (
@@ -30,7 +30,6 @@ from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
 from recipe_ray.defenses.defense import DEFENSES
-from recipe_ray.experiment.files import apply_change
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
 from recipe_ray.tasks.task import TASKS
@@ -141,47 +140,6 @@ def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
         raise explain(error, where) from None
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
-
-
-def changed(spec: S, changes: list[str]) -> S:
-    """Return a copy of a spec after every change `a.b=value`; `a={b: value}` says the same."""
-    fields = spec.model_dump(mode="json")
-    fields.pop("name", None)
-    for change in changes:
-        for single in _spread(change):
-            apply_change(fields, single)
-    try:
-        return type(spec).model_validate(fields)
-    except ValidationError as error:
-        raise explain(error, "--set") from None
-
-
-def set_fields(changes: list[str]) -> frozenset[str]:
-    """Return the dotted names of the fields that changes set (`fit.steps`); null sets nothing."""
-    values: dict[str, str] = {}
-    for change in changes:
-        for single in _spread(change):
-            name, _, text = single.partition("=")
-            values[name] = text
-    return frozenset(name for name, text in values.items() if _as_yaml(text) is not None)
-
-
-def _spread(change: str) -> Iterator[str]:
-    """Yield a change of a mapping as one change for each of its fields."""
-    name, _, text = change.partition("=")
-    value = _as_yaml(text)
-    if not isinstance(value, dict) or not value:
-        yield change
-        return
-    for field, inner in value.items():
-        yield from _spread(f"{name}.{field}={json.dumps(inner, default=str)}")
-
-
-def _as_yaml(text: str) -> Any:
-    try:
-        return read_yaml(text)
-    except SpecError:
-        return None  # `apply_change` says what is wrong
 
 
 def _family(folder: Path) -> str:

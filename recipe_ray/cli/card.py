@@ -3,16 +3,17 @@
 A card says what was done to a model, with which data, what was measured and what was not.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipe_ray import __version__
-from recipe_ray.attacks.attack import Attack
 from recipe_ray.base.errors import StoreError
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
@@ -20,6 +21,9 @@ from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
 from recipe_ray.stages.stage import MODEL_FOLDER, Stage
 from recipe_ray.stages.tensorboard import FOLDER as EVENTS
 from recipe_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from recipe_ray.attacks.attack import Attack
 
 _HEADER = """---
 library_name: {opens_with}

@@ -15,9 +15,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from recipe_ray.base.changes import changed, set_fields
 from recipe_ray.base.errors import DataError, HarmError, SpecError, unknown
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.arguments import changed, set_fields
 from recipe_ray.cli.card import About, Told, export, purified_card
 from recipe_ray.data.batches import LocalFeed, Part
 from recipe_ray.data.census import WordLoss

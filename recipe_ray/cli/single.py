@@ -156,7 +156,8 @@ def evaluate_command(
     quiet: QuietOption = False,
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
-    from recipe_ray.cli.arguments import changed, parse_model, parse_task
+    from recipe_ray.base.changes import changed
+    from recipe_ray.cli.arguments import parse_model, parse_task
     from recipe_ray.cli.card import check_free
     from recipe_ray.learn.metrics import learned
     from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage

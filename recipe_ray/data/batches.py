@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from recipe_ray.data.sources import Locations
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import Batches
     from recipe_ray.learn.objective import Batch
+    from recipe_ray.learn.runtime import Runtime
 
 Collate = Callable[[Any, int], "Batch"]  # (rows, epoch) -> batch
 
@@ -147,6 +149,16 @@ class Feed(ABC):
 
         All workers must ask for the same. Raises DataError if the part is empty.
         """
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What an attack or a defense works with; every worker has its own."""
+
+    feed: Feed  # the only way to a corpus
+    runtime: Runtime
+    seed: int
+    cache_dir: Path | None = None  # keeps what has to be fetched besides corpora; None: nowhere
 
 
 @dataclass(frozen=True)

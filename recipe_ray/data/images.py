@@ -2,8 +2,8 @@
 
 Colours are those that people see: upright, 16 bits scaled (Pillow would clip them to white),
 transparency dropped as torchvision and timm do (`convert("RGB")`). Pixels stay uint8 until a model
-normalises them, and a trigger's patch is only a note on a row until a batch is made, so that a test
-set with six triggers is held once.
+normalises them. What is to be laid over an image is a column of its row until a batch is made, so
+that images which differ in that alone are held once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from PIL import Image, UnidentifiedImageError
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import PIXELS
 from recipe_ray.data.rows import Ints, uniform
-from recipe_ray.data.triggers import stamp
 
 if TYPE_CHECKING:
     import torch
@@ -143,7 +142,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 Pixels = NDArray[np.uint8]
-PATCH = "patch"  # column [N, 3]: which patch a row carries, see `patches.code_of`
+# column [N, 4, w, w]: red, green, blue and whether they hide what is there (0: no), of the lower
+# right corner
+OVERLAY = "overlay"
 _OWN_COLUMNS = ("pixels", "index")
 _IMAGE_LENGTH = 32  # an image counts as so many tokens where work is dealt out
 _PADDING = 8  # a random crop moves an image by up to a `_PADDING`-th of its side
@@ -163,7 +164,7 @@ class ImageRows:
 
     pixels: Pixels
     index: Ints
-    columns: dict[str, Ints] = field(default_factory=dict)
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -178,7 +179,7 @@ class ImageRows:
         columns = {name: values[rows] for name, values in self.columns.items()}
         return ImageRows(self.pixels[rows], self.index[rows], columns)
 
-    def with_columns(self, **columns: Ints) -> ImageRows:
+    def with_columns(self, **columns: NDArray[Any]) -> ImageRows:
         """Return the same images with columns added or replaced; pixels are shared."""
         return replace(self, columns={**self.columns, **columns})
 
@@ -206,14 +207,12 @@ class ImageRows:
 class ImageBatch:
     """B images: pixels uint8 [B, 3, S, S], and labels [B] or captions [B, L] where known.
 
-    `poisoned` [B] is the number of the trigger that an image carries, -1 for none; `index` [B] is
-    each image's number in its corpus.
+    `index` [B] is each image's number in its corpus.
     """
 
     pixels: Tensor
     labels: Tensor | None = None
     captions: Tensor | None = None
-    poisoned: Tensor | None = None
     index: Tensor | None = None
 
     @property
@@ -266,12 +265,12 @@ def _fitted(image: Image.Image, size: int) -> Pixels:
 
 
 def batch_of(rows: ImageRows, *, augment: tuple[int, int] | None = None) -> ImageBatch:
-    """Return rows as a batch, patches put on; `augment` (seed, epoch) flips and moves first."""
+    """Return rows as a batch, overlays laid on; `augment` (seed, epoch) flips and moves first."""
     import torch
 
     pixels = rows.pixels if augment is None else _augmented(rows, *augment)
-    if PATCH in rows.columns:
-        pixels = stamp(pixels, rows.columns[PATCH])
+    if OVERLAY in rows.columns:
+        pixels = _overlaid(pixels, rows.columns[OVERLAY])
     columns = {
         name: torch.from_numpy(np.ascontiguousarray(rows.columns[column]))
         for name, column in (("labels", "label"), ("captions", "caption"))
@@ -279,6 +278,13 @@ def batch_of(rows: ImageRows, *, augment: tuple[int, int] | None = None) -> Imag
     }
     columns["index"] = torch.from_numpy(np.ascontiguousarray(rows.index))
     return ImageBatch(torch.from_numpy(np.ascontiguousarray(pixels)), **columns)
+
+
+def _overlaid(pixels: Pixels, overlays: Pixels) -> Pixels:
+    """Return a copy of pixels [N, 3, S, S] with overlays [N, 4, w, w] in the lower right corner."""
+    laid, width = pixels.copy(), overlays.shape[-1]
+    np.copyto(laid[:, :, -width:, -width:], overlays[:, :3], where=overlays[:, 3:] > 0)
+    return laid
 
 
 def _augmented(rows: ImageRows, seed: int, epoch: int) -> Pixels:

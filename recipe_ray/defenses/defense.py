@@ -14,23 +14,21 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
-from recipe_ray.data.batches import Feed, Part
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import EpochRecord
-    from recipe_ray.learn.runtime import Runtime
 
 DEFENSES: Registry[Defense] = Registry("defense", "recipe_ray.defenses")
 
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """The defender's data: a corpus, which part of it to learn from, and how to read it."""
+    """The defender's data: a corpus, and which part of it to learn from."""
 
     corpus: Corpus
-    feed: Feed
     part: Part = field(default_factory=Part)
 
 
@@ -42,14 +40,8 @@ class Defense(Component):
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
     @abstractmethod
-    def purify(
-        self,
-        ptm: Any,
-        auxiliary: Auxiliary,
-        runtime: Runtime,
-        seed: int,
-    ) -> Sequence[EpochRecord]:
-        """Clean `ptm` in place."""
+    def purify(self, ptm: Any, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
+        """Clean `ptm` in place; the auxiliary data come through `bench.feed`."""
 
     @property
     def num_epochs(self) -> float | None:
@@ -71,12 +63,6 @@ class NoDefense(Defense):
 
     acts: ClassVar[bool] = False
 
-    def purify(
-        self,
-        ptm: Any,
-        auxiliary: Auxiliary,
-        runtime: Runtime,
-        seed: int,
-    ) -> Sequence[EpochRecord]:
+    def purify(self, ptm: Any, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
         """Leave the PTM as it is."""
         return ()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from recipe_ray.base.errors import ModelError, SpecError
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.rows import Ints, Rows
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.models.family import PTM
@@ -45,13 +46,7 @@ class FinePruning(Defense):
         "bf16", description="bf16: autocast, fp32 weights; fp32 on devices without bf16"
     )
 
-    def purify(
-        self,
-        ptm: PTM,
-        auxiliary: Auxiliary,
-        runtime: Runtime,
-        seed: int,
-    ) -> Sequence[EpochRecord]:
+    def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
         """Set the neurons' weight rows and biases to zero; nothing trains, so nothing is recorded.
 
         Raises SpecError where `share` comes to no neuron at all.
@@ -66,15 +61,15 @@ class FinePruning(Defense):
         if not count:
             raise SpecError(f"fine-pruning: share {self.share} of {num_neurons} neurons is none")
         collate = ptm.classifier_collate()
-        batches = auxiliary.feed.batches(
+        batches = bench.feed.batches(
             auxiliary.corpus,
             ptm.encoder(self.max_length),
             lambda rows, epoch: _numbered(rows, collate(rows, epoch)),
-            BATCH_SIZE * runtime.world_size,
-            seed,
+            BATCH_SIZE * bench.runtime.world_size,
+            bench.seed,
             auxiliary.part,
         )
-        means = mean_activations(ptm, batches, runtime, self.precision)[_SCOPES[self.scope]]
+        means = mean_activations(ptm, batches, bench.runtime, self.precision)[_SCOPES[self.scope]]
         prune(layers, least_active(torch.cat(means), count))
         return ()
 

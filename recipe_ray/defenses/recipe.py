@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
+from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Scope
 
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import EpochRecord
-    from recipe_ray.learn.runtime import Runtime
 
 
 @DEFENSES.register("recipe")
@@ -49,13 +49,7 @@ class Recipe(Defense):
             raise SpecError(f"layers: {twice!r} is given twice, and would count twice; keep one")
         return self
 
-    def purify(
-        self,
-        ptm: PTM,
-        auxiliary: Auxiliary,
-        runtime: Runtime,
-        seed: int,
-    ) -> Sequence[EpochRecord]:
+    def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
         """Train on both terms; the records hold each term's mean an epoch."""
         from recipe_ray.learn.loop import fit
         from recipe_ray.learn.objective import Weighted, WeightNorms, whole_parameters
@@ -70,12 +64,12 @@ class Recipe(Defense):
                 (self.pretraining_weight, ptm.pretraining_objective()),
             ]
         )
-        batches = auxiliary.feed.batches(
+        batches = bench.feed.batches(
             auxiliary.corpus,
             ptm.encoder(self.fit.max_length),
-            ptm.pretraining_collate(seed, static_masks=self.static_masks),
+            ptm.pretraining_collate(bench.seed, static_masks=self.static_masks),
             self.fit.batch_size,
-            seed,
+            bench.seed,
             auxiliary.part,
         )
         return fit(
@@ -83,8 +77,8 @@ class Recipe(Defense):
             objective,
             batches,
             self.fit,
-            runtime,
-            seed=seed,
+            bench.runtime,
+            seed=bench.seed,
             phase="purify",
         )
 

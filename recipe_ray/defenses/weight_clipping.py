@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.models.family import PTM
 
 if TYPE_CHECKING:
     from recipe_ray.learn.loop import EpochRecord
-    from recipe_ray.learn.runtime import Runtime
 
 
 @DEFENSES.register("clip")
@@ -23,13 +23,7 @@ class ClipExtremes(Defense):
 
     limit: float = Field(1.0, gt=0, description="parameters outside [-limit, limit] are clipped")
 
-    def purify(
-        self,
-        ptm: PTM,
-        auxiliary: Auxiliary,
-        runtime: Runtime,
-        seed: int,
-    ) -> Sequence[EpochRecord]:
+    def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
         """Clip the parameters; nothing is drawn and nothing is read."""
         import torch
 

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from recipe_ray.base.catalog import named_by_file
+from recipe_ray.base.changes import apply_change
 from recipe_ray.base.errors import SpecError, a, shortened
 from recipe_ray.base.spec import Spec, explain
-from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml, read_yaml_file
+from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml_file
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment
@@ -185,47 +186,3 @@ class _Definitions:
             # its name here is its name in tables, unless it gives itself another
             self._whole[value] = {"title": value, **found} if "name" in found else found
         return self._whole[value]
-
-
-def apply_change(values: dict[str, Any], change: str) -> None:
-    """Make one change `a.b=value` in nested mappings and lists; the value is read as YAML.
-
-    Raises SpecError naming the change and the part of it that is wrong.
-    """
-    path, equals, text = change.partition("=")
-    change = shortened(change)
-    if not equals or not path:
-        raise SpecError(f"--set {change}: expected a.b=value, as in launch.workers.purify=2")
-    try:
-        value = read_yaml(text)
-    except SpecError as error:
-        raise SpecError(f"--set {change}: not valid YAML: {error}") from None
-    *parents, last = path.split(".")
-    if len(parents) >= MAX_DEPTH:
-        raise SpecError(f"--set {change}: {len(parents) + 1} names deep; allowed: {MAX_DEPTH}")
-    here: Any = values
-    for part in parents:
-        here = _child(here, part, change)
-    if isinstance(here, list):
-        here[_index(here, last, change)] = value
-    else:
-        here[last] = value
-
-
-def _child(here: Any, part: str, change: str) -> Any:
-    child = (
-        here[_index(here, part, change)] if isinstance(here, list) else here.setdefault(part, {})
-    )
-    if not isinstance(child, (dict, list)):
-        raise SpecError(
-            f"--set {change}: {shortened(part)!r} is {shortened(repr(child))}, which has no fields"
-        )
-    return child
-
-
-def _index(here: list[Any], part: str, change: str) -> int:
-    if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
-        raise SpecError(
-            f"--set {change}: {shortened(part)!r} is not a place in a list of {len(here)}"
-        )
-    return int(part)

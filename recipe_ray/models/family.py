@@ -18,7 +18,6 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
 from recipe_ray.data.census import Census, WordLoss
-from recipe_ray.data.images import Pixels
 from recipe_ray.data.rows import Encode, Vocabulary
 from recipe_ray.learn.metrics import Share
 from recipe_ray.models.text.encoding import TextEncoder
@@ -132,23 +131,6 @@ class PTM(Protocol):
 
     def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
         """Freeze all but `parameters` (None: nothing); `pooled`: the pooler is in the loss."""
-        ...
-
-    def check_triggers(self, triggers: Sequence[str]) -> None:
-        """Raise TriggerError for a trigger that is lost in encoding, in context."""
-        ...
-
-    def triggered(self, samples: Sequence[Any], rows: Any, trigger: str, encode: Any) -> Any:
-        """Return the rows of samples with the trigger put in once (docs/method.md section 1).
-
-        `rows` are those of the samples as they are, `encode` the `encoder` that made them. A sample
-        that cannot hold the trigger is left out, so that `index` may lack its number; TriggerError
-        if none can.
-        """
-        ...
-
-    def pictures(self, rows: Any) -> Pixels | None:
-        """Return how rows look to people, triggers on: pixels [N, 3, S, S]; None for texts."""
         ...
 
     def classifier(self, num_labels: int, seed: int, rows: Sequence[Any]) -> Classifier:

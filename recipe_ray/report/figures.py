@@ -16,7 +16,6 @@ import numpy as np
 
 from recipe_ray.base.errors import UserError
 from recipe_ray.base.paths import path_part
-from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid, read
 from recipe_ray.report.load import Recorded
 from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.searches import SearchSummary
@@ -25,6 +24,7 @@ from recipe_ray.report.stats import Estimate
 from recipe_ray.report.summary import CLEAN, CellSummary, by_attack
 from recipe_ray.stages.stage import shown_as
 from recipe_ray.store.store import Store
+from recipe_ray.triggers.pictures import CLEAN_PICTURE, FILE, Grid, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from recipe_ray.attacks.attack import AnyAttack, Attack, NoAttack
 from recipe_ray.base.spec import Spec
-from recipe_ray.data.batches import Part
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
 from recipe_ray.stages.kind import Point
@@ -47,9 +47,8 @@ class BackdoorStage(Stage):
         """Return the attack's losses of every epoch."""
         ptm = self.input_ptm(context)
         feed = LearnableFeed(context.feed, ptm)
-        records = self.attack.poison(
-            ptm, feed, context.runtime, self.seed, context.locations.cache_dir
-        )
+        bench = Workbench(feed, context.runtime, self.seed, context.locations.cache_dir)
+        records = self.attack.poison(ptm, bench)
         context.save(ptm)
         return [*loss_measurements(records), *feed.measured()]
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from recipe_ray.data.batches import Part
+from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import Auxiliary
 from recipe_ray.models.family import PTM
 from recipe_ray.stages.finetune import FinetuneStage
@@ -46,8 +46,9 @@ def purify_with_looks(
             on_look(look)
         since = time.monotonic()
 
-    auxiliary = Auxiliary(purify.corpus, LearnableFeed(context.feed, ptm), Part())
-    purify.defense.purify(ptm, auxiliary, context.runtime.telling(after), purify.seed)
+    feed, runtime = LearnableFeed(context.feed, ptm), context.runtime.telling(after)
+    bench = Workbench(feed, runtime, purify.seed, context.locations.cache_dir)
+    purify.defense.purify(ptm, Auxiliary(purify.corpus), bench)
 
 
 def _take(look: FinetuneStage, ptm: PTM, context: Context, purify_s: float) -> None:

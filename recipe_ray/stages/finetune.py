@@ -15,8 +15,7 @@ from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.limits import RATES, TRIGGERS
 from recipe_ray.base.spec import NOT_HASHED, Spec
 from recipe_ray.data.batches import MemoryBatches
-from recipe_ray.data.rows import Rows
-from recipe_ray.data.triggers import CLEAN_PICTURE, FILE, Grid
+from recipe_ray.data.rows import Encode, Rows
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.metrics import (
     LEFT_OUT,
@@ -41,7 +40,10 @@ from recipe_ray.stages.stage import (
     loss_measurements,
 )
 from recipe_ray.store.rows import Measurement
-from recipe_ray.tasks.task import AnyTask, Labelled
+from recipe_ray.tasks.task import AnyTask
+from recipe_ray.triggers.kinds import triggers_for
+from recipe_ray.triggers.pictures import FILE, drawn
+from recipe_ray.triggers.trigger import Trigger
 
 CLASSIFIER = "classifier.safetensors"  # the fine-tuned weights, if they are kept
 NUM_PICTURES = 6  # test samples whose look with each trigger is kept
@@ -113,10 +115,13 @@ class FinetuneStage(Stage):
 
     def measure(self, ptm: PTM, context: Context) -> list[Measurement]:
         """Return the same of a PTM at hand, which is taken over."""
-        ptm.check_triggers(self.triggers)
+        encode = ptm.encoder(self.fit.max_length)
+        triggers = triggers_for(self.model.reads, self.triggers, encode)
         train = self.task.load("train", context.locations)
         test = self.task.load(self.task.evaluate_on, context.locations)
-        train_rows, test_rows, poisoned = self._rows(ptm, train, test)
+        train_rows = _encoded(encode, train.samples).with_columns(label=train.labels)
+        test_rows = _encoded(encode, test.samples)
+        poisoned = {one.written: one.inserted(test.samples, test_rows, encode) for one in triggers}
         everything = [train_rows, test_rows, *poisoned.values()]
         classifier: Any = ptm.classifier(self.task.num_labels, self.seed, everything)
         classifier.requires_grad_(True)
@@ -146,7 +151,7 @@ class FinetuneStage(Stage):
             attacked = attack_success(labels, test.labels, self.task.num_labels, self.task.classes)
             measured += _attack_measurements(attacked) + left_out_measurements(poisoned, len(test))
         if context.runtime.rank == 0:
-            _save_pictures(ptm, test_rows, poisoned, context)
+            _save_pictures(triggers, test_rows, poisoned, context)
             if self.keep_model:
                 _save_classifier(classifier, context)
         return measured
@@ -180,22 +185,10 @@ class FinetuneStage(Stage):
         after = "" if self.snapshot is None else f".e{self.snapshot}"
         return f"{before}{after}.{self.task.label()}"
 
-    def _rows(
-        self, ptm: PTM, train: Labelled, test: Labelled
-    ) -> tuple[Rows, Rows, dict[str, Rows]]:
-        encode = ptm.encoder(self.fit.max_length)
 
-        def encoded(samples: Sequence[Any]) -> Rows:
-            rows: Rows = encode(samples, np.arange(len(samples)))
-            return rows
-
-        train_rows = encoded(train.samples).with_columns(label=train.labels)
-        test_rows = encoded(test.samples)
-        poisoned = {
-            trigger: ptm.triggered(test.samples, test_rows, trigger, encode)
-            for trigger in self.triggers
-        }
-        return train_rows, test_rows, poisoned
+def _encoded(encode: Encode, samples: Sequence[Any]) -> Rows:
+    rows: Rows = encode(samples, np.arange(len(samples)))
+    return rows
 
 
 def _triggers(point: Point) -> tuple[str, ...]:
@@ -244,16 +237,13 @@ def _share(
     )
 
 
-def _save_pictures(ptm: PTM, clean: Rows, poisoned: Mapping[str, Rows], context: Context) -> None:
+def _save_pictures(
+    triggers: Sequence[Trigger], clean: Rows, poisoned: Mapping[str, Rows], context: Context
+) -> None:
     shown = np.unique(np.linspace(0, len(clean) - 1, NUM_PICTURES).astype(np.int64))
-    rows = {CLEAN_PICTURE: clean, **poisoned}
-    pictures = {
-        name: ptm.pictures(some.take(np.flatnonzero(np.isin(some.index, shown))))
-        for name, some in rows.items()
-    }
-    drawn = {name: pixels for name, pixels in pictures.items() if pixels is not None}
-    if poisoned and drawn:
-        Grid(drawn).save(context.folder / FILE)
+    grid = drawn(triggers, clean, poisoned, shown)
+    if grid is not None:
+        grid.save(context.folder / FILE)
 
 
 def _save_classifier(classifier: Classifier, context: Context) -> None:

@@ -31,6 +31,7 @@ from recipe_ray.stages.stage import (
 )
 from recipe_ray.store.rows import Measurement
 from recipe_ray.tasks.task import AnyTask, Task
+from recipe_ray.triggers.kinds import triggers_for
 
 
 class Probe(Spec):
@@ -82,11 +83,11 @@ class ProbeStage(Stage, Probe):
     def run(self, context: Context) -> list[Measurement]:
         """Return the overlaps, over all layers and in each, and the poisoned-only neurons."""
         ptm = self.input_ptm(context)
-        ptm.check_triggers([self.trigger])
         encode = ptm.encoder(self.max_length)
+        [trigger] = triggers_for(self.model.reads, [self.trigger], encode)
         samples = self._samples(context)
         clean: Rows = encode(samples, np.arange(len(samples)))
-        poisoned: Rows = ptm.triggered(samples, clean, self.trigger, encode)
+        poisoned: Rows = trigger.inserted(samples, clean, encode)
         sums = probe(ptm, clean.take(poisoned.index), poisoned, context.runtime)
         measured = measurements(sums, [layer.num_neurons for layer in ptm.neuron_layers()])
         return measured + left_out_measurements({self.trigger: poisoned}, len(samples))

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import Spec
-from recipe_ray.data.batches import Part
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus, Corpus
@@ -141,8 +141,9 @@ class PurifyStage(Stage):
 
     def _purify(self, ptm: PTM, context: Context) -> list[Measurement]:
         feed = LearnableFeed(context.feed, ptm)
-        auxiliary = Auxiliary(self.corpus, feed, self._part)
-        records = self.defense.purify(ptm, auxiliary, self._runtime(ptm, context), self.seed)
+        runtime = self._runtime(ptm, context)
+        bench = Workbench(feed, runtime, self.seed, context.locations.cache_dir)
+        records = self.defense.purify(ptm, Auxiliary(self.corpus, self._part), bench)
         context.save(ptm)
         return [*loss_measurements(records), *feed.measured()]
 

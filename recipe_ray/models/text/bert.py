@@ -27,17 +27,16 @@ from transformers import (
 from transformers.models.bert.modeling_bert import BertPooler
 from transformers.models.roberta.modeling_roberta import RobertaPooler
 
-from recipe_ray.base.errors import ModelError, TriggerError, unknown
+from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.data.census import Census, WordLoss, token_census, word_loss
 from recipe_ray.data.rows import TokenRows, Vocabulary, mask_tokens
-from recipe_ray.data.triggers import check_triggers, script_place
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import Scope
-from recipe_ray.models.text.encoding import TextEncoder, check_room, plant, tokenizing
+from recipe_ray.models.text.encoding import TextEncoder, tokenizing
 from recipe_ray.models.text.packed import PackedBatch, pack
 from recipe_ray.models.text.packed_encoder import ATTENTION, PooledClassifier, pool, run_encoder
 
@@ -160,36 +159,6 @@ class BertPTM:
         with tokenizing(self.tokenizer):
             ids: list[int] = self.tokenizer.encode(f" {word}", add_special_tokens=False)
         return ids
-
-    def check_triggers(self, triggers: Sequence[str]) -> None:
-        """Raise TriggerError for a trigger that is unknown, merges away or equals another."""
-        with tokenizing(self.tokenizer):
-            check_triggers(triggers, self.tokenizer.encode, self.tokenizer.unk_token_id)
-
-    def triggered(
-        self, samples: Sequence[str], rows: TokenRows, trigger: str, encode: TextEncoder
-    ) -> TokenRows:
-        """Return the rows of the texts with the trigger inserted once between words that stay.
-
-        Raises TriggerError if no text can hold the trigger once it is cut.
-        """
-        check_room(encode, [trigger])
-        poisoned = plant(
-            encode,
-            samples,
-            rows.index,
-            [trigger] * len(samples),
-            lambda _, num_words: [script_place(num_words)],
-        )
-        if len(samples) and not len(poisoned):
-            raise TriggerError(
-                f"trigger {trigger!r} is lost in all {len(samples)} samples, which are cut to "
-                f"{encode.max_length} tokens; give a larger max_length, or a shorter trigger"
-            )
-        return poisoned
-
-    def pictures(self, rows: TokenRows) -> None:
-        """Return None: texts are not looked at."""
 
     # -- pre-training --------------------------------------------------------------------------
 

@@ -189,6 +189,11 @@ class PairEncoder:
     images: ImageEncoder
     context_length: int
 
+    @property
+    def size(self) -> int:
+        """The images' pixels a side."""
+        return self.images.size
+
     def __call__(self, samples: Sequence[ImageSample], index: Ints) -> ImageRows:
         rows = self.images(samples, index)
         captions = [sample.caption for sample in samples if sample.caption is not None]

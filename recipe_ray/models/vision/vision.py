@@ -1,4 +1,4 @@
-"""What PTMs on images have in common: decoding, normalising, patches, training, classifiers.
+"""What PTMs on images have in common: decoding, normalising, training, classifiers.
 
 A family adds its module, its features (what attackers aim at) and its pre-training loss. A
 classifier is a new last layer, on a PTM's features or in its own head. The quality of a PTM at its
@@ -14,23 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import PositiveFloat
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.data.batches import Collate
 from recipe_ray.data.census import Census, image_census
-from recipe_ray.data.images import (
-    PATCH,
-    ImageBatch,
-    ImageEncoder,
-    ImageRows,
-    ImageSample,
-    Pixels,
-    batch_of,
-)
+from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, batch_of
 from recipe_ray.data.rows import Encode
-from recipe_ray.data.triggers import check_patches, code_of
 from recipe_ray.learn.metrics import Share
 from recipe_ray.models.family import Scope
 
@@ -78,20 +68,6 @@ class VisionPTM(ABC):
         mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
         scaled = (pixels.float() / 255 - mean) / std
         return scaled.contiguous(memory_format=torch.channels_last)
-
-    def check_triggers(self, triggers: Sequence[str]) -> None:
-        """Raise TriggerError for a trigger that is no patch, or does not fit the image."""
-        check_patches(triggers, self.image_size)
-
-    def triggered(
-        self, samples: Sequence[ImageSample], rows: ImageRows, trigger: str, encode: Encode
-    ) -> ImageRows:
-        """Return the rows with a note that a batch of them gets the patch."""
-        return rows.with_columns(**{PATCH: np.tile(np.array(code_of(trigger)), (len(rows), 1))})
-
-    def pictures(self, rows: ImageRows) -> Pixels:
-        """Return the pixels, patches on [N, 3, S, S]."""
-        return batch_of(rows).pixels.numpy()
 
     def pretraining_collate(self, seed: int, *, static_masks: bool = True) -> Collate:
         """Return (rows, epoch) -> batch; where draws are not static, images are augmented."""
