@@ -16,7 +16,7 @@ MAX_LINES = 400
 MIN_LINES = 60
 PLUGINS = ("attacks", "defenses", "tasks")
 BELOW_STAGES = {"base", "learn", "data", "models"}
-BELOW_EXPERIMENT = {*BELOW_STAGES, *PLUGINS, "store", "stages"}
+BELOW_EXPERIMENT = {*BELOW_STAGES, *PLUGINS, "scan", "store", "stages"}
 # package -> the packages it may import beside itself
 ALLOWED: dict[str, set[str]] = {
     "base": set(),
@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"base", "learn"},
     "models": {"base", "learn", "data"},
     **dict.fromkeys(PLUGINS, BELOW_STAGES),
-    "stages": {*BELOW_STAGES, *PLUGINS, "store"},
+    "scan": BELOW_STAGES,
+    "stages": {*BELOW_STAGES, *PLUGINS, "scan", "store"},
     "experiment": BELOW_EXPERIMENT,
     "schedule": {*BELOW_EXPERIMENT, "experiment"},
     "distributed": {*BELOW_EXPERIMENT, "experiment", "schedule"},
