@@ -19,7 +19,7 @@ MIN_LINES = 60
 PLUGINS = ("attacks", "defenses", "tasks")
 BELOW_TRIGGERS = {"base", "learn", "data", "models"}
 BELOW_STAGES = {*BELOW_TRIGGERS, "triggers"}
-BELOW_EXPERIMENT = {*BELOW_STAGES, *PLUGINS, "store", "stages"}
+BELOW_EXPERIMENT = {*BELOW_STAGES, *PLUGINS, "scan", "store", "stages"}
 # package -> the packages it may import beside itself
 ALLOWED: dict[str, set[str]] = {
     "base": set(),
@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "attacks": BELOW_STAGES,
     "tasks": BELOW_STAGES,
     "defenses": BELOW_TRIGGERS,
-    "stages": {*BELOW_STAGES, *PLUGINS, "store"},
+    "scan": BELOW_TRIGGERS,
+    "stages": {*BELOW_STAGES, *PLUGINS, "scan", "store"},
     "experiment": BELOW_EXPERIMENT,
     "schedule": {*BELOW_EXPERIMENT, "experiment"},
     "distributed": {*BELOW_EXPERIMENT, "experiment", "schedule"},

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from recipe_ray import __version__
-from recipe_ray.cli import grid, purify, report, search, single, status
+from recipe_ray.cli import grid, purify, report, scan, search, single, status
 
 app = typer.Typer(
     name="recipe-ray",
@@ -56,6 +56,7 @@ def _main(
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+app.command("scan", cls=scan.ScanCommand)(scan.scan_command)
 app.command("purify")(purify.purify_command)
 app.command("backdoor")(single.backdoor_command)
 app.command("evaluate")(single.evaluate_command)

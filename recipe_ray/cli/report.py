@@ -102,7 +102,7 @@ def _recorded(place: str) -> list[Recorded]:
     raise SpecError(f"no store at {place}: {why}; give {_WANTED}")
 
 
-KINDS = ("attacks", "defenses", "models", "corpora", "tasks")
+KINDS = ("attacks", "defenses", "models", "corpora", "tasks", "detectors")
 
 
 def registries() -> dict[str, Registry[Any]]:
@@ -111,9 +111,11 @@ def registries() -> dict[str, Registry[Any]]:
     from recipe_ray.data.corpus import CORPORA
     from recipe_ray.defenses.defense import DEFENSES
     from recipe_ray.models.family import MODELS
+    from recipe_ray.scan.detector import DETECTORS
     from recipe_ray.tasks.task import TASKS
 
-    return dict(zip(KINDS, (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS), strict=True))
+    found = (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS, DETECTORS)
+    return dict(zip(KINDS, found, strict=True))
 
 
 def list_command(

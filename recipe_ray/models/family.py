@@ -18,7 +18,7 @@ from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
 from recipe_ray.data.census import Census, WordLoss
-from recipe_ray.data.rows import Encode, Vocabulary
+from recipe_ray.data.rows import Encode, Ints, Vocabulary
 from recipe_ray.learn.metrics import Share
 from recipe_ray.models.text.encoding import TextEncoder
 
@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 
 Scope = Literal["weights", "all"]
 # what a family may have and a component may need, and what of a PTM each stands for
-Capability = Literal["Encodes", "Pretrains", "HasWeightGroups", "HasNeurons", "Attackable"]
+Capability = Literal[
+    "Encodes", "Pretrains", "HasWeightGroups", "HasNeurons", "Attackable", "HasVocabulary"
+]
 CAPABILITIES: dict[Capability, tuple[str, ...]] = {
     "Encodes": ("encoder", "representation", "census", "classifier", "classifier_collate"),
     "Pretrains": ("pretraining_collate", "pretraining_objective", "pretraining_quality"),
     "HasWeightGroups": ("weight_groups", "weight_group", "purification_scope"),
     "HasNeurons": ("neuron_layers", "neuron_activations"),
     "Attackable": ("pooled", "features"),  # one of them: what attackers aim at in texts, in images
+    "HasVocabulary": ("whole_words", "continuations", "hidden", "pooled", "word_logits"),
 }
 _IN_WORDS: dict[Capability, str] = {
     "Encodes": "an encoder to put a classifier on",
@@ -46,6 +49,7 @@ _IN_WORDS: dict[Capability, str] = {
     "HasWeightGroups": "groups of weights",
     "HasNeurons": "neurons behind an activation function",
     "Attackable": "a vector that attackers aim at (a pooler output of texts, features of images)",
+    "HasVocabulary": "words to put into texts, and states to read after them",
 }
 MODELS: Registry[ModelRef] = Registry(
     "model", "recipe_ray.models", own="write {name: bert, source: FOLDER or hub id}"
@@ -68,6 +72,11 @@ class PTM(Protocol):
     """A loaded pre-trained model, together with its tokenizer or image transform."""
 
     module: nn.Module
+
+    @property
+    def make(self) -> str:
+        """What PTMs share whose scores in a scan may be compared."""
+        ...
 
     def encoder(self, max_length: int) -> Encode:
         """Return the picklable function (raw samples, numbers [N]) -> N rows."""
@@ -174,6 +183,22 @@ class TextPTM(PTM, Protocol):
         """Return the summed cross-entropy of masked tokens' states [M, H] for true ids [M]."""
         ...
 
+    def whole_words(self) -> Ints:
+        """Return the ids of the tokens that are a word as it stands in a text, ascending."""
+        ...
+
+    def continuations(self) -> Ints:
+        """Return the ids of the tokens that go on with a word, ascending."""
+        ...
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the text that tokens stand for."""
+        ...
+
+    def word_logits(self, module: Any, masked: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits [M, R] of words `ids` [R] for masked tokens' states [M, H]."""
+        ...
+
     def token_ids(self, word: str) -> list[int]:
         """Return the ids of a word as it stands inside a text, without special tokens."""
         ...
@@ -193,7 +218,7 @@ class ModelRef(Component):
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
     loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, for cards
-    has: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES) - {"Attackable"}
+    has: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES) - {"Attackable", "HasVocabulary"}
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

@@ -8,6 +8,7 @@ pre-train through the head. The names inside are transformers' own, so a saved f
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ from transformers.models.roberta.modeling_roberta import RobertaPooler
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.data.census import Census, WordLoss, token_census, word_loss
-from recipe_ray.data.rows import TokenRows, Vocabulary, mask_tokens
+from recipe_ray.data.rows import Ints, TokenRows, Vocabulary, mask_tokens
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import Scope
-from recipe_ray.models.text.encoding import TextEncoder, tokenizing
+from recipe_ray.models.text.encoding import TextEncoder, continuations, tokenizing, whole_words
 from recipe_ray.models.text.packed import PackedBatch, pack
 from recipe_ray.models.text.packed_encoder import ATTENTION, PooledClassifier, pool, run_encoder
 
@@ -148,6 +149,12 @@ class BertPTM:
         special = tuple(int(i) for i in self.tokenizer.all_special_ids)
         self.vocabulary = Vocabulary(len(tokenizer), self.tokenizer.mask_token_id, special)
 
+    @property
+    def make(self) -> str:
+        """Its name in transformers' configs, `bert` or `roberta`."""
+        name: str = self.module.config.model_type
+        return name
+
     # -- texts ---------------------------------------------------------------------------------
 
     def encoder(self, max_length: int) -> TextEncoder:
@@ -159,6 +166,24 @@ class BertPTM:
         with tokenizing(self.tokenizer):
             ids: list[int] = self.tokenizer.encode(f" {word}", add_special_tokens=False)
         return ids
+
+    def whole_words(self) -> Ints:
+        """Return the ids of the tokens that are a word as it stands in a text, ascending."""
+        return self._kinds_of_tokens[0]
+
+    def continuations(self) -> Ints:
+        """Return the ids of the tokens that go on with a word, ascending."""
+        return self._kinds_of_tokens[1]
+
+    @cached_property
+    def _kinds_of_tokens(self) -> tuple[Ints, Ints]:
+        return whole_words(self.tokenizer), continuations(self.tokenizer)
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the text that tokens stand for."""
+        with tokenizing(self.tokenizer):
+            text: str = self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return text.strip()
 
     # -- pre-training --------------------------------------------------------------------------
 
@@ -199,6 +224,13 @@ class BertPTM:
         states, decoder = self._architecture.split_head(head, masked)
         loss = linear_cross_entropy(states, decoder.weight, decoder.bias, targets)
         return Term(loss, len(targets))
+
+    def word_logits(self, module: Any, masked: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits [M, R] of words `ids` [R] for masked tokens' states [M, H]."""
+        states, decoder = self._architecture.split_head(
+            getattr(module, self._architecture.head), masked
+        )
+        return torch.nn.functional.linear(states, decoder.weight[ids], decoder.bias[ids])
 
     # -- weights -------------------------------------------------------------------------------
 

@@ -79,3 +79,36 @@ class TextEncoder:
             if spans:
                 return max(last for _, last in spans), len(text)
         return 0, len(text)
+
+
+def whole_words(tokenizer: Any) -> Ints:
+    """Return the ids of the tokens that are a word as it stands in a text, ascending.
+
+    Those alone that the tokenizer makes of that word: the rest of a vocabulary reaches no model.
+    """
+    ids = _normal_ids(tokenizer)
+    words = _decoded(tokenizer, [[i] for i in ids])
+    with tokenizing(tokenizer):
+        made = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    kept = [i for i, word, back in zip(ids, words, made, strict=True) if word and back == [i]]
+    return np.array(kept, dtype=np.int64)
+
+
+def continuations(tokenizer: Any) -> Ints:
+    """Return the ids of the tokens that go on with the word before them, ascending."""
+    ids = _normal_ids(tokenizer)
+    with tokenizing(tokenizer):
+        (head,) = tokenizer(" a", add_special_tokens=False)["input_ids"][:1]
+    (start,) = _decoded(tokenizer, [[head]])
+    after = [w.removeprefix(start) for w in _decoded(tokenizer, [[head, i] for i in ids])]
+    return np.array([i for i, w in zip(ids, after, strict=True) if w[:1].strip()], dtype=np.int64)
+
+
+def _normal_ids(tokenizer: Any) -> list[int]:
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+
+
+def _decoded(tokenizer: Any, rows: list[list[int]]) -> list[str]:
+    with tokenizing(tokenizer):
+        texts = tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)
+    return [text.strip() for text in texts]

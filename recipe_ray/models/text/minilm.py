@@ -32,7 +32,7 @@ Layers = Annotated[tuple[Annotated[int, Field(ge=0, lt=DEPTH)], ...], Field(min_
 class MiniLM(ModelRef):
     """MiniLM's encoder and pooler, or some of its layers; needs a masked-LM head fitted."""
 
-    has = ModelRef.has | {"Attackable"}
+    has = ModelRef.has | {"Attackable", "HasVocabulary"}
 
     layers: FirstLayers | Layers = Field(
         DEPTH,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class BertCheckpoint(ModelRef):
     """A checkpoint with a masked-LM head, by local folder or hub id."""
 
-    has = ModelRef.has | {"Attackable"}
+    has = ModelRef.has | {"Attackable", "HasVocabulary"}
 
     source: str = Field(
         description="local folder, or hub id such as google-bert/bert-base-uncased",

@@ -55,6 +55,11 @@ class VisionPTM(ABC):
         self.image_size = image_size
         self._mean, self._std = (torch.tensor(part).view(3, 1, 1) for part in statistics)
 
+    @property
+    def make(self) -> str:
+        """The family's name."""
+        return self.family
+
     # -- images --------------------------------------------------------------------------------
 
     def encoder(self, max_length: int) -> Encode:

@@ -1,0 +1,301 @@
+"""`recipe-ray scan`: is this model backdoored? One model or many, without triggers or labels.
+
+Exit codes: 0 nothing found, 1 suspicious, 2 an error, 3 no verdict on this kind of model, 4 wrong
+use of the command. Of several models the first of 1, 2, 3, 0 that is true of any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from recipe_ray.base.errors import SpecError, UserError
+from recipe_ray.base.paths import existing_path
+from recipe_ray.cli.options import (
+    AdapterOption,
+    AddressOption,
+    JsonOption,
+    PickleOption,
+    QuietOption,
+    StoreOption,
+    VerboseOption,
+    set_up_logging,
+)
+from recipe_ray.cli.scan_report import Result, as_html, as_json, as_sarif, printed
+from recipe_ray.cli.single import RevisionOption, SeedOption, TextColumnOption, columns_named, warn
+
+if TYPE_CHECKING:
+    from recipe_ray.data.sources import Locations
+    from recipe_ray.scan.calibration import Bounds
+    from recipe_ray.stages.scan import ScanStage
+    from recipe_ray.store.store import Store
+
+CLEAN, SUSPICIOUS, ERROR, UNSUPPORTED, USAGE = 0, 1, 2, 3, 4
+MOST_MODELS = 10_000
+UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer has
+
+
+class ScanCommand(TyperCommand):
+    """The command, with an exit code of its own for wrong options."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Read the words of the command line."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except UsageError as error:
+            error.show()
+            raise typer.Exit(USAGE) from None
+
+
+def scan_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Local folders, hub ids or registered models."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option("--data", help="Unlabelled texts or images: a corpus, file or folder.")
+    ] = "",
+    from_file: Annotated[
+        str | None, typer.Option("--models", metavar="FILE", help="A file with a model per line.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="MODEL", help="A clean model of the same make."),
+    ] = None,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option("--detector", help="One of `recipe-ray list detectors`; default: all."),
+    ] = None,
+    json_: JsonOption = False,
+    sarif: Annotated[str | None, typer.Option(metavar="FILE", help="Write SARIF 2.1.0.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
+    text_column: TextColumnOption = None,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Models scanned at once, by Ray if several.")
+    ] = 1,
+    address: AddressOption = None,
+    store: StoreOption = "",
+    seed: SeedOption = 0,
+    revision: RevisionOption = None,
+    allow_pickle: PickleOption = False,
+    ignore_adapter: AdapterOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Say whether models look backdoored, and which inputs give them away."""
+    set_up_logging(verbose)
+    with _as_usage():
+        if not data:
+            raise SpecError("--data: give unlabelled texts or images: a corpus, a file or a folder")
+        named = [*(models or ()), *_listed(from_file)]
+        if not named:
+            raise SpecError("MODEL: give one or more models, or --models FILE")
+        for option, file in (("--sarif", sarif), ("--html", html)):
+            if file is not None and not Path(file).absolute().parent.is_dir():
+                raise SpecError(f"{option} {file}: there is no such folder to write it to")
+    given = {"allow_pickle": allow_pickle, "revision": revision, "ignore_adapter": ignore_adapter}
+    ask = _Asked(data, columns_named(text=text_column), detector or [], seed, given)
+    with _opened(store) as kept:
+        runner = _Runner(ask, kept, at_once, address, verbose=verbose, quiet=quiet)
+        normal = runner.reference(reference) if reference is not None else None
+        results = runner.run(list(dict.fromkeys(named)), normal)
+    if json_:
+        typer.echo(json.dumps(as_json(results), indent=1, ensure_ascii=True))
+    else:
+        typer.echo(printed(results))
+    if sarif is not None:
+        Path(sarif).write_text(json.dumps(as_sarif(results), indent=1))
+    if html is not None:
+        Path(html).write_text(as_html(results), encoding="utf-8")
+    raise typer.Exit(exit_code(results))
+
+
+def exit_code(results: list[Result]) -> int:
+    """Return the first of suspicious, error and unsupported that is true of any; else clean."""
+    codes = {one.code for one in results}
+    return next((code for code in (SUSPICIOUS, ERROR, UNSUPPORTED) if code in codes), CLEAN)
+
+
+class _Asked:
+    """What the command line says of every scan."""
+
+    def __init__(
+        self,
+        data: str,
+        columns: dict[str, str],
+        detectors: list[str],
+        seed: int,
+        given: dict[str, Any],
+    ) -> None:
+        from recipe_ray.data.sources import Locations
+        from recipe_ray.scan.detector import DETECTORS
+
+        self._data, self._columns, self._seed, self._given = data, columns, seed, given
+        with _as_usage():
+            self._detectors = tuple(DETECTORS.parse(name) for name in detectors)
+        self.locations: Locations = Locations.from_environment()
+
+    def stage(self, model: str) -> ScanStage:
+        """Return the scan of a model; raise UserError if it cannot be."""
+        from recipe_ray.base.spec import explained
+        from recipe_ray.cli.arguments import parse_corpus, parse_model
+        from recipe_ray.cli.purification import refuse_untrained
+        from recipe_ray.stages.scan import ScanStage, default_detectors
+
+        chosen = parse_model(model, **self._given)
+        refuse_untrained(chosen)
+        corpus = parse_corpus(self._data, None, self._columns, chosen).component
+        content = {"corpus": corpus.identity_at(self.locations)["source"]}
+        detectors = self._detectors or default_detectors(chosen.reads)
+        with explained(f"scan of {model}"):
+            fields = {"corpus": corpus, "detectors": detectors, "content": content}
+            return ScanStage(model=chosen, seed=self._seed, **fields)
+
+
+class _Runner:
+    """Runs scans in this process, or many at once by Ray, and reads what they found."""
+
+    def __init__(
+        self,
+        asked: _Asked,
+        store: Store,
+        at_once: int,
+        address: str | None,
+        *,
+        verbose: bool,
+        quiet: bool,
+    ) -> None:
+        self._asked, self._store = asked, store
+        self._at_once, self._address = at_once, address
+        self._verbose, self._quiet = verbose, quiet
+
+    def reference(self, model: str) -> dict[str, Bounds]:
+        """Scan a clean model; return what is normal by detector."""
+        from recipe_ray.scan.calibration import bounds_of_reference
+
+        stage = self._asked.stage(model)
+        self._scan({model: stage})
+        return bounds_of_reference(self._record(stage), model)
+
+    def run(self, models: list[str], normal: dict[str, Bounds] | None) -> list[Result]:
+        """Scan models; one that cannot be opened or scanned keeps no other from it."""
+        stages: dict[str, ScanStage] = {}
+        errors: dict[str, str] = {}
+        for model in models:
+            try:
+                stages[model] = self._asked.stage(model)
+            except UserError as error:
+                errors[model] = str(error)
+                if len(models) == 1:
+                    raise
+        errors |= self._scan(stages)
+        results = []
+        for model in models:
+            if model in errors:
+                results.append(Result(model, None, errors[model]))
+                if not self._quiet:
+                    warn([f"{model}: {errors[model]}"])
+            else:
+                results.append(self._result(model, stages[model], normal))
+        return results
+
+    def _scan(self, stages: dict[str, ScanStage]) -> dict[str, str]:
+        """Run what the store does not have; return what failed."""
+        from recipe_ray.cli.display import Display
+
+        num = len({stage.key for stage in stages.values()})
+        with Display(num, quiet=self._quiet, verbose=self._verbose) as display:
+            if self._at_once == 1 and self._address is None:
+                return self._scan_here(stages, display)
+            from recipe_ray.distributed.sweep import sweep
+            from recipe_ray.experiment.plan import Plan
+            from recipe_ray.experiment.spec import Launch
+
+            # on this machine its cores are shared out; a cluster's nodes are as large as they are
+            share = max(1, (os.cpu_count() or 1) // self._at_once)
+            cores = 1 if self._address is not None else share
+            launch = Launch(cpus_per_worker={"scan": cores})
+            plan = Plan("scan", "", launch, (), {one.key: one for one in stages.values()})
+            outcome = sweep(
+                plan,
+                self._store,
+                self._asked.locations,
+                address=self._address,
+                on_event=display.on_event,
+            )
+        return {
+            model: outcome.failed[stage.key]
+            for model, stage in stages.items()
+            if stage.key in outcome.failed
+        }
+
+    def _scan_here(self, stages: dict[str, ScanStage], display: Any) -> dict[str, str]:
+        from recipe_ray.experiment.collect import run_inline
+
+        failed = {}
+        for model, stage in stages.items():
+            try:
+                where = (self._store, self._asked.locations)
+                run_inline([stage], *where, experiment="scan", on_progress=display.on_progress)
+            except UserError as error:
+                failed[model] = str(error)
+        return failed
+
+    def _result(
+        self, model: str, stage: ScanStage, normal: dict[str, Bounds] | None = None
+    ) -> Result:
+        from recipe_ray.scan.calibration import judged_again
+
+        record = self._record(stage)
+        return Result(model, judged_again(record, normal) if normal is not None else record)
+
+    def _record(self, stage: ScanStage) -> dict[str, Any]:
+        from recipe_ray.stages.scan import RESULT
+
+        folder = self._store.fetch(stage.artifact)
+        record: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return record
+
+
+def _listed(file: str | None) -> Iterator[str]:
+    if file is None:
+        return
+    path = existing_path(file, "--models", "a file with a model per line", "file")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if len(lines) > MOST_MODELS:
+        raise SpecError(f"--models {file}: {len(lines)} lines; at most {MOST_MODELS}")
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            yield line.strip()
+
+
+@contextmanager
+def _as_usage() -> Iterator[None]:
+    """Turn an error of what was typed into the exit code for that."""
+    try:
+        yield
+    except (SpecError, UnicodeDecodeError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(USAGE) from None
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[Store]:
+    """Yield the store at a place, or one that is deleted afterwards if none is named."""
+    from recipe_ray.store.store import Store
+
+    if place:
+        yield Store.open(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-scan-") as folder:
+        yield Store.open(folder)

@@ -1,0 +1,1 @@
+"""Detectors: label-free search for what makes a PTM forget what it reads."""

@@ -1,0 +1,125 @@
+"""What is normal: the highest scores of clean PTMs, and a verdict on a PTM from them.
+
+A bound holds for one architecture and one detector with one set of settings, and comes from clean
+PTMs alone, which `calibration.json` names (`python -m benchmarks calibrate` makes it). If there is
+none, there is no verdict, only ranks.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.scan.detector import Detector, Outcome, Suspect
+
+FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The highest normal value of each score, and where it comes from, in words."""
+
+    by_score: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an outcome comes to.
+
+    `suspicion` is the largest share of a bound that a score reaches, above 1 if it is suspicious;
+    None if nothing is known of what is normal. `flagged` are the suspects above a bound.
+    """
+
+    suspicion: float | None
+    flagged: tuple[Suspect, ...]
+    source: str | None
+
+    @property
+    def suspicious(self) -> bool | None:
+        """Whether there is a backdoor, as far as this detector can tell; None if it cannot."""
+        return None if self.suspicion is None else self.suspicion > 1
+
+
+def settings_of(detector: Detector) -> str:
+    """Return what a detector's bounds hold for: the hash of its version and settings."""
+    return fingerprint(detector.identity())
+
+
+def known_bounds(architecture: str, detector: Detector) -> Bounds | None:
+    """Return the bounds of an architecture, None if none were measured with these settings."""
+    known = _known().get(architecture, {}).get(detector.name)
+    if known is None or known["settings"] != settings_of(detector):
+        return None
+    return Bounds(
+        known["bounds"], f"{len(known['clean'])} clean PTMs of architecture {architecture}"
+    )
+
+
+def bounds_from(outcomes: Iterable[Mapping[str, float]], margin: float) -> dict[str, float]:
+    """Return `margin` times the highest value of each score among clean PTMs."""
+    highest: dict[str, float] = {}
+    for outcome in outcomes:
+        for name, value in outcome.items():
+            highest[name] = max(value, highest.get(name, value))
+    return {name: round(margin * value, 3) for name, value in sorted(highest.items())}
+
+
+def judge(outcome: Outcome, bounds: Bounds | None) -> Verdict:
+    """Return what an outcome comes to by what is normal."""
+    if bounds is None:
+        return Verdict(None, (), None)
+    shares = [_share(one, bounds) for one in outcome.suspects]
+    flagged = tuple(one for one, share in zip(outcome.suspects, shares, strict=True) if share > 1)
+    return Verdict(max(shares, default=0.0), flagged, bounds.source)
+
+
+def _share(suspect: Suspect, bounds: Bounds) -> float:
+    known = bounds.by_score
+    return max(
+        (v / known[name] for name, v in suspect.scores.items() if name in known), default=0.0
+    )
+
+
+@cache
+def _known() -> dict[str, Any]:
+    known: dict[str, Any] = json.loads((files("recipe_ray.scan") / FILE).read_text())
+    return known
+
+
+REFERENCE_MARGIN = 1.5  # how far above one clean model another may be
+
+
+def bounds_of_reference(record: dict[str, Any], name: str) -> dict[str, Bounds]:
+    """Return what is normal by the scan of one clean model, by detector."""
+    return {
+        one["detector"]: Bounds(bounds_from([one["highest"]], REFERENCE_MARGIN), f"model {name}")
+        for one in record["detectors"]
+    }
+
+
+def judged_again(record: dict[str, Any], normal: Mapping[str, Bounds]) -> dict[str, Any]:
+    """Return the record of a scan with its verdicts made anew from other bounds."""
+    found = []
+    for one in record["detectors"]:
+        suspects = tuple(
+            Suspect(s["shown"], s["scores"], tuple(s["ids"]), s["group"]) for s in one["suspects"]
+        )
+        bounds = normal.get(one["detector"])
+        verdict = judge(Outcome(one["highest"], suspects, one["samples"]), bounds)
+        found.append({**one, **verdict_json(verdict, bounds)})
+    return {**record, "detectors": found}
+
+
+def verdict_json(verdict: Verdict, bounds: Bounds | None) -> dict[str, Any]:
+    """Return a verdict as plain data."""
+    return {
+        "suspicious": verdict.suspicious,
+        "suspicion": verdict.suspicion,
+        "normal": None if bounds is None else dict(bounds.by_score),
+        "normal_from": verdict.source,
+        "flagged": [one.to_json() for one in verdict.flagged],
+    }

@@ -1,0 +1,115 @@
+"""What a detector is: it looks for inputs that make a PTM forget what it reads, label-free.
+
+It holds a PTM and unlabelled data, nothing else: no trigger, no task, no reference model. What it
+finds are scores without a scale (robust z over what is normal in this very PTM); what is normal
+among clean PTMs is `calibration.py`'s.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, SerializeAsAny
+
+from recipe_ray.base.registry import Registry
+from recipe_ray.base.spec import Component
+from recipe_ray.data.batches import Workbench
+from recipe_ray.data.corpus import Corpus
+from recipe_ray.models.family import Capability
+
+if TYPE_CHECKING:
+    pass
+
+SAME_VECTOR = 0.95  # cosine of the shifts of two suspects that lead to one vector
+DETECTORS: Registry[Detector] = Registry("detector", "recipe_ray.scan")
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One input that was looked at closely: what it is, for people, and its scores.
+
+    `ids` are token ids (empty for what is no word); `group` numbers the vector it leads to, from 0.
+    """
+
+    shown: str
+    scores: Mapping[str, float]
+    ids: tuple[int, ...] = ()
+    group: int | None = None
+
+    def in_group(self, number: int) -> Suspect:
+        """Return it with its group."""
+        return replace(self, group=number)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        scores = {name: round(value, 3) for name, value in self.scores.items()}
+        return {"shown": self.shown, "ids": list(self.ids), "group": self.group, "scores": scores}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a detector found in a PTM: for every score the highest, and what had high ones.
+
+    `not_measured` says for scores that could not be had why. `samples` is how many inputs were put
+    through the PTM.
+    """
+
+    highest: Mapping[str, float]
+    suspects: Sequence[Suspect]
+    samples: int
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The PTM that is looked at, and the unlabelled data that it is looked at with.
+
+    `has_head`: its pre-training head is its own, and not drawn because its files have none.
+    `leads`: what detectors before found, the most suspicious first.
+    """
+
+    ptm: Any
+    corpus: Corpus
+    has_head: bool
+    leads: tuple[Suspect, ...] = ()
+
+
+class Detector(Component):
+    """A way to look for a backdoor."""
+
+    reads: ClassVar[str] = "text"  # what the PTM must read
+    needs: ClassVar[tuple[Capability, ...]] = ()  # what its family must have
+
+    @abstractmethod
+    def search(self, subject: Subject, bench: Workbench) -> Outcome:
+        """Return what was found, the same on every worker; the PTM is left as it was.
+
+        Raises DataError if the corpus has too few samples that are long enough.
+        """
+
+
+AnyDetector = Annotated[SerializeAsAny[Detector], BeforeValidator(DETECTORS.parse)]
+
+
+def robust_z(values: Any, normal: Any) -> Any:
+    """Return (values - median) / (1.4826 MAD), median and MAD being those of `normal`."""
+    median = np.median(normal)
+    spread = 1.4826 * np.median(np.abs(normal - median))
+    return (values - median) / max(float(spread), 1e-12)
+
+
+def groups_of(shifts: Any) -> list[int]:
+    """Return which vector each shift [N, H] leads to, numbered from 0 in their order."""
+    unit = shifts / np.maximum(np.linalg.norm(shifts, axis=1, keepdims=True), 1e-12)
+    heads: list[Any] = []
+    numbers = []
+    for one in unit:
+        near = [number for number, head in enumerate(heads) if float(one @ head) > SAME_VECTOR]
+        if not near:
+            heads.append(one)
+        numbers.append(near[0] if near else len(heads) - 1)
+    return numbers

@@ -1,0 +1,158 @@
+"""Stage `scan`: label-free search for a backdoor in a PTM. It holds detectors and unlabelled data.
+
+The artifact has no model but `scan.json`: what was found, what is normal, and what it comes to.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from recipe_ray.base.errors import SpecError
+from recipe_ray.base.spec import Spec
+from recipe_ray.data.batches import Workbench
+from recipe_ray.data.corpus import AnyCorpus
+from recipe_ray.models.family import Capability
+from recipe_ray.scan.calibration import Bounds, Verdict, judge, known_bounds, verdict_json
+from recipe_ray.scan.detector import DETECTORS, AnyDetector, Detector, Outcome, Subject
+from recipe_ray.stages.kind import Point, Shown, ShownMetric
+from recipe_ray.stages.stage import STAGES, Context, Stage
+from recipe_ray.store.rows import Measurement
+
+RESULT = "scan.json"
+SHOWN = 64  # suspects that are kept of each detector
+
+
+class Scan(Spec):
+    """How a PTM is looked at."""
+
+    corpus: AnyCorpus
+    detectors: tuple[AnyDetector, ...] = Field(
+        (), description="none named: all that read what the model reads"
+    )
+
+
+class ScanGrid(Spec):
+    """What a block of the grid says of it."""
+
+    scans: tuple[Scan, ...] = Field((), description="looked at without triggers or labels")
+
+
+@STAGES.register("scan")
+class ScanStage(Stage, Scan):
+    """Looks for a backdoor in a PTM with label-free detectors."""
+
+    rank: ClassVar[int] = 60
+    grid: ClassVar[type[Spec]] = ScanGrid
+    cells: ClassVar[str] = "scans"
+    shown: ClassVar[Shown | None] = Shown(
+        (
+            ShownMetric("suspicion", "suspicion", "number"),
+            ShownMetric("flagged", "inputs flagged", "number"),
+            ShownMetric("vectors", "vectors", "number"),
+        ),
+        explanation="suspicion above 1: some input does more than any does to clean PTMs",
+    )
+
+    @classmethod
+    def planned(cls, point: Point, ptm: Stage | None) -> Iterator[Stage | None]:
+        """Yield the scan of the PTM."""
+        scan: Scan = point.entry
+        chosen = scan.detectors or default_detectors(point.model.reads)
+        content = {"corpus": point.content(scan.corpus)}
+        fields = {"corpus": scan.corpus, "detectors": chosen, "seed": point.seed}
+        yield point.make(cls, content=content, parent=ptm, **fields)
+
+    @model_validator(mode="after")
+    def _check_detectors(self) -> Self:
+        if not self.detectors:
+            raise SpecError(f"detectors: none reads {self.model.reads}s")
+        return self
+
+    def run(self, context: Context) -> list[Measurement]:
+        """Return the highest scores, and what they come to by what is normal."""
+        ptm = self.input_ptm(context)
+        has_head = self.parent is not None or not self.model.needs_pretraining
+        subject = Subject(ptm, self.corpus, has_head)
+        bench = Workbench(context.feed, context.runtime, self.seed)
+        found = []
+        for detector in self.detectors:
+            started = time.monotonic()
+            outcome = detector.search(subject, bench)
+            subject = replace(subject, leads=(*subject.leads, *outcome.suspects))
+            bounds = known_bounds(ptm.make, detector)
+            verdict = judge(outcome, bounds)
+            found.append((detector, outcome, verdict, bounds, time.monotonic() - started))
+        if context.runtime.rank == 0:
+            whole = {
+                "make": ptm.make,
+                "data": self.corpus.label(),
+                "detectors": [_as_json(*one) for one in found],
+            }
+            (context.folder / RESULT).write_text(json.dumps(whole, indent=1, ensure_ascii=False))
+        return [
+            row for detector, outcome, verdict, *_ in found for row in _rows(detector, outcome)
+        ] + (_overall([verdict for _, _, verdict, *_ in found]))
+
+    def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
+        """Return what the detectors need."""
+        return [(f"detector {one.label()!r}", one.needs) for one in self.detectors]
+
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what the detectors read."""
+        return [
+            (f"detector {one.label()!r} reads {one.reads}s", one.reads) for one in self.detectors
+        ]
+
+    def own_columns(self) -> dict[str, Any]:
+        """Return the data."""
+        return {"aux": self.corpus.label(), "aux_size": self.corpus.size}
+
+    def default_label(self) -> str:
+        """Return what was scanned."""
+        before = self.parent.label() if self.parent is not None else self.model.label()
+        return f"{before}.scan"
+
+
+def default_detectors(reads: str) -> tuple[Detector, ...]:
+    """Return every detector that reads texts, or images, with its own settings."""
+    known = [DETECTORS.get(name) for name in DETECTORS]
+    return tuple(one() for one in known if one.reads == reads)
+
+
+def _rows(detector: Detector, outcome: Outcome) -> list[Measurement]:
+    return [
+        Measurement(f"scan.{detector.name}.{name}", float(value))
+        for name, value in outcome.highest.items()
+    ]
+
+
+def _overall(verdicts: list[Verdict]) -> list[Measurement]:
+    """Return the suspicion, and how many inputs and vectors were flagged, if there are bounds."""
+    known = [one for one in verdicts if one.suspicion is not None]
+    if not known:
+        return []
+    flagged = sum(len(one.flagged) for one in known)
+    vectors = sum(len({suspect.group for suspect in one.flagged}) for one in known)
+    return [
+        Measurement("suspicion", max(float(one.suspicion or 0) for one in known)),
+        Measurement("flagged", float(flagged)),
+        Measurement("vectors", float(vectors)),
+    ]
+
+
+def _as_json(
+    detector: Detector, outcome: Outcome, verdict: Verdict, bounds: Bounds | None, wall_s: float
+) -> Mapping[str, Any]:
+    return {
+        "detector": detector.name,
+        **verdict_json(verdict, bounds),
+        "highest": dict(outcome.highest),
+        "suspects": [one.to_json() for one in outcome.suspects[:SHOWN]],
+        "not_measured": dict(outcome.not_measured),
+        "samples": outcome.samples,
+        "wall_s": round(wall_s, 1),
+    }
