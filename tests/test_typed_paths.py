@@ -126,8 +126,8 @@ def test_a_wrong_thing_in_any_place_is_one_clear_error(
         (["evaluate", MODEL, "--task", "cifar10", "--text-column", "a"], "no column of texts"),
         (["purify", MODEL, "--aux", "texts.txt", "--text-column", "a", *OUT], "columns: text"),
         (["list", "por"], "`recipe-ray list attacks` shows 'por'"),
-        (["purify", MODEL, "--aux", "texts.txt", "--aux-size", "9" * 23, *OUT], "not in the range"),
-        (["evaluate", MODEL, "--task", "snippets", "--seed", "9" * 23], "not in the range"),
+        (["purify", MODEL, "--aux", "texts.txt", "--aux-size", "9" * 23, *OUT], "for '--aux-size'"),
+        (["evaluate", MODEL, "--task", "snippets", "--seed", "9" * 23], "value for '--seed'"),
     ],
 )
 def test_other_mistakes_say_what_to_type(shell: Shell, words: list[str], said: str) -> None:
