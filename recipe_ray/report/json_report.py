@@ -100,7 +100,7 @@ def _probe(probe: ProbeSummary, paper: PublishedTable | None) -> dict[str, Any]:
 def _measured(other: MeasuredSummary) -> dict[str, Any]:
     values = {metric: asdict(value) for metric, value in other.values.items()}
     lists = {"seeds": list(other.seeds), "stages": list(other.stages)}
-    return {**other.name._asdict(), "values": values, **lists}
+    return {**vars(other), "values": values, **lists}
 
 
 def _search(search: SearchSummary) -> dict[str, Any]:

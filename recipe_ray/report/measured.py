@@ -6,13 +6,12 @@ apart; a group of columns is a task. Fine-tunings and probes have tables of thei
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from recipe_ray.report.stats import Estimate, estimate
+from recipe_ray.report.stats import Estimate, Row, estimate, grouped
 from recipe_ray.report.tables import (
     ABSENT,
     Column,
@@ -29,8 +28,9 @@ _SOMETIMES = ("aux", "aux_size", "weight_factor", "epoch", "trigger", "label", "
 _LARGE = 1000.0  # from here on numbers have no decimals
 
 
-class MeasuredName(NamedTuple):
-    """What stages that may be averaged have in common; `stage`: only if nothing else tells."""
+@dataclass(frozen=True)
+class MeasuredName:
+    """What stages that may be averaged have in common."""
 
     experiment: str
     kind: str
@@ -44,14 +44,16 @@ class MeasuredName(NamedTuple):
     epoch: int | None
     trigger: str | None
     label: int | None
-    stage: str | None = None
 
 
 @dataclass(frozen=True)
-class MeasuredSummary:
-    """One row of a report, seeds pooled; a metric that was not measured is not in `values`."""
+class MeasuredSummary(MeasuredName):
+    """One row of a report, seeds pooled; a metric that was not measured is not in `values`.
 
-    name: MeasuredName
+    `stage` is None unless nothing else tells rows apart.
+    """
+
+    stage: str | None
     values: Mapping[str, Estimate]
     seeds: tuple[int, ...]
     stages: tuple[str, ...]
@@ -59,51 +61,52 @@ class MeasuredSummary:
 
 def summarise_measured(results: pa.Table) -> list[MeasuredSummary]:
     """Return one summary a PTM, task and what else has a column, of every kind that is shown so."""
-    kinds = shown_as("metrics")
-    rows = results.filter(pc.is_in(results["kind"], pa.array(list(kinds), pa.string())))
-    groups: dict[MeasuredName, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
-    columns = {kind: {one.metric for one in shown.columns} for kind, shown in kinds.items()}
-    for row in rows.to_pylist():
-        if row["metric"] in columns[row["kind"]]:
-            name = MeasuredName(*(row[field] for field in MeasuredName._fields[:-1]))
-            # cells that share a stage repeat its rows: the same value again
-            groups[name][row["stage"]][row["metric"]] = row
+    columns = {
+        kind: [one.metric for one in shown.columns] for kind, shown in shown_as("metrics").items()
+    }
     found = []
-    for name, stages in groups.items():
+    for name, stages in grouped(results, columns, MeasuredName).items():
         if _are_replicates(stages):
-            found.append(_summary(name, stages))
+            found.append(_summary(name, None, stages))
         else:  # they differ in something that has no column: nothing may be averaged
-            found += [_summary(name._replace(stage=key), {key: own}) for key, own in stages.items()]
-    order = list(kinds)
-    return sorted(found, key=lambda one: (order.index(one.name.kind), _order(one.name)))
+            found += [_summary(name, stage, {stage: rows}) for stage, rows in stages.items()]
+    order = list(columns)
+    return sorted(found, key=lambda one: (order.index(one.kind), _order(one)))
 
 
-def _are_replicates(stages: Mapping[str, Mapping[str, Any]]) -> bool:
-    first = (next(iter(rows.values())) for rows in stages.values())
-    counts = Counter((row["seed"], row["sample_seed"]) for row in first)
+def _are_replicates(stages: Mapping[str, Sequence[Row]]) -> bool:
+    counts = Counter((rows[0]["seed"], rows[0]["sample_seed"]) for rows in stages.values())
     return max(counts.values()) == 1
 
 
-def _summary(name: MeasuredName, stages: Mapping[str, Mapping[str, Any]]) -> MeasuredSummary:
-    values: dict[str, list[float]] = defaultdict(list)
-    for _, rows in sorted(stages.items()):
-        for metric, row in rows.items():
-            values[metric].append(row["value"])
-    seeds = {row["seed"] for rows in stages.values() for row in rows.values()}
-    pooled = {metric: estimate(found) for metric, found in values.items()}
-    return MeasuredSummary(name, pooled, tuple(sorted(seeds)), tuple(sorted(stages)))
+def _summary(
+    name: MeasuredName, stage: str | None, stages: Mapping[str, Sequence[Row]]
+) -> MeasuredSummary:
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    for key, rows in sorted(stages.items()):
+        for row in rows:
+            values[row["metric"]][key] = row["value"]
+    seeds = {row["seed"] for rows in stages.values() for row in rows}
+    return MeasuredSummary(
+        **vars(name),
+        stage=stage,
+        values={metric: estimate([*by_stage.values()]) for metric, by_stage in values.items()},
+        seeds=tuple(sorted(seeds)),
+        stages=tuple(sorted(stages)),
+    )
 
 
-def _order(name: MeasuredName) -> tuple[Any, ...]:
+def _order(one: MeasuredSummary) -> tuple[Any, ...]:
     # "none" and nothing first: what comes below is compared with it
-    return tuple((value not in (None, "none"), "" if value is None else value) for value in name)
+    named = (*(getattr(one, field.name) for field in fields(MeasuredName)), one.stage)
+    return tuple((value not in (None, "none"), "" if value is None else value) for value in named)
 
 
 def measured_tables(summaries: Iterable[MeasuredSummary]) -> list[Table]:
     """Return one table an experiment and kind."""
     by_kind: dict[tuple[str, str], list[MeasuredSummary]] = {}
     for one in summaries:
-        by_kind.setdefault((one.name.experiment, one.name.kind), []).append(one)
+        by_kind.setdefault((one.experiment, one.kind), []).append(one)
     kinds = shown_as("metrics")
     return [
         _table(experiment, kind, kinds[kind], own) for (experiment, kind), own in by_kind.items()
@@ -111,13 +114,13 @@ def measured_tables(summaries: Iterable[MeasuredSummary]) -> list[Table]:
 
 
 def _table(experiment: str, kind: str, shown: Shown, summaries: Sequence[MeasuredSummary]) -> Table:
-    several = (f for f in _SOMETIMES if len({getattr(one.name, f) for one in summaries}) > 1)
+    several = (f for f in _SOMETIMES if len({getattr(one, f) for one in summaries}) > 1)
     names = (*_ALWAYS, *several)
     rows: dict[tuple[Any, ...], dict[str, MeasuredSummary]] = {}
     for one in summaries:
-        own = tuple(getattr(one.name, field) for field in names)
-        rows.setdefault(own, {})[one.name.task or kind] = one
-    groups = sorted({one.name.task or kind for one in summaries})
+        own = tuple(getattr(one, field) for field in names)
+        rows.setdefault(own, {})[one.task or kind] = one
+    groups = sorted({one.task or kind for one in summaries})
     return Table(
         f"{experiment}: {kind}",
         (

@@ -1,12 +1,42 @@
-"""A mean over seeds with its 95 % Student t interval."""
+"""Result rows grouped by what they share; a mean over seeds with its 95 % Student t interval."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
+from itertools import chain
 from math import cos, pi, sin, sqrt, tan
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 CONFIDENCE = 0.95
+Row = dict[str, Any]
+N = TypeVar("N", bound="DataclassInstance")
+
+
+def grouped(
+    results: pa.Table, metrics: Mapping[str, Collection[str]], name: type[N]
+) -> dict[N, dict[str, list[Row]]]:
+    """Return the rows with the metrics of each kind, by name and then by stage.
+
+    The fields of `name` are columns. Cells that share a stage repeat its rows, so a stage's list
+    may hold the same value again.
+    """
+    some = pa.array(sorted(set(chain.from_iterable(metrics.values()))), pa.string())
+    kinds = pc.is_in(results["kind"], pa.array(list(metrics), pa.string()))
+    columns = [field.name for field in fields(name)]
+    groups: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in results.filter(pc.and_(kinds, pc.is_in(results["metric"], some))).to_pylist():
+        if row["metric"] in metrics[row["kind"]]:
+            groups[tuple(row[column] for column in columns)][row["stage"]].append(row)
+    make: Callable[..., N] = name
+    return {make(*values): stages for values, stages in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -25,6 +55,12 @@ class Estimate:
     def margin(self) -> float | None:
         """Half the width of the interval."""
         return None if self.high is None else self.high - self.mean
+
+
+def pooled(values: Iterable[float | None]) -> Estimate | None:
+    """Return mean and interval of the values that were measured (not None), None if none was."""
+    present = [value for value in values if value is not None]
+    return estimate(present) if present else None
 
 
 def estimate(values: Sequence[float]) -> Estimate:

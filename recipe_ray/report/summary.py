@@ -9,14 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recipe_ray.base.errors import UserError
 from recipe_ray.learn.metrics import MAJORITY, learned
-from recipe_ray.report.stats import Estimate, estimate
+from recipe_ray.report.stats import Estimate, Row, grouped, pooled
 from recipe_ray.stages.stage import shown_as
 
 CLEAN = "none"
@@ -24,7 +23,8 @@ METRICS = ("acc", MAJORITY, "asr", "aasr", "masr")
 SETTINGS = ("aux", "aux_size", "weight_factor", "epoch")
 
 
-class CellName(NamedTuple):
+@dataclass(frozen=True)
+class CellName:
     """What trials that may be averaged have in common."""
 
     experiment: str
@@ -78,7 +78,7 @@ class SeedResult:
 
 
 @dataclass(frozen=True)
-class CellSummary:
+class CellSummary(CellName):
     """One row of a report: everything but the seed alike; None where it was not measured.
 
     The floors are the clean, undefended PTM's ASR on the same triggers, `clean_acc` its ACC, both
@@ -87,15 +87,6 @@ class CellSummary:
     leave out.
     """
 
-    experiment: str
-    model: str
-    attack: str
-    defense: str
-    aux: str | None
-    aux_size: int | None
-    weight_factor: float | None
-    task: str
-    epoch: int | None
     acc: Estimate | None
     aasr: Estimate | None
     masr: Estimate | None
@@ -129,21 +120,14 @@ def summarise(results: pa.Table) -> list[CellSummary]:
 
 
 def _trials_by_cell(results: pa.Table) -> dict[CellName, list[SeedResult]]:
-    kinds = pa.array(list(shown_as("attack success")), pa.string())
-    wanted = pc.and_(
-        pc.is_in(results["kind"], kinds), pc.is_in(results["metric"], pa.array(METRICS))
-    )
-    rows_by_stage: dict[tuple[CellName, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in results.filter(wanted).to_pylist():
-        cell = CellName(*(row[field] for field in CellName._fields))
-        rows_by_stage[cell, row["stage"]].append(row)
-    groups: dict[CellName, list[SeedResult]] = defaultdict(list)
-    for (cell, stage), rows in rows_by_stage.items():
-        groups[cell].append(_trial(stage, rows))
-    return {cell: sorted(trials, key=_replicate) for cell, trials in groups.items()}
+    found = grouped(results, dict.fromkeys(shown_as("attack success"), METRICS), CellName)
+    return {
+        cell: sorted((_trial(stage, rows) for stage, rows in stages.items()), key=_replicate)
+        for cell, stages in found.items()
+    }
 
 
-def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> SeedResult:
+def _trial(stage: str, rows: Sequence[Row]) -> SeedResult:
     # cells that share a stage repeat its rows: the same value again
     single = {row["metric"]: _share(row) for row in rows if row["metric"] != "asr"}
     asr = {(row["trigger"], row["label"]): _share(row) for row in rows if row["metric"] == "asr"}
@@ -163,7 +147,7 @@ def _trial(stage: str, rows: Sequence[dict[str, Any]]) -> SeedResult:
     )
 
 
-def _share(row: dict[str, Any]) -> Share:
+def _share(row: Row) -> Share:
     return Share(row["value"], row["numerator"], row["denominator"])
 
 
@@ -175,9 +159,10 @@ def _refuse_twins(cell: CellName, trials: Sequence[SeedResult]) -> None:
     (seeds, count), *_ = Counter(map(_replicate, trials)).most_common(1)
     if count > 1:
         stages = ", ".join(trial.stage for trial in trials if _replicate(trial) == seeds)
+        name = "/".join(map(str, astuple(cell)))
         raise UserError(
-            f"{cell.experiment}: stages {stages} all claim {'/'.join(map(str, cell))} at seed "
-            f"{seeds[0]}. They differ in something that has no column in the results, perhaps "
+            f"{cell.experiment}: stages {stages} all claim {name} at seed {seeds[0]}. They "
+            "differ in something that has no column in the results, perhaps "
             "because the experiment was changed; report the stages of its present plan only"
         )
 
@@ -192,10 +177,10 @@ def _summary(
     floors = [trial.asr_of(triggers) for trial in covering if not trial.at_chance]
     accs = [trial.acc.value for trial in covering or _one_a_seed(alike) if trial.acc]
     return CellSummary(
-        **cell._asdict(),
-        acc=_pooled(trial.acc.value if trial.acc else None for trial in trials),
-        aasr=_pooled(trial.aasr for trial in trials),
-        masr=_pooled(trial.masr for trial in trials),
+        **vars(cell),
+        acc=pooled(trial.acc.value if trial.acc else None for trial in trials),
+        aasr=pooled(trial.aasr for trial in trials),
+        masr=pooled(trial.masr for trial in trials),
         clean_acc=fmean(accs) if accs else None,
         floor_aasr=fmean(map(fmean, floors)) if floors else None,
         floor_masr=fmean(map(max, floors)) if floors else None,
@@ -214,11 +199,6 @@ def _one_a_seed(trials: Iterable[SeedResult]) -> list[SeedResult]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _pooled(values: Iterable[float | None]) -> Estimate | None:
-    present = [value for value in values if value is not None]
-    return estimate(present) if present else None
-
-
 def _order(summary: CellSummary) -> tuple[Any, ...]:
     named = (summary.attack, summary.defense)
     settings = (getattr(summary, setting) for setting in SETTINGS)
@@ -235,7 +215,8 @@ def _order(summary: CellSummary) -> tuple[Any, ...]:
 OVERLAP, POISONED_ONLY = "overlap", "poisoned_only_neurons"
 
 
-class ProbeName(NamedTuple):
+@dataclass(frozen=True)
+class ProbeName:
     """What probes that may be averaged have in common."""
 
     experiment: str
@@ -250,21 +231,12 @@ class ProbeName(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ProbeSummary:
+class ProbeSummary(ProbeName):
     """One PTM, task and trigger, seeds pooled; None where it was not measured.
 
     `poisoned_only` counts neurons active on poisoned texts only; `share` is of all neurons.
     """
 
-    experiment: str
-    model: str
-    attack: str
-    defense: str
-    aux: str | None
-    aux_size: int | None
-    weight_factor: float | None
-    task: str
-    trigger: str
     overlap: Estimate | None
     poisoned_only: Estimate | None
     share: Estimate | None
@@ -274,17 +246,9 @@ class ProbeSummary:
 
 def summarise_probes(results: pa.Table) -> list[ProbeSummary]:
     """Return one summary a PTM, task and trigger, sorted by name."""
-    wanted = pc.and_(
-        pc.is_in(results["kind"], pa.array(list(shown_as("neurons")), pa.string())),
-        pc.is_in(results["metric"], pa.array([OVERLAP, POISONED_ONLY])),
-    )
-    # by stage: cells that share one repeat its rows
-    groups: dict[ProbeName, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
-    for row in results.filter(wanted).to_pylist():
-        name = ProbeName(*(row[field] for field in ProbeName._fields))
-        groups[name][row["stage"]][row["metric"]] = row
-    found = [_probe_summary(name, stages) for name, stages in groups.items()]
-    return sorted(found, key=_probe_order)
+    metrics = dict.fromkeys(shown_as("neurons"), (OVERLAP, POISONED_ONLY))
+    found = grouped(results, metrics, ProbeName).items()
+    return sorted((_probe_summary(name, stages) for name, stages in found), key=_probe_order)
 
 
 def by_attack(probes: Iterable[ProbeSummary]) -> list[tuple[str, str, ProbeSummary]]:
@@ -316,24 +280,19 @@ def _state(probe: ProbeSummary) -> str:
     return "clean, purified" if defended else "clean"
 
 
-def _probe_summary(name: ProbeName, stages: dict[str, dict[str, Any]]) -> ProbeSummary:
-    ordered = sorted(stages.items())
-    overlaps = [rows[OVERLAP] for _, rows in ordered if OVERLAP in rows]
-    counts = [rows[POISONED_ONLY] for _, rows in ordered if POISONED_ONLY in rows]
+def _probe_summary(name: ProbeName, stages: Mapping[str, Sequence[Row]]) -> ProbeSummary:
+    by_metric = [{row["metric"]: row for row in rows} for _, rows in sorted(stages.items())]
+    overlaps = [rows[OVERLAP] for rows in by_metric if OVERLAP in rows]
+    counts = [rows[POISONED_ONLY] for rows in by_metric if POISONED_ONLY in rows]
     shares = [row["value"] / row["denominator"] for row in counts if row["denominator"]]
     return ProbeSummary(
-        **name._asdict(),
-        overlap=_pooled_probes(row["value"] for row in overlaps),
-        poisoned_only=_pooled_probes(row["value"] for row in counts),
-        share=_pooled_probes(shares),
+        **vars(name),
+        overlap=pooled(row["value"] for row in overlaps),
+        poisoned_only=pooled(row["value"] for row in counts),
+        share=pooled(shares),
         seeds=tuple(sorted({row["seed"] for row in (*overlaps, *counts)})),
-        stages=tuple(stage for stage, _ in ordered),
+        stages=tuple(sorted(stages)),
     )
-
-
-def _pooled_probes(values: Iterable[float]) -> Estimate | None:
-    present = list(values)
-    return estimate(present) if present else None
 
 
 def _probe_order(probe: ProbeSummary) -> tuple[Any, ...]:
