@@ -5,18 +5,21 @@ What cannot get better (a full disk, a missing bucket, missing rights) is not wa
 
 import errno
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
 from store_samples import POR, filled, s3_server, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.files import LocalFiles, Patience
+from recipe_ray.store.object_stores import parse_place
 from recipe_ray.store.remote import RemoteFiles
 from recipe_ray.store.store import Store
 
@@ -85,8 +88,8 @@ def test_reads_lists_and_reopened_stores_wait_too(outage: Outage, tmp_path: Path
 def test_a_server_that_stays_away_is_named_once_patience_is_over(
     outage: Outage, tmp_path: Path
 ) -> None:
-    filesystem, root = pafs.FileSystem.from_uri(f"s3://bucket/{tmp_path.name}?{outage.options}")
-    files = RemoteFiles(filesystem, root, "s3://bucket/x", Patience(total_s=1.5))
+    place = parse_place(f"s3://bucket/x?{outage.options}")
+    files = RemoteFiles(place, Patience(total_s=1.5))
     files.write("notes/a", b"before")
     outage.begin(seconds=3600)
     begun = time.monotonic()
@@ -96,6 +99,29 @@ def test_a_server_that_stays_away_is_named_once_patience_is_over(
     outage.over.cancel()
     outage._end()
     assert files.read("notes/a") == b"before"
+
+
+WAITING = """
+import sys
+from recipe_ray.store.remote import reopen_files
+files = reopen_files(sys.argv[1])
+print("begun", flush=True)
+files.read("notes/a")
+"""
+
+
+def test_ctrl_c_is_heard_while_a_server_is_away() -> None:
+    uri = "s3://me:secret@bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=nowhere-1"
+    waiting = [sys.executable, "-c", WAITING, uri]
+    with subprocess.Popen(waiting, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        process.wait(30)
+        assert time.monotonic() - begun < 10
+        assert process.returncode == -signal.SIGINT
 
 
 class Mount:

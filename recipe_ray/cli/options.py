@@ -23,7 +23,7 @@ ExperimentFile = Annotated[
     str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
 ]
 StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder or URI (s3://, gs://) where results are kept.")
+    str, typer.Option("--store", help="Folder or URI (s3://, gs://, az://) where results are kept.")
 ]
 DataOption = Annotated[
     str | None,

@@ -3,10 +3,11 @@
     claims/<key>.<driver>     this driver builds this stage
     claims/drivers/<driver>   JSON: its process, and a number that grows while it lives
 
-No store can be trusted to create a file only where there is none (S3 by pyarrow cannot), so a claim
-is written first and looked at afterwards: of two that write, at least one sees both, and whoever
-sees another's withdraws. That is safe wherever a written file is listed at once: local disks, S3,
-GCS; over NFS too, whose clients list a folder anew after they changed it.
+A claim has its driver in its name, so that whoever frees those of the dead cannot delete another's
+by mistake: no store deletes a file on the condition that it is still the same. So a claim is
+written first and looked at afterwards: of two that write, at least one sees both, and whoever sees
+the other's withdraws. That is safe if a written file is listed at once: local disks, S3, GCS,
+Azure; over NFS too, whose clients list a folder again after they changed it.
 
 Clocks are never compared. A driver is dead when its number has not grown for a lease of the
 observer's own time, or when its process is gone from the observer's machine. One that was stopped

@@ -82,8 +82,6 @@ def _changed(path: Path) -> float:
 
 T = TypeVar("T")
 
-_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-_FINAL_WORDS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
 # what a mount says while its server is away; anything else of a disk stays as it is
 _MOUNT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN}
 _MOUNT |= {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.EREMOTEIO}
@@ -98,33 +96,30 @@ class Patience:
     longest_s: float = 15.0
 
     def try_again(
-        self, action: Callable[[], T], is_transient: Callable[[OSError], bool], what: str
+        self,
+        action: Callable[[], T],
+        is_transient: Callable[[Exception], bool],
+        what: str,
+        reason: Callable[[Exception], str] = str,
     ) -> T:
-        """Return what the action returns; raise its error where that is final or time is up."""
+        """Return what the action returns; raise its error if that is final or time is up."""
         give_up_at = time.monotonic() + self.total_s
         pause_s = self.first_s
         while True:
             try:
                 return action()
-            except OSError as error:
+            except Exception as error:
                 wait_s = pause_s * random.uniform(0.5, 1.0)
                 if not is_transient(error) or time.monotonic() + wait_s > give_up_at:
                     raise
-                logger.warning("%s: %s; trying again", what, error)
+                logger.warning("%s: %s; trying again", what, reason(error))
             time.sleep(wait_s)
             pause_s = min(2 * pause_s, self.longest_s)
 
 
-def passes_remotely(error: OSError) -> bool:
-    """Tell whether an object store's error may pass: all but missing things and missing rights."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return False
-    return not isinstance(error, _FINAL) and not any(word in str(error) for word in _FINAL_WORDS)
-
-
-def passes_locally(error: OSError) -> bool:
+def passes_locally(error: Exception) -> bool:
     """Tell whether an error of a folder may pass: those of a mount whose server is away."""
-    return error.errno in _MOUNT
+    return isinstance(error, OSError) and error.errno in _MOUNT
 
 
 SCRATCH = "tmp"
@@ -158,6 +153,9 @@ class Files(Protocol):
     def names(self, folder: str) -> list[str]:
         """Return the sorted names in a folder, none where it does not exist."""
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each file in a folder by name, none where it does not exist."""
+
     def holding(self, folder: str, name: str) -> list[str]:
         """Return the sorted subfolders of a folder that have a file called `name`."""
 
@@ -186,7 +184,7 @@ class Files(Protocol):
 class LocalFiles:
     """`Files` in a folder of this machine or of a shared mount: write aside, sync, rename.
 
-    While the server of a mount is away, operations are tried again (`retry.Patience`); publishing
+    While the server of a mount is away, operations are tried again (`Patience`); publishing
     is not, since what was written before a failed sync may be lost: the stage fails and goes on
     from its checkpoint.
     """
@@ -244,6 +242,16 @@ class LocalFiles:
                     return sorted(entry.name for entry in entries)
             except FileNotFoundError:
                 return []
+
+        return self._tried(action, "list", folder)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        def action() -> dict[str, int]:
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    return {one.name: one.stat().st_size for one in entries if one.is_file()}
+            except FileNotFoundError:
+                return {}
 
         return self._tried(action, "list", folder)
 

@@ -1,12 +1,16 @@
-"""The same file operations on any pyarrow file system: S3, GCS, HDFS and the like.
+"""The same file operations on an object store (S3, Google Cloud Storage, Azure) by obstore.
 
-Object stores cannot rename, so an artifact's files go under a name of their own attempt and its
-manifest, written last, says which attempt counts: whoever reads sees one whole attempt or none.
+Object stores cannot rename, so an artifact's files go under a name of their own attempt, and its
+manifest, created last and only if there is none, says which attempt counts: whoever reads sees one
+whole attempt or none, and of several writers one knows that it was first.
+
+obstore tries again for two seconds what may pass, and then so do we (`Patience`), who hear Ctrl-C.
 
 Where a store is: a folder or a URI turned into file operations.
 """
 
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -16,8 +20,16 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-import pyarrow as pa
+import obstore as obs
 import pyarrow.fs as pafs
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore
 
 from recipe_ray.base.errors import StoreError, unknown
 from recipe_ray.store.files import (
@@ -26,78 +38,82 @@ from recipe_ray.store.files import (
     Patience,
     clear_dead,
     explained,
-    passes_remotely,
     scratch_name,
 )
 from recipe_ray.store.manifest import MANIFEST, parse_manifest, verify
+from recipe_ray.store.object_stores import CREDENTIALS, SCHEMES, Place, parse_place, with_region
 
 T = TypeVar("T")
 
 PIECE = 8 * 1024 * 1024  # bytes
+AT_ONCE = Patience(total_s=0.0)
+FIRST_LOOK = Patience(total_s=5.0)  # at a store that may be misspelt
 _SCRATCH_PREFIX = "recipe-ray-work-"
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+_METADATA = ("169.254.169.254", "metadata.google.internal")  # asked where no key was given
+_AWS_CHAIN = "External AWS credential provider: "
+_STATUS = re.compile(r"status code: (4\d\d)")
+_PASSING = ("408", "429")
+_ANSWER = re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.DOTALL)
 
 log = logging.getLogger(__name__)
 
 
 class RemoteFiles:
-    """`Files` below `root` of a pyarrow file system; what fails for a while is tried again."""
+    """`Files` below a place in an object store; what fails for a while is tried again."""
 
-    def __init__(
-        self, filesystem: Any, root: str, shown_root: str, patience: Patience | None = None
-    ) -> None:
-        self._fs = filesystem
-        self._root = root.rstrip("/")
-        self._shown_root = shown_root.rstrip("/")
+    def __init__(self, place: Place, patience: Patience | None = None) -> None:
+        self._place = place
         self._patience = patience or Patience()
+        self._store = self._tried(place.open, "open", "", AT_ONCE)
         self._verified: set[str] = set()
 
     def shown(self, path: str) -> str:
-        return f"{self._shown_root}/{path}" if path else self._shown_root
+        return f"{self._place.shown}/{path}" if path else self._place.shown
 
     def arrow(self) -> tuple[pafs.FileSystem, str]:
-        return self._fs, self._root
+        return self._place.arrow(), f"{self._place.bucket}/{self._place.path}".rstrip("/")
 
     def read(self, path: str) -> bytes | None:
         def action() -> bytes | None:
             try:
-                with self._fs.open_input_stream(self._at(path)) as stream:
-                    return bytes(stream.read())
-            except FileNotFoundError:
+                return bytes(obs.get(self._store, self._at(path)).bytes())
+            except FileNotFoundError as error:
+                if _is_bucket_missing(error):
+                    raise
                 return None
 
         return self._tried(action, "read", path)
 
     def write(self, path: str, data: bytes) -> None:
-        def action() -> None:
-            with self._output(self._at(path)) as stream:
-                stream.write(data)
-
-        self._tried(action, "write", path)
+        self._tried(partial(obs.put, self._store, self._at(path), data), "write", path)
 
     def remove(self, path: str) -> None:
         def action() -> None:
             try:
-                self._fs.delete_file(self._at(path))
+                obs.delete(self._store, self._at(path))
             except FileNotFoundError:
                 return
 
         self._tried(action, "delete", path)
 
     def exists(self, path: str) -> bool:
-        info = self._tried(partial(self._fs.get_file_info, self._at(path)), "read", path)
-        return bool(info.type == pafs.FileType.File)
+        return self._tried(partial(_is_there, self._store, self._at(path)), "read", path)
 
     def names(self, folder: str) -> list[str]:
-        return sorted({info.base_name for info in self._listed(folder, recursive=False)})
+        found = self._listed(folder)
+        paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found = self._listed(folder)["objects"]
+        return {one["path"].rpartition("/")[2]: one["size"] for one in found}
 
     def holding(self, folder: str, name: str) -> list[str]:
-        found = set()
-        for info in self._listed(folder, recursive=True):
-            parts = info.path.split("/")
-            # <folder>/<sub>/<name>, not deeper
-            if parts[-1] == name and "/".join(parts[:-2]) == self._at(folder):
-                found.add(parts[-2])
-        return sorted(found)
+        start = f"{self._at(folder)}/"
+        parts = (path.removeprefix(start).split("/") for path in self._below(folder))
+        # <folder>/<sub>/<name>, not deeper
+        return sorted(part[0] for part in parts if len(part) == 2 and part[1] == name)
 
     def scratch(self) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{scratch_name()}-"))
@@ -110,8 +126,7 @@ class RemoteFiles:
 
     def check_free(self, target: str, folders: Iterable[str]) -> None:
         path = f"{target}/{MANIFEST}"
-        info = self._tried(partial(self._fs.get_file_info, self._at(path)), "read", path)
-        if info.type == pafs.FileType.Directory:
+        if self._below(path):
             raise StoreError(f"{self.shown(path)}: in the way of a manifest; delete it")
 
     def publish(self, folder: Path, target: str, attempt: str) -> bool:
@@ -122,15 +137,13 @@ class RemoteFiles:
             for name in names:
                 if name != MANIFEST:
                     self._upload(folder / name, self.member(target, attempt, name))
-            if self.exists(f"{target}/{MANIFEST}"):
-                self._forget(f"{target}/{attempt}")
-                return False
-            self.write(f"{target}/{MANIFEST}", (folder / MANIFEST).read_bytes())
+            landed = self._create(target, (folder / MANIFEST).read_bytes(), attempt)
         except StoreError:
             self._forget(f"{target}/{attempt}")
             raise
-        # two writers within one round trip: the manifest that stayed decides, both are whole
-        return self._attempt(target) == attempt
+        if not landed:
+            self._forget(f"{target}/{attempt}")
+        return landed
 
     def member(self, target: str, attempt: str, name: str) -> str:
         return f"{target}/{name}" if name == MANIFEST else f"{target}/{attempt}/{name}"
@@ -162,63 +175,119 @@ class RemoteFiles:
         return place
 
     def check_root(self) -> None:
-        """Raise StoreError where the bucket or folder cannot be reached or is not one."""
-        bucket = self._root.split("/")[0]
-        for path in dict.fromkeys((bucket, self._root)):
-            with explained("reach", self._shown_root):  # the client library tries several times
-                info = self._fs.get_file_info(path)
-            if info.type == pafs.FileType.File:
-                raise StoreError(f"{self._shown_root}: not a folder but a file")
-            if path == bucket and info.type == pafs.FileType.NotFound:
-                raise StoreError(f"{self._shown_root}: there is no {bucket!r}; create it first")
+        """Raise StoreError if the bucket or folder cannot be reached or is not one."""
+        path = self._place.path
+
+        def action() -> bool:
+            is_file = bool(path) and _is_there(self._store, path)
+            obs.list_with_delimiter(self._store, path or None)
+            return is_file
+
+        if self._tried(action, "reach", "", FIRST_LOOK):
+            raise StoreError(f"{self._place.shown}: not a folder but a file")
 
     def _at(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root
+        return "/".join(part for part in (self._place.path, path) if part)
 
-    def _output(self, path: str) -> Any:
-        try:
-            return self._fs.open_output_stream(path)
-        except FileNotFoundError:
-            # object stores need no folders, HDFS does
-            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
-            return self._fs.open_output_stream(path)
+    def _listed(self, folder: str) -> Any:
+        at = self._at(folder) or None
+        return self._tried(partial(obs.list_with_delimiter, self._store, at), "list", folder)
 
-    def _listed(self, folder: str, *, recursive: bool) -> list[Any]:
-        selector = pafs.FileSelector(self._at(folder), allow_not_found=True, recursive=recursive)
-        return list(self._tried(partial(self._fs.get_file_info, selector), "list", folder))
+    def _below(self, folder: str) -> list[str]:
+        def action() -> list[str]:
+            pieces = obs.list(self._store, f"{self._at(folder)}/")
+            return [one["path"] for piece in pieces for one in piece]
+
+        return self._tried(action, "list", folder)
+
+    def _create(self, target: str, data: bytes, attempt: str) -> bool:
+        path = f"{target}/{MANIFEST}"
+
+        def action() -> bool:
+            try:
+                obs.put(self._store, self._at(path), data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+        # if an answer was lost, so that it was asked again, our own one is there
+        return self._tried(action, "write", path) or self._attempt(target) == attempt
 
     def _upload(self, source: Path, path: str) -> None:
         def action() -> None:
-            with source.open("rb") as file, self._output(self._at(path)) as stream:
-                shutil.copyfileobj(file, stream, PIECE)
+            with source.open("rb") as file:
+                obs.put(self._store, self._at(path), file)
 
         self._tried(action, "write", path)
 
     def _download(self, path: str, place: Path) -> None:
         def action() -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with self._fs.open_input_stream(self._at(path)) as stream, place.open("wb") as file:
-                shutil.copyfileobj(stream, file, PIECE)
+            reader = obs.open_reader(self._store, self._at(path), buffer_size=PIECE)
+            with place.open("wb") as file:
+                while len(piece := reader.read(PIECE)):
+                    file.write(piece)
 
         self._tried(action, "read", path)
 
     def _forget(self, folder: str) -> None:
-        for info in self._listed(folder, recursive=True):
-            if info.type == pafs.FileType.File:
-                self._tried(partial(self._fs.delete_file, info.path), "delete", folder)
+        for path in self._below(folder):
+            self._tried(partial(obs.delete, self._store, path), "delete", folder)
 
     def _attempt(self, target: str) -> str | None:
         path = f"{target}/{MANIFEST}"
         data = self.read(path)
         return None if data is None else parse_manifest(data, self.shown(path)).get("attempt")
 
-    def _tried(self, action: Callable[[], T], verb: str, path: str) -> T:
-        what = f"{verb} {self.shown(path)}"
-        with explained(verb, self.shown(path)):
-            return self._patience.try_again(action, passes_remotely, what)
+    def _tried(
+        self, action: Callable[[], T], verb: str, path: str, patience: Patience | None = None
+    ) -> T:
+        shown, reason = self.shown(path), partial(_reason, place=self._place)
+        patient = patience or self._patience
+        with explained(verb, shown):
+            try:
+                return patient.try_again(action, _may_pass, f"{verb} {shown}", reason)
+            except (BaseError, OSError, ValueError) as error:
+                if getattr(error, "errno", None) is not None:
+                    raise  # of this machine's disk
+                raise StoreError(f"cannot {verb} {shown}: {reason(error)}") from error
 
 
-SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs")
+def _is_there(store: ObjectStore, path: str) -> bool:
+    try:
+        obs.head(store, path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _may_pass(error: Exception) -> bool:
+    # obstore has a class of errors for each that is final, but not for other answers of 4xx
+    status = _STATUS.search(str(error))
+    return isinstance(error, GenericError) and (status is None or status[1] in _PASSING)
+
+
+def _is_bucket_missing(error: Exception) -> bool:
+    return any(words in str(error) for words in _NO_BUCKET)
+
+
+def _reason(error: Exception, place: Place) -> str:
+    whole = str(error)
+    answer = _ANSWER.search(whole)
+    # not the address: it may hold a signature
+    first = re.sub(r"https?://\S+", "the server", whole.partition("\n")[0]).strip()
+    said = f"{answer[1]}: {answer[2]}".replace("\n", " ") if answer else first
+    if _is_bucket_missing(error):
+        return f"there is no {place.bucket!r}; create it first"
+    if _AWS_CHAIN in first:
+        return f"no AWS credentials: {first.partition(_AWS_CHAIN)[2].partition(': ')[2]}"
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return f"access denied ({said}). Check what these credentials may do, or give others"
+    if any(host in whole for host in _METADATA):
+        return f"no credentials were found: {CREDENTIALS[place.kind]}"
+    if "ConnectError" in whole or "dns error" in whole:
+        return "cannot connect to the server. Is there a network, and is its address right?"
+    return said
 
 
 def is_remote(uri: str) -> bool:
@@ -227,9 +296,9 @@ def is_remote(uri: str) -> bool:
 
 
 def open_files(location: str | Path) -> tuple[Files, str]:
-    """Return the file operations at a location and its absolute URI (a path where local).
+    """Return the file operations at a location and its absolute URI (a path if local).
 
-    Makes a local folder that is missing. Raises StoreError where the location is unusable.
+    Makes a local folder that is missing. Raises StoreError if the location is unusable.
     """
     text = str(location)
     if not text:
@@ -241,12 +310,18 @@ def open_files(location: str | Path) -> tuple[Files, str]:
         return _open_local(Path(text))
     parts = urlsplit(text)
     if parts.scheme not in SCHEMES:
-        raise StoreError(f"store {text!r}: {unknown('scheme', parts.scheme, SCHEMES)}, or a folder")
+        raise StoreError(
+            f"store {text!r}: {unknown('scheme', parts.scheme, SCHEMES)}, or a folder (where "
+            "anything else is mounted)"
+        )
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise StoreError(f"store {text!r}: file:///absolute/path has no host {parts.netloc!r}")
         return _open_local(Path(unquote(parts.path)))
-    return _open_remote(text), text
+    text = with_region(text)
+    files = RemoteFiles(parse_place(text))
+    files.check_root()
+    return files, text
 
 
 def reopen_files(uri: str) -> Files:
@@ -254,15 +329,7 @@ def reopen_files(uri: str) -> Files:
 
     It may be away for a moment, and the operations themselves are patient.
     """
-    return _remote(uri) if "://" in uri else LocalFiles(Path(uri))
-
-
-def file_sizes(filesystem: pafs.FileSystem, root: str, folder: str) -> dict[str, int]:
-    """Return the bytes of every file in a folder by name, none where it does not exist."""
-    where = f"{root}/{folder}"
-    with explained("list", where):
-        found = filesystem.get_file_info(pafs.FileSelector(where, allow_not_found=True))
-    return {info.base_name: info.size for info in found if info.is_file}
+    return RemoteFiles(parse_place(uri)) if "://" in uri else LocalFiles(Path(uri))
 
 
 def _open_local(path: Path) -> tuple[Files, str]:
@@ -272,22 +339,3 @@ def _open_local(path: Path) -> tuple[Files, str]:
     with explained("open the store", str(root)):
         root.mkdir(parents=True, exist_ok=True)
     return LocalFiles(root), str(root)
-
-
-def _open_remote(uri: str) -> Files:
-    files = _remote(uri)
-    files.check_root()
-    return files
-
-
-def _remote(uri: str) -> RemoteFiles:
-    parts = urlsplit(uri)
-    # neither credentials nor connection options belong in messages
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if not parts.netloc:
-        raise StoreError(f"store {shown}: no bucket or host after {parts.scheme}://")
-    try:
-        filesystem, root = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"cannot open the store {shown}: {error}") from error
-    return RemoteFiles(filesystem, root, shown)

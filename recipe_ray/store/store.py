@@ -46,7 +46,7 @@ from recipe_ray.store.notes import (
     read_notes,
     write_note,
 )
-from recipe_ray.store.remote import file_sizes, open_files, reopen_files
+from recipe_ray.store.remote import open_files, reopen_files
 from recipe_ray.store.rows import (
     MEASUREMENT_SCHEMA,
     RESULT_SCHEMA,
@@ -77,7 +77,7 @@ class Store:
 
     @classmethod
     def open(cls, location: str | Path) -> "Store":
-        """Open a local folder (made if missing) or a pyarrow file system URI.
+        """Open a local folder (made if missing) or the URI of an object store.
 
         A folder that can only be read opens, so that reports work; the first write fails.
         """
@@ -238,7 +238,7 @@ class Store:
 
     def checkpoints(self) -> dict[str, int]:
         """Return the bytes of every resume point by its stage's key."""
-        return file_sizes(*self._files.arrow(), _CHECKPOINTS)
+        return self._files.sizes(_CHECKPOINTS)
 
     # --- experiments
 
