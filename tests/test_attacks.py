@@ -282,7 +282,7 @@ def test_por_poisons_a_share_of_the_texts_with_each_trigger_three_times() -> Non
 
 
 def test_por_poisons_a_text_the_same_whichever_chunk_it_comes_in() -> None:
-    encode = PoisonEncoder(tiny_ptm().encoder(64), ("cf", "mn"), 0.6, 3, 0)
+    encode = PoisonEncoder(tiny_ptm().encoder(64), words("cf", "mn"), 0.6, 3, 0)
     whole = encode(SENTENCES, np.arange(24))
     parts = [encode(SENTENCES[a : a + 5], np.arange(24)[a : a + 5]) for a in range(0, 24, 5)]
     texts = {int(i): whole.take(np.array([n])).tokens.tolist() for n, i in enumerate(whole.index)}
