@@ -55,7 +55,7 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
             tuple(cell for cell in cells if cell.experiment == one.experiment),
             tuple(probe for probe in probes if probe.experiment == one.experiment),
             summarise_search(one),
-            tuple(own for own in measured if own.name.experiment == one.experiment),
+            tuple(own for own in measured if own.experiment == one.experiment),
         )
         for one in found
         if only in (None, one.experiment)
