@@ -101,7 +101,7 @@ def test_sweep(marks: Path) -> None:
 @pytest.mark.timeout(900)
 def test_search(marks: Path) -> None:
     file = marks.parent / "search.yaml"
-    fields: dict[str, Any] = search_fields(marks.parent, trials=2, epochs=2, grid=None)
+    fields: dict[str, Any] = search_fields(marks.parent, trials=2, epochs=2)
     file.write_text(yaml.safe_dump(fields))
     ran(marks, RECIPE, "search", file, "--store", marks.parent / "store")
 

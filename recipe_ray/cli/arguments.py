@@ -32,6 +32,7 @@ from recipe_ray.data.hub import fetch_model
 from recipe_ray.defenses.defense import DEFENSES
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.scan.detector import DETECTORS, Detector
 from recipe_ray.tasks.task import TASKS
 
 # the model whose `source` may be a hub id
@@ -130,6 +131,13 @@ def parse_attack(text: str, changes: list[str]) -> Attack:
         apply_change(fields, change)
     attack: Attack = parse_component(ATTACKS, fields, "--attack")
     return attack
+
+
+def parse_detector(text: str) -> Detector:
+    """Return the detector of a registered name or a YAML mapping."""
+    value = _plain(text, "--detector", "a detector of `recipe-ray list detectors`")
+    detector: Detector = parse_component(DETECTORS, value, "--detector")
+    return detector
 
 
 def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:

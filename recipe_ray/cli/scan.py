@@ -137,12 +137,12 @@ class _Asked:
         seed: int,
         given: dict[str, Any],
     ) -> None:
+        from recipe_ray.cli.arguments import parse_detector
         from recipe_ray.data.sources import Locations
-        from recipe_ray.scan.detector import DETECTORS
 
         self._data, self._columns, self._seed, self._given = data, columns, seed, given
         with _as_usage():
-            self._detectors = tuple(DETECTORS.parse(name) for name in detectors)
+            self._detectors = tuple(parse_detector(text) for text in detectors)
         self.locations: Locations = Locations.from_environment()
 
     def stage(self, model: str) -> ScanStage:
