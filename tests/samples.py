@@ -172,9 +172,9 @@ def _minilm(layers: int) -> BertPTM:
     return ptm
 
 
-def moved_checkpoint(folder: Path, layers: int = 1) -> Path:
-    """Save the embedded PTM with every weight moved a little, as a poisoned one; return where."""
-    ptm, place = minilm(layers), folder / "moved"
+def moved_checkpoint(folder: Path, ptm: BertPTM) -> Path:
+    """Save a PTM with every weight moved a little, as a poisoned one; return where."""
+    place = folder / "moved"
     with torch.no_grad():
         for weight in ptm.module.parameters():
             weight.add_(0.01)
