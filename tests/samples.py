@@ -5,6 +5,7 @@ tokenizer of MiniLM, so what it reads is tokenised as in a real PTM.
 """
 
 import copy
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -187,6 +188,11 @@ def encoded(ptm: BertPTM, texts: list[str], max_length: int = 32) -> TokenRows:
     return ptm.encoder(max_length)(texts, np.arange(len(texts)))
 
 
+def tokens_of(rows: TokenRows) -> list[list[int]]:
+    """Return each row's tokens."""
+    return [part.tolist() for part in np.split(rows.tokens, rows.offsets[1:-1])]
+
+
 def packed(ptm: BertPTM, texts: list[str], max_length: int = 32) -> PackedBatch:
     """Return the texts as one batch."""
     return pack(encoded(ptm, texts, max_length))
@@ -199,6 +205,13 @@ def states_of(ptm: BertPTM, texts: list[str]) -> tuple[Tensor, Tensor]:
     batch = packed(ptm, texts)
     hidden = ptm.hidden(ptm.module, batch)
     return hidden, ptm.pooled(ptm.module, hidden[batch.first])
+
+
+def reconfigured(folder: Path, **changes: Any) -> Path:
+    """Change fields of a model folder's config.json; return the folder."""
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **changes}))
+    return folder
 
 
 def parameters_of(module: Any) -> dict[str, Tensor]:

@@ -328,3 +328,32 @@ def test_the_check_sees_an_import_from_a_test_module(tmp_path: Path) -> None:
         },
     )
     assert borrowed(tmp_path) == {"test_one.py": {"test_two"}, "samples.py": {"test_one"}}
+
+
+def repeated_fixtures(tests: Path) -> dict[str, list[str]]:
+    """Return the fixtures that several test modules define alike, and the modules."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(tests.glob("test_*.py")):
+        for node in ast.parse(file.read_text()).body:
+            marks = ast.unparse(ast.Tuple(getattr(node, "decorator_list", []), ast.Load()))
+            if isinstance(node, ast.FunctionDef) and "pytest.fixture" in marks:
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                text = "\n".join(map(ast.unparse, [node.args, *body]))
+                found.setdefault(f"{node.name}: {text}", []).append(file.name)
+    return {name: files for name, files in found.items() if len(files) > 1}
+
+
+def test_a_fixture_that_test_modules_share_stands_once() -> None:
+    assert repeated_fixtures(TESTS) == {}, "move it to conftest.py"
+
+
+def test_the_check_sees_a_fixture_that_was_copied(tmp_path: Path) -> None:
+    fixture = "@pytest.fixture(scope={!r})\ndef place() -> int:\n    {!r}\n    return {}\n"
+    files = {
+        "test_one.py": fixture.format("module", "A number.", 1),
+        "test_two.py": fixture.format("session", "The number.", 1),
+        "test_three.py": fixture.format("module", "A number.", 3),
+    }
+    assert list(repeated_fixtures(made_up(tmp_path, files)).values()) == [
+        ["test_one.py", "test_two.py"]
+    ]
