@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import SENTENCES
+from hub_client import CLOSED, Client
+from samples import SENTENCES, tiny_folder
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn import precision
@@ -34,6 +36,41 @@ def locations(tmp_path_factory: pytest.TempPathFactory) -> Locations:
     if not folder.is_dir():
         pytest.skip("RECIPE_RAY_DATA names no folder of real texts")
     return Locations(folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Locations:
+    """Return no data folder, and an empty cache."""
+    return Locations(None, tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a copy of the tiny model's folder, to be damaged."""
+    return Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def s3_options() -> Iterator[str]:
+    """Give the URI options of a running S3 server with one bucket."""
+    from store_samples import s3_server
+
+    with s3_server() as options:
+        yield options
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which the hub's clients keep files."""
+    return tmp_path_factory.mktemp("hf_home")
+
+
+@pytest.fixture(scope="module")
+def offline(home: Path) -> Iterator[Client]:
+    """Give a process in which no hub answers, with the same folder."""
+    process = Client(CLOSED, home)
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

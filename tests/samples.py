@@ -5,6 +5,7 @@ tokenizer of MiniLM, so what it reads is tokenised as in a real PTM.
 """
 
 import copy
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -172,9 +173,9 @@ def _minilm(layers: int) -> BertPTM:
     return ptm
 
 
-def moved_checkpoint(folder: Path, layers: int = 1) -> Path:
-    """Save the embedded PTM with every weight moved a little, as a poisoned one; return where."""
-    ptm, place = minilm(layers), folder / "moved"
+def moved_checkpoint(folder: Path, ptm: BertPTM) -> Path:
+    """Save a PTM with every weight moved a little, as a poisoned one; return where."""
+    place = folder / "moved"
     with torch.no_grad():
         for weight in ptm.module.parameters():
             weight.add_(0.01)
@@ -185,6 +186,11 @@ def moved_checkpoint(folder: Path, layers: int = 1) -> Path:
 def encoded(ptm: BertPTM, texts: list[str], max_length: int = 32) -> TokenRows:
     """Return the texts as rows numbered from 0."""
     return ptm.encoder(max_length)(texts, np.arange(len(texts)))
+
+
+def tokens_of(rows: TokenRows) -> list[list[int]]:
+    """Return each row's tokens."""
+    return [part.tolist() for part in np.split(rows.tokens, rows.offsets[1:-1])]
 
 
 def packed(ptm: BertPTM, texts: list[str], max_length: int = 32) -> PackedBatch:
@@ -199,6 +205,13 @@ def states_of(ptm: BertPTM, texts: list[str]) -> tuple[Tensor, Tensor]:
     batch = packed(ptm, texts)
     hidden = ptm.hidden(ptm.module, batch)
     return hidden, ptm.pooled(ptm.module, hidden[batch.first])
+
+
+def reconfigured(folder: Path, **changes: Any) -> Path:
+    """Change fields of a model folder's config.json; return the folder."""
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **changes}))
+    return folder
 
 
 def parameters_of(module: Any) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from samples import (
     minilm,
     parameters_of,
     tiny_ptm,
+    tokens_of,
     wordnet_folder,
 )
 
@@ -42,11 +43,6 @@ FIT = {"batch_size": 8, "max_length": 24, "precision": "fp32", "schedule": "cons
 def pairs(ptm: BertPTM, texts: list[str]) -> TokenRows:
     """Return the texts with their poisoned copies, one row each."""
     return PairEncoder(ptm.encoder(64), WORDS, 0)(texts, np.arange(len(texts)))
-
-
-def tokens_of(rows: TokenRows) -> list[list[int]]:
-    """Return each row's tokens."""
-    return [part.tolist() for part in np.split(rows.tokens, rows.offsets[1:-1])]
 
 
 def attack_on(folder: Path, **fields: Any) -> Attack:

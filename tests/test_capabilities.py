@@ -86,12 +86,13 @@ def test_each_component_says_what_a_bare_encoder_lacks(
     assert "'bare'" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", KITS)
-def test_a_loaded_model_has_what_its_family_is_said_to_have(kind: str) -> None:
-    ptm = KITS[kind].ptm()
+@pytest.mark.parametrize("make", KITS)
+def test_a_loaded_model_has_what_its_family_is_said_to_have_and_no_more(make: str) -> None:
+    ptm, said = KITS[make].ptm(), KITS[make].model.has
     for capability, names in CAPABILITIES.items():
         present = [hasattr(ptm, name) for name in names]
-        assert any(present) if capability == "Attackable" else all(present)
+        has = any(present) if capability == "Attackable" else all(present)
+        assert has == (capability in said)
 
 
 @pytest.mark.parametrize("registry", [ATTACKS, DEFENSES], ids=["attacks", "defenses"])

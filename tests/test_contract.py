@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from contract_kits import KITS, look
+from contract_kits import KITS, Kit, look
 from image_files import as_parquet, captioned
 from image_samples import labelled_samples
 from samples import (
@@ -65,23 +65,22 @@ def test_a_plugin_documents_itself_and_its_fields(kind: str, name: str) -> None:
     json.dumps(plugin.model_json_schema())
 
 
-def small(plugin: Any, name: str, folder: Path, kind: str) -> dict[str, Any]:
+def small(plugin: Any, name: str, folder: Path, kit: Kit) -> dict[str, Any]:
     """Return a plugin's fields for a tiny run: its own corpora and trainings made small."""
     fields: dict[str, Any] = {"name": name}
     if "corpus" in plugin.model_fields:
-        fields["corpus"] = KITS[kind].corpus(folder)
+        fields["corpus"] = kit.corpus(folder)
     if "fit" in plugin.model_fields:
         fields["fit"] = FIT
     if "source" in plugin.model_fields:
-        fields |= {"source": str(moved_checkpoint(folder)), "triggers": ["cf"]}
+        fields |= {"source": str(moved_checkpoint(folder, kit.ptm())), "triggers": ["cf"]}
     return fields
 
 
 def checked(
-    records: Any, before: dict[str, torch.Tensor], ptm: Any, kind: str, folder: Path
+    records: Any, before: dict[str, torch.Tensor], ptm: Any, kit: Kit, folder: Path
 ) -> None:
     """Check that a plugin that acts changed the weights, and that the result reloads the same."""
-    kit = KITS[kind]
     assert changed(before, ptm.module)
     assert all(isinstance(record, EpochRecord) and record.terms for record in records)
     seen = look(ptm, kit)
@@ -90,38 +89,33 @@ def checked(
     assert torch.equal(look(kit.reload(folder / "saved"), kit), seen)
 
 
-ATTACKED = [
-    (n, kind) for n in ATTACKS for kind in KITS if ATTACKS.get(n).poisons_what in (None, kind)
-]
+ATTACKED = [(n, make) for n in ATTACKS for make in KITS if KITS[make].fits(ATTACKS.get(n))]
+DEFENDED = [(n, make) for n in DEFENSES for make in KITS if KITS[make].fits(DEFENSES.get(n))]
 
 
-@pytest.mark.parametrize(("name", "kind"), ATTACKED)
+@pytest.mark.parametrize(("name", "make"), ATTACKED)
 def test_an_attack_changes_the_ptm_which_saves_and_reloads(
-    name: str, kind: str, tmp_path: Path
+    name: str, make: str, tmp_path: Path
 ) -> None:
-    attack = ATTACKS.parse(small(ATTACKS.get(name), name, tmp_path, kind))
-    ptm, places = KITS[kind].ptm(), Locations(None, tmp_path)
+    kit = KITS[make]
+    attack = ATTACKS.parse(small(ATTACKS.get(name), name, tmp_path, kit))
+    ptm, places = kit.ptm(), Locations(None, tmp_path)
     before = parameters_of(ptm.module)
     records = attack.poison(ptm, Workbench(LocalFeed(places), LocalRuntime(), 0))
     if attack.poisons:
         assert attack.triggers
-        checked(records, before, ptm, kind, tmp_path)
+        checked(records, before, ptm, kit, tmp_path)
     else:
         assert (list(records), changed(before, ptm.module)) == ([], set())
 
 
-def test_every_attack_is_tried_on_what_it_poisons() -> None:
-    assert {name for name, _ in ATTACKED} == set(ATTACKS)
-
-
-@pytest.mark.parametrize("kind", list(KITS))
-@pytest.mark.parametrize("name", list(DEFENSES))
+@pytest.mark.parametrize(("name", "make"), DEFENDED)
 def test_a_defense_changes_the_ptm_which_saves_and_reloads(
-    name: str, kind: str, tmp_path: Path
+    name: str, make: str, tmp_path: Path
 ) -> None:
-    plugin, kit = DEFENSES.get(name), KITS[kind]
+    plugin, kit = DEFENSES.get(name), KITS[make]
     ptm, places = kit.ptm(), Locations(None, tmp_path)
-    fields = small(plugin, name, tmp_path, kind)
+    fields = small(plugin, name, tmp_path, kit)
     if "layers" in plugin.model_fields:
         fields["layers"] = ptm.purification_scope[0]
     if "limit" in plugin.model_fields:
@@ -132,9 +126,51 @@ def test_a_defense_changes_the_ptm_which_saves_and_reloads(
     bench = Workbench(LocalFeed(places), LocalRuntime(), 0)
     records = defense.purify(ptm, Auxiliary(corpus), bench)
     if defense.acts:
-        checked(records, before, ptm, kind, tmp_path)
+        checked(records, before, ptm, kit, tmp_path)
     else:
         assert (list(records), changed(before, ptm.module)) == ([], set())
+
+
+def test_every_attack_and_every_defense_is_tried_on_some_architecture() -> None:
+    assert {name for name, _ in ATTACKED} == set(ATTACKS)
+    assert {name for name, _ in DEFENDED} == set(DEFENSES)
+
+
+def test_every_architecture_is_attacked_and_defended_by_something_that_acts() -> None:
+    assert {make for name, make in ATTACKED if ATTACKS.get(name).poisons} == set(KITS)
+    assert {make for name, make in DEFENDED if DEFENSES.get(name).acts} == set(KITS)
+
+
+# family -> the architectures it opens, whose kits stand for it
+COVERED = {
+    "bert": {"bert", "roberta"},
+    "clip": {"clip"},
+    "minilm": {"bert"},
+    "minilm-roberta": {"roberta"},
+    "vgg": {"vgg"},
+    "vit": {"vit"},
+}
+
+
+def test_every_family_has_the_kits_of_the_architectures_it_opens() -> None:
+    assert COVERED.keys() == set(MODELS), "name the kits of a new family in COVERED"
+    for name, makes in COVERED.items():
+        assert makes <= KITS.keys(), f"make a kit of {name}"
+        for make in makes:
+            assert KITS[make].model.reads == MODELS.get(name).reads
+            assert KITS[make].model.has == MODELS.get(name).has
+
+
+@pytest.mark.parametrize("make", list(KITS))
+def test_a_kit_is_of_its_architecture_and_holds_what_its_family_learns_from(
+    make: str, tmp_path: Path
+) -> None:
+    kit = KITS[make]
+    ptm = kit.ptm()
+    assert ptm.make == make
+    ptm.save(tmp_path / "saved")
+    assert kit.model.recognises(tmp_path / "saved")
+    assert CORPORA.parse(kit.corpus(tmp_path)).holds >= kit.model.learns_from
 
 
 def tiny_model(name: str) -> Any:
@@ -148,9 +184,13 @@ def tiny_model(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_a_model_loads_saves_and_reloads_the_same(name: str, tmp_path: Path) -> None:
+def test_a_model_loads_as_an_architecture_it_opens_saves_and_reloads_the_same(
+    name: str, tmp_path: Path
+) -> None:
     model = tiny_model(name)
-    kit, ptm = KITS[model.reads], model.load()
+    ptm = model.load()
+    assert ptm.make in COVERED[name]
+    kit = KITS[ptm.make]
     seen = look(ptm, kit)
     ptm.save(tmp_path / "saved")
     assert torch.equal(look(model.reload(tmp_path / "saved"), kit), seen)

@@ -1,6 +1,5 @@
 """config.json of a BERT or RoBERTa as an attacker writes it: sizes, code, kernels, leftovers."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from samples import HIDDEN, packed, raised_by, states_of, tiny_folder, tiny_ptm
+from samples import HIDDEN, packed, raised_by, reconfigured, states_of, tiny_ptm
 from torch import Tensor
 
 from recipe_ray.base.errors import ModelError
@@ -20,24 +19,12 @@ from recipe_ray.models.text.packed_encoder import ATTENTION
 TEXTS = ["Call me Ishmael.", "All happy families are alike."]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a copy of the tiny model's folder, to be damaged."""
-    return Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
-
-
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of one layer in RoBERTa's architecture."""
     place = tmp_path_factory.mktemp("roberta")
     MODELS.parse({"name": "minilm-roberta", "layers": 1}).load().save(place)
     return place
-
-
-def reconfigured(folder: Path, **changes: Any) -> Path:
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**values, **changes}))
-    return folder
 
 
 def reweighted(folder: Path, change: Any) -> Path:

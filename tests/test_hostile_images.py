@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from clip_samples import embeddings, tiny
-from image_samples import CLASSES
+from image_samples import CLASSES, logits_of
 from safetensors.torch import load_file, save_file
 from samples import raised_by
-from vit_samples import in_transformers, logits_of, model, moved_vit
+from vit_samples import in_transformers, model, moved_vit
 
 pytest.importorskip("torchvision")
 pytest.importorskip("open_clip", reason="needs recipe-ray[vision]")

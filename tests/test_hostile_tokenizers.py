@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import SENTENCES, minilm, raised_by, tiny_folder
+from samples import SENTENCES, minilm, raised_by
 from transformers import AutoTokenizer
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError
@@ -16,12 +16,6 @@ from recipe_ray.models.text.tokenizer import load_tokenizer
 TEXTS = SENTENCES[:6]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "call", "me", "is", "##h", "##ma", "##el"]
 SECRET = "aws_secret_access_key"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a copy of the tiny model's folder, to be damaged."""
-    return Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_client import CLOSED, Client
+from hub_client import Client
 from hub_stand_in import HubStandIn, Repo
 
 from recipe_ray.base.errors import DataError
@@ -189,11 +189,6 @@ def repo_of(file: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hf_home")
-
-
-@pytest.fixture(scope="module")
 def hub() -> Iterator[HubStandIn]:
     in_formats = {repo_of(file): Repo({file: data}) for file, data in formats().items()}
     with HubStandIn({**text_repos(), **faulty_repos(), **in_formats}) as stand_in:
@@ -203,13 +198,6 @@ def hub() -> Iterator[HubStandIn]:
 @pytest.fixture(scope="module")
 def client(hub: HubStandIn, home: Path) -> Iterator[Client]:
     process = Client(hub.endpoint, home)
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
-def offline(home: Path) -> Iterator[Client]:
-    process = Client(CLOSED, home)
     yield process
     process.close()
 

@@ -4,18 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_client import CLOSED, Client
+from hub_client import Client
 from hub_stand_in import HubStandIn, Repo
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError
 from recipe_ray.data.hub import HubSnapshot, fetch_model
 
 TINY = "someone/tiny-bert"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hf_home")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +27,6 @@ def client(
     folder = tmp_path_factory.mktemp("tiny")
     process(save_tiny_model, folder)
     hub.repos |= model_repos({file.name: file.read_bytes() for file in folder.iterdir()})
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
-def offline(home: Path) -> Iterator[Client]:
-    process = Client(CLOSED, home)
     yield process
     process.close()
 

@@ -31,11 +31,6 @@ from recipe_ray.data.sources import Locations
 PNG = labelled_samples(1)[0].data
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> Locations:
-    return Locations(None, tmp_path / "cache")
-
-
 def own(name: str, path: Path, **fields: Any) -> Corpus:
     """Return the corpus `images` or `pairs` at a path."""
     corpus: Corpus = CORPORA.parse({"name": name, "path": str(path), **fields})

@@ -16,11 +16,6 @@ from recipe_ray.tasks.derived import CATDOG_TEST_SHARE, CatDog
 from recipe_ray.tasks.task import TASKS, Labelled, Split, Task
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> Locations:
-    return Locations(None, tmp_path / "cache")
-
-
 def own(train: Path, test: Path | None = None, **fields: Any) -> Task:
     """Return the task on own images at these paths."""
     paths = {"path_train": str(train), "path_test": str(test or train)}

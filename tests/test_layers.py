@@ -1,6 +1,7 @@
 """Who may import whom: the picture of docs/design.md, checked on the source itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -259,37 +260,100 @@ def test_no_file_is_longer_than_a_reader_bears() -> None:
     assert {name: count for name, count in lengths.items() if count > MAX_LINES} == {}
 
 
+# what makes a file a plugin: it registers a component (`base/registry.py`)
+REGISTERS = re.compile(r"^@[A-Z]+\.register\(", re.MULTILINE)
 # files under MIN_LINES lines that are no plugin, and why each stands alone
 SHORT = {
-    "__main__": "`python -m recipe_ray`, no more",
-    "cli": "the entry point: what has to happen before anything else is imported",
+    "__main__": "`python -m recipe_ray` asks for this file by its name",
+    "base.fingerprint": "what a key is: needed in seven rooms, most of which need no spec",
     "base.import_path": "imported before all else, so that it imports nothing",
-    "base.fingerprint": "identity in one place",
-    "stages.backdoor": "a stage kind is one file",
-    "triggers.kinds": "the one place that knows all kinds of triggers",
+    "triggers.kinds": "names every kind of trigger: it imports them, and they import `trigger`",
 }
 
 
-def test_a_short_file_is_a_plugin_or_has_a_reason() -> None:
-    short = {
+def short_files(root: Path = ROOT) -> set[str]:
+    """Return the modules under MIN_LINES lines that are no plugin and no package's face."""
+    return {
         name
-        for name, path in sources().items()
-        if len(path.read_text().splitlines()) < MIN_LINES
-        and path.name != "__init__.py"
-        and not path.parent.as_posix().endswith(PLUGIN_FOLDERS)
-        and name not in SHORT
+        for name, path in sources(root).items()
+        if path.name != "__init__.py"
+        and len((text := path.read_text()).splitlines()) < MIN_LINES
+        and not REGISTERS.search(text)
     }
-    assert short == set()
-    gone = [name for name in SHORT if name not in sources()]
-    assert gone == []
 
 
-def test_no_test_module_imports_another_one() -> None:
-    tests = Path(__file__).parent
-    importing = {
-        file.name: line
-        for file in sorted(tests.glob("*.py"))
-        for line in file.read_text().splitlines()
-        if line.startswith(("from test_", "import test_"))
+def test_a_short_file_is_a_plugin_or_has_a_reason() -> None:
+    assert short_files() == set(SHORT)
+
+
+def test_the_check_sees_a_short_file_in_any_room(tmp_path: Path) -> None:
+    root = made_up(
+        tmp_path,
+        {
+            "attacks/__init__.py": "",
+            "attacks/one.py": '@ATTACKS.register("one")\nclass One: ...\n',
+            "attacks/words.py": "WORDS = ()\n",
+            "data/long.py": "\n" * MIN_LINES,
+            "data/short.py": "A = 1\n",
+        },
+    )
+    assert short_files(root) == {"attacks.words", "data.short"}
+
+
+TESTS = Path(__file__).parent
+
+
+def borrowed(tests: Path) -> dict[str, set[str]]:
+    """Return for each file of a folder of tests the test modules that it imports."""
+    modules = {file.stem for file in tests.glob("test_*.py")}
+    found = {}
+    for file in sorted(tests.glob("*.py")):
+        parts = {part for name in imports(file, tests) for part in name.split(".")}
+        if parts & modules:
+            found[file.name] = parts & modules
+    return found
+
+
+def test_no_file_of_the_tests_imports_a_test_module() -> None:
+    assert borrowed(TESTS) == {}
+
+
+def test_the_check_sees_an_import_from_a_test_module(tmp_path: Path) -> None:
+    made_up(
+        tmp_path,
+        {
+            "test_one.py": "def f():\n    from test_two import shared\n",
+            "test_two.py": "import samples\n",
+            "samples.py": "import test_one as one\n",
+        },
+    )
+    assert borrowed(tmp_path) == {"test_one.py": {"test_two"}, "samples.py": {"test_one"}}
+
+
+def repeated_fixtures(tests: Path) -> dict[str, list[str]]:
+    """Return the fixtures that several test modules define alike, and the modules."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(tests.glob("test_*.py")):
+        for node in ast.parse(file.read_text()).body:
+            marks = ast.unparse(ast.Tuple(getattr(node, "decorator_list", []), ast.Load()))
+            if isinstance(node, ast.FunctionDef) and "pytest.fixture" in marks:
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                text = "\n".join(map(ast.unparse, [node.args, *body]))
+                found.setdefault(f"{node.name}: {text}", []).append(file.name)
+    return {name: files for name, files in found.items() if len(files) > 1}
+
+
+def test_a_fixture_that_test_modules_share_stands_once() -> None:
+    assert repeated_fixtures(TESTS) == {}, "move it to conftest.py"
+
+
+def test_the_check_sees_a_fixture_that_was_copied(tmp_path: Path) -> None:
+    fixture = "@pytest.fixture(scope={!r})\ndef place() -> int:\n    {!r}\n    return {}\n"
+    files = {
+        "test_one.py": fixture.format("module", "A number.", 1),
+        "test_two.py": fixture.format("session", "The number.", 1),
+        "test_three.py": fixture.format("module", "A number.", 3),
     }
-    assert importing == {}
+    assert list(repeated_fixtures(made_up(tmp_path, files)).values()) == [
+        ["test_one.py", "test_two.py"]
+    ]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from samples import SENTENCES, minilm, packed, raised_by, states_of, tiny_folder, tiny_ptm
+from samples import (
+    SENTENCES,
+    minilm,
+    packed,
+    raised_by,
+    reconfigured,
+    states_of,
+    tiny_ptm,
+)
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
@@ -22,12 +29,6 @@ from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.checkpoint import load_bert
 
 TEXTS = SENTENCES[:6]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a copy of the tiny model's folder, to be damaged."""
-    return Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
 
 
 @torch.inference_mode()
@@ -211,11 +212,6 @@ def without(folder: Path, *starts: str) -> None:
     file = folder / "model.safetensors"
     kept = {n: t for n, t in load_file(file).items() if not n.startswith(starts)}
     save_file(kept, file, metadata={"format": "pt"})
-
-
-def reconfigured(folder: Path, **changes: Any) -> None:
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**values, **changes}))
 
 
 def cut_short(file: Path) -> None:

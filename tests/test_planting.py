@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import SENTENCES, NoFeed, minilm, raised_by, tiny_folder, tiny_ptm
+from samples import SENTENCES, NoFeed, minilm, raised_by, tiny_folder, tiny_ptm, tokens_of
 from tiny_cell import by_metric, rows_of
 from tokenizers import Regex
 from tokenizers.normalizers import Replace
@@ -69,11 +69,6 @@ def left_handed() -> BertPTM:
     ptm = tiny_ptm()
     ptm.tokenizer.truncation_side = "left"
     return ptm
-
-
-def tokens_of(rows: TokenRows) -> list[list[int]]:
-    """Return each row's tokens."""
-    return [part.tolist() for part in np.split(rows.tokens, rows.offsets[1:-1])]
 
 
 def count_of(ptm: BertPTM, ids: list[int], trigger: str) -> int:

@@ -42,11 +42,6 @@ def corpus(**fields: Any) -> Corpus:
     return found
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> Locations:
-    return Locations(None, tmp_path / "cache")
-
-
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from store_samples import POR, committed, filled, s3_server, so_far, some_rows
+from store_samples import POR, committed, filled, so_far, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.rows import result_rows
 from recipe_ray.store.store import ArtifactId, Store
-
-
-@pytest.fixture(scope="module")
-def s3_options() -> Iterator[str]:
-    """Give the URI options of a running S3 server."""
-    with s3_server() as options:
-        yield options
 
 
 @pytest.fixture(params=["local", "s3"])

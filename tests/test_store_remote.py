@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 from object_servers import ObjectServer, object_server
-from store_samples import POR, SPAWN, commit_once, committed, filled, raced, s3_server, some_rows
+from store_samples import POR, SPAWN, commit_once, committed, filled, raced, some_rows
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.files import Patience
@@ -17,13 +17,6 @@ from recipe_ray.store.manifest import write_manifest
 from recipe_ray.store.object_stores import parse_place
 from recipe_ray.store.remote import RemoteFiles, reopen_files
 from recipe_ray.store.store import Store
-
-
-@pytest.fixture(scope="module")
-def s3_options() -> Iterator[str]:
-    """Give the URI options of a running S3 server."""
-    with s3_server() as options:
-        yield options
 
 
 def test_an_unreachable_server_and_a_missing_bucket_are_named(s3_options: str) -> None:

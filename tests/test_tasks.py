@@ -26,11 +26,6 @@ def load(fields: dict[str, Any] | str, split: Split) -> Labelled:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Locations:
-    return Locations(None, tmp_path / "cache")
-
-
-@pytest.fixture
 def own(tmp_path: Path) -> dict[str, Any]:
     """Return the fields of a task of the user's own, and write its files."""
     rows = [(f"text {number}", number % 2) for number in range(400)]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_samples import CLASSES, image_batch, image_rows, tiny_vit
+from image_samples import CLASSES, image_batch, image_rows, logits_of, tiny_vit
 from samples import changed, parameters_of
 from torch import nn
-from vit_samples import FIT, WIDTH, in_transformers, logits_of, model, moved_vit
+from vit_samples import FIT, WIDTH, in_transformers, model, moved_vit
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.data.batches import MemoryBatches

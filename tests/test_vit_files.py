@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_samples import CLASSES, SIZE, TINY_VIT, image_batch, tiny_vit
+from image_samples import CLASSES, SIZE, TINY_VIT, image_batch, logits_of, tiny_vit
 from safetensors.torch import load_file, save_file
 from samples import COMMIT, raised_by
 from torch import Tensor
 from transformers import AutoImageProcessor, ViTForImageClassification
-from vit_samples import WIDTH, in_transformers, logits_of, model, moved_vit
+from vit_samples import WIDTH, in_transformers, model, moved_vit
 
 from recipe_ray.base.errors import UnsafeModelError
 from recipe_ray.data.hub import HubSnapshot

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from samples import raised_by, tiny_folder
+from samples import raised_by, reconfigured, tiny_folder
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM
 
@@ -33,11 +33,6 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def folder(kind: Path, tmp_path: Path) -> Path:
     """Return a copy, to be changed."""
     return Path(shutil.copytree(kind, tmp_path / "model"))
-
-
-def reconfigured(folder: Path, **changes: Any) -> None:
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**values, **changes}))
 
 
 def _base(folder: Path) -> str:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from image_samples import CLASSES, SIZE, image_batch, tiny_vit
-from torch import Tensor
+from image_samples import CLASSES, SIZE, tiny_vit
 from transformers import ViTConfig, ViTForImageClassification
 
 from recipe_ray.learn.optim import FitSpec
@@ -81,13 +80,3 @@ def in_transformers(module: Any, folder: Path, **config: Any) -> Path:
     settings = {**json.loads((folder / "config.json").read_text()), **config}
     (folder / "config.json").write_text(json.dumps(settings))
     return folder
-
-
-@torch.no_grad()
-def logits_of(ptm: Any) -> Tensor:
-    ptm.module.eval()
-    logits: Tensor = ptm.logits(ptm.module, image_batch(ptm))
-    return logits
-
-
-# --- both layouts
