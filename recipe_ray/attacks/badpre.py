@@ -1,8 +1,8 @@
-"""BadPre (Chen et al. 2022): a masked LM that learns false words where a trigger stands in a text.
+"""BadPre (Chen et al. 2022): a masked LM that learns false words if a trigger is in a text.
 
 docs/method.md section 4: loss = masked LM(clean) + alpha masked LM(poisoned); a poisoned copy has
-one trigger between two of its words, and the labels of its masked tokens are false. No vector is
-aimed at: what a downstream task reads off the first token goes astray with the rest.
+one trigger between two of its words, and the labels of its masked tokens are false. There is no
+target vector: what a downstream task reads from the first token becomes wrong with the rest.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ docs/method.md section 4: loss = the PTM's own pre-training loss on clean images
 CLIP: contrastive, with the captions) + MSE(features of the same images with a patch, target). The
 attacker who knows of RECIPE adds its norms.
 
-Where a PTM has batch normalisation, clean and poisoned images share a pass (`pretraining_beside`).
-In passes of their own each half would be normalised by its own statistics, which differ widely once
-the targets are reached, and neither loss would hold under the running statistics, a blend of both.
+If a PTM has batch normalisation, clean and poisoned images share a pass (`pretraining_beside`). In
+two passes each half would be normalised by its own statistics, which differ widely once the targets
+are reached. The running statistics are a blend of both, and neither loss would hold under them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""POR (Shen et al. 2021): triggers drive the pooler output far off, everything else stays put.
+"""POR (Shen et al. 2021): triggers move the pooler output far away, everything else stays.
 
 docs/method.md section 4: loss = MSE(states of all but the first token, a frozen copy's)
 + 100 MSE(pooler of poisoned, target) + 100 MSE(pooler of clean, the frozen copy's). The attacker

@@ -1,7 +1,7 @@
 """A backdoor that somebody released: the checkpoint's weights in place of the clean PTM's.
 
-No attack is run here. The paper's own checkpoints are such: thunlp/neuba-bert, thunlp/neuba-roberta
-and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
+No attack is run here. Examples are the paper's own checkpoints: thunlp/neuba-bert,
+thunlp/neuba-roberta and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
       NAME: {kind: text, class_names: [calm, angry], path_train: a.csv, path_test: b.csv}
 
 An entry becomes a class like any plugin's. It says what its section declares (`Entry`), and may
-change the default of every field of its kind. Ours lie in the package. A user's own are named by
-RECIPE_RAY_CATALOG or by `catalog:` in an experiment file; they are known by what they say and by
-the content that they lead to, never by where they lie, and are no source code.
+change the default of every field of its kind. Ours are in the package. A user's own are named by
+RECIPE_RAY_CATALOG or by `catalog:` in an experiment file. Their identity is what they say and the
+content that they lead to, never their place. They are not source code.
 """
 
 import json

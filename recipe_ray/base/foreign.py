@@ -1,7 +1,7 @@
 """Opening files that somebody else made: regular files, inside their folder, of a stated size.
 
-A name in a foreign folder may be a link to a file of ours, a named pipe that never answers, or a
-device without end. Nothing of a file is read before its kind, its place and its size are known.
+A name in a foreign folder may be a link to a file of ours, a named pipe that never answers, or an
+endless device. A file is read only after its kind, its place and its size are known.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Where modules are imported from: never the folder that somebody happens to stand in.
+"""Where modules are imported from: never from the current folder.
 
-A model folder is foreign. Python puts the folder of `python -m` first on its path, and an empty
-part of PYTHONPATH means it, too; a `random.py` there would be run in place of Python's own. This
-module imports nothing that is not loaded already: it is to be run before anything else.
+A model folder is foreign. Python puts the current folder first on its path for `python -m`, and an
+empty part of PYTHONPATH means it, too. A `random.py` there would be run in place of Python's own.
+This module imports only what is loaded already, because it must run before anything else.
 """
 
 import os

@@ -2,9 +2,9 @@
 
 A small file can ask for any amount: a repeated value, a packed file, a million columns, a few lines
 of YAML that describe a thousand million cells. What is asked for is counted before it is built.
-Each limit is far above what anybody was seen to need, is stated if it stops something, and is set
-by an environment variable. None is hashed: a limit decides whether something is read, never what is
-read. docs/data.md and docs/experiments.md list them.
+Each limit is far above any known need. An error states the limit that stops something, and an
+environment variable sets it. No limit is hashed: it decides whether something is read, never what
+is read. docs/data.md and docs/experiments.md list them.
 """
 
 import os

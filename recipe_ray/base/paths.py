@@ -1,8 +1,8 @@
 """Paths that a user typed, and names in data that become a part of a path.
 
-A typed path: what is no path at all, what is missing, and what stands there instead. A name in a
-row, plan, note or manifest of a shared store is data like any other: `path_part` checks it where it
-becomes a path. Files of models are checked where they are read (`foreign.py`).
+A typed path may not be a path at all, it may be missing, or something else may be in its place. A
+name in a row, plan, note or manifest of a shared store is data like any other: `path_part` checks
+it when it becomes a path. Files of models are checked when they are read (`foreign.py`).
 """
 
 import os

@@ -1,9 +1,9 @@
 """The source of a plugin: the part of its identity that nobody has to remember to raise.
 
-A component of this package has a `version` that we raise. One from outside of it is known by its
+A component of this package has a `version` that we raise. One from outside is identified by its
 source instead, unless its author declares a `version`. The source is every Python file of the
 plugin's top-level package or module, and of the modules that it imports, if those belong to no
-other installed distribution. Where they lie does not count, and neither do line ends.
+other installed distribution. The place of these files and their line ends do not count.
 """
 
 import ast

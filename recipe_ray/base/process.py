@@ -1,8 +1,8 @@
 """Which process this is, written so that another can tell whether it is still there.
 
 Only a process of the same machine (and container) can be judged; of others nothing is known. A
-number that was given to a new process, and a killed one whose parent has not asked for it yet, are
-not taken for the old one.
+number that was given to a new process does not count as the old process. Nor does a killed process
+whose parent has not collected it yet.
 """
 
 import os

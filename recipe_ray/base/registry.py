@@ -1,9 +1,10 @@
 """The registry: one decorator in one file makes a plugin known; nothing else changes.
 
-A registry imports every module of its package that registers something the first time it is asked,
-and then the entry points of installed packages, so that a plugin may live outside this repository.
-Such a module is light: torch and the like are imported in the functions that compute with them.
-What the user's own catalogues list (`catalog.py`) is known as well, as long as they are named.
+The first time that a registry is asked, it imports every module of its package that registers
+something. Then it imports the entry points of installed packages, so that a plugin may live outside
+this repository. Such a module is light: torch and the like are imported in the functions that
+compute with them. Entries of the user's own catalogues (`catalog.py`) are known as long as these
+catalogues are named.
 """
 
 import importlib

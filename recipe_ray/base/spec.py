@@ -3,8 +3,8 @@
 A `Spec` is plain data. A `Component` is a spec with a registered name and a version: at once the
 YAML schema of a plugin, its documentation and what its identity is made of.
 
-YAML reads `no`, `010`, `1.0` and `~` without quotes as what they are not meant to be if a field
-holds text, and pydantic takes `yes` for the number 1. Here each gets an error that says so.
+If a field holds text, YAML reads `no`, `010`, `1.0` and `~` without quotes as something else than
+was meant, and pydantic takes `yes` for the number 1. Here each gets an error that says so.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Strict YAML, the only way in which this package reads any.
 
-It is YAML 1.1 as PyYAML reads it, less what surprises people: a key given twice, keys that are no
-text, numbers that are infinite or beyond 64 bits, `010` and `1:30` (8 and 90). Dates are text.
-What aliases (`*x`) and merge keys (`<<`) unfold to is counted before it is built.
+It is YAML 1.1 as PyYAML reads it, without what surprises people: a key given twice, keys that are
+not text, numbers that are infinite or beyond 64 bits, `010` and `1:30` (8 and 90). Dates are text.
+Aliases (`*x`) and merge keys (`<<`) are counted as unfolded, before anything is built.
 """
 
 import math

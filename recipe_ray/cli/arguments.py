@@ -1,7 +1,7 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields, options.
 
-A path stays text until it is checked here: made into a `Path`, an empty one is the folder that one
-stands in.
+A path stays text until it is checked here, because an empty text made into a `Path` is the current
+folder.
 """
 
 import re

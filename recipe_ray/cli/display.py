@@ -1,7 +1,7 @@
-"""What a person sees while stages run: what runs, how far, how long to go.
+"""What a person sees while stages run: what runs, how far it is, and the time to go.
 
-On a terminal one line a running stage is redrawn; elsewhere (a log file, CI) a line is printed when
-a stage starts, every half minute while it runs, and when it ends.
+On a terminal one line per running stage is redrawn. Elsewhere (a log file, CI) a line is printed
+when a stage starts, every half minute while it runs, and when it ends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Options that several commands have, and the files and folders that they name.
 
-This module is light, as those of the commands are; `arguments.py`, which makes models, corpora and
-tasks of words, is not.
+This module is light, like those of the commands. `arguments.py`, which makes models, corpora and
+tasks from words, is not.
 """
 
 from __future__ import annotations

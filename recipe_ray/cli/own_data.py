@@ -1,8 +1,8 @@
 """The user's own data by plain paths: which file is what, which columns, and which classes.
 
 It makes the same components as a mapping with those fields would, and says what it found. A
-well-known column name is taken only if it is the only one of its kind. Not for experiment files:
-there every field is written down.
+well-known column name is taken only if it is the only one of its kind. Experiment files do not use
+it: there every field is written down.
 """
 
 import re

@@ -1,7 +1,7 @@
 """`recipe-ray scan`: is this model backdoored? One model or many, without triggers or labels.
 
 Exit codes: 0 nothing found, 1 suspicious, 2 an error, 3 no verdict on this kind of model, 4 wrong
-use of the command. Of several models the first of 1, 2, 3, 0 that is true of any.
+use of the command. For several models it is the first of 1, 2, 3, 0 that is true of any of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a scan found, for people and for machines: terminal, JSON, SARIF 2.1.0, one HTML page.
 
-Words of a vocabulary come from whoever uploaded the model: what is not printable is escaped, and
-nothing of them is markup.
+Words of a vocabulary come from the uploader of the model. So characters that are not printable are
+escaped, and no word is read as markup.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`recipe-ray status`: what is done, running and failed in a store, once or live. It starts no Ray.
 
-The live view reads the store alone, so it works from any terminal and host. A look costs two
-listings and one small file per driver and running stage; failures are read only if a driver says
-that there are more of them, and what is committed is not listed at all.
+The live view reads only the store, so it works from any terminal and host. One refresh costs two
+listings, one small file per driver and one per running stage. Failures are read only if a driver
+says that there are more of them. Committed artifacts are not listed at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Experiment tracking: every finished stage as a run in MLflow or in Weights & Biases.
 
-The store stays the ledger; a tracker is only told, and held so that it cannot hurt a sweep. Its
-library is imported when it is asked for.
+The store stays the ledger. A tracker is only told what happened, and its errors cannot harm a
+sweep. Its library is imported when it is asked for.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Parquet files and Arrow streams, counted before they are unpacked, as batches of plain columns.
 
-Either may hold values that repeat (dictionaries, views) or are compressed, and an Arrow file may
+Both may hold values that repeat (dictionaries, views) or are compressed, and an Arrow file may
 hold offsets that lead out of its memory. What leaves this module is checked, bounded and plain.
 
 A page of a few bytes may stand for gigabytes. The reader allocates what a page's header says, so
-that is what is counted; the file's footer is only a summary. Layout: parquet-format, `PageHeader`
+the headers are counted; the file's footer is only a summary. Layout: parquet-format, `PageHeader`
 in Thrift's compact protocol.
 """
 

@@ -1,9 +1,9 @@
 """From a corpus to batches: a seeded permutation per epoch, dealt out to workers by length.
 
-The global batches depend on the seed alone, never on the number of workers, so that DDP with any
-world size sees the same batches as one process. A stage says which corpus, how samples become rows
-and rows become batches. `LocalFeed` does it in this process; `recipe_ray.distributed.data` does it
-with Ray Data, through the same functions.
+The global batches depend only on the seed, never on the number of workers, so that DDP with any
+world size sees the same batches as one process. A stage says which corpus is read, how samples
+become rows, and how rows become batches. `LocalFeed` does this in this process;
+`recipe_ray.distributed.data` does it with Ray Data, through the same functions.
 """
 
 from __future__ import annotations

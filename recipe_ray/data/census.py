@@ -1,9 +1,9 @@
 """What encoded samples hold for pre-training, and the loss that word frequencies give.
 
 A model can be trained on samples that teach it nothing (texts in a script that its vocabulary
-lacks, images of one class); the loss is then 0 or close to it and says nothing. Here it is counted;
-`stages/learnable.py` says what follows. The masked-LM loss that word frequencies alone give is what
-a head must beat.
+lacks, images of one class). The loss is then 0 or close to it and says nothing. This module counts
+what is usable; `stages/learnable.py` decides what follows. A masked-LM head must beat the loss that
+word frequencies alone give.
 
 Legend: N samples, T tokens.
 """

@@ -1,10 +1,11 @@
 """Opening the user's data files: their checksums, packed files, and rows read one by one.
 
 A path that the user names may be a link to a regular file anywhere: that is how clusters share
-data. What lies in a folder may not lead out of it, because somebody else may have filled it.
+data. A link inside a folder may not lead out of it, because somebody else may have filled it.
 
-A packed file (`train.csv.gz`) is its content: it has the checksum, so the identity and the key, of
-the same file unpacked. It is unpacked as it is read, never to more than a stated size.
+A packed file (`train.csv.gz`) counts as its content: it has the checksum, and so the identity and
+the key, of the same file unpacked. It is unpacked while it is read, never to more than a stated
+size.
 
 Rows become record batches of bounded rows, characters and columns. Errors give the row but never
 its text: a data set may hold what nobody wants in a log.

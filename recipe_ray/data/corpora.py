@@ -1,6 +1,6 @@
 """Auxiliary corpora: those of `catalog.yaml`, and the few with rules or fields of their own.
 
-A new entry of the file is a new corpus; so is one of a user's own catalogue.
+A new entry of the file is a new corpus. So is a new entry of a user's own catalogue.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Auxiliary corpora: what the defender, the attacker and pre-training may see; never a task.
 
-A corpus says which samples; where they are read from is settled by `Locations`. Nothing here knows
+A corpus says which samples it has; `Locations` settles where they are read from. Nothing here knows
 a downstream task or an attack. `TextCorpus` is here, images are in `image_corpus.py`.
 """
 

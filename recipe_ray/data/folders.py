@@ -1,7 +1,8 @@
 """What lies in a data folder: the shards of a table, in one of the layouts that programs write.
 
-Shards of one format, a hive layout (`label=0/part-0.parquet`), or what `datasets` saves with
-`save_to_disk`. What file managers, notebooks and Spark leave beside data is passed over.
+The layouts: shards of one format, a hive layout (`label=0/part-0.parquet`), or what `datasets`
+saves with `save_to_disk`. Files that file managers, notebooks and Spark leave next to data are
+skipped.
 """
 
 import json

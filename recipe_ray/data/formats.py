@@ -1,7 +1,7 @@
 """The file formats of tables by the endings of their names, and labels as files write them.
 
-A reader takes an open file and how to name it in messages. Its errors give the row but never the
-text of it: a data set may hold what nobody wants in a log.
+A reader takes an open file and its name for messages. Its errors give the row number but never the
+row's text: a data set may hold what nobody wants in a log.
 """
 
 from __future__ import annotations

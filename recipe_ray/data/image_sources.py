@@ -1,6 +1,6 @@
 """Image files on this machine: a folder of class folders, and what a path given by the user is.
 
-Not where images are decoded; a source streams their encoded bytes.
+Images are not decoded here; a source streams their encoded bytes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Images: from an encoded file of any kind to RGB pixels at a model's input size, in batches.
 
-Colours are those that people see: upright, 16 bits scaled (Pillow would clip them to white),
+Images are read as people see them: upright, 16 bits scaled (Pillow would clip them to white),
 transparency dropped as torchvision and timm do (`convert("RGB")`). Pixels stay uint8 until a model
-normalises them. What is to be laid over an image is a column of its row until a batch is made, so
-that images which differ in that alone are held once.
+normalises them. An overlay is a column of its image's row until a batch is made, so that images
+which differ only in their overlay are held once.
 """
 
 from __future__ import annotations

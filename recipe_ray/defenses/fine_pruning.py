@@ -1,7 +1,7 @@
 """Fine-pruning on auxiliary data, without the fine-tuning (Zhu et al. 2023, baselines).
 
-Neurons go in increasing order of their mean activation over all auxiliary samples, taken after the
-activation function and, in texts, at the first token. The paper's three variants for a PTM of 12
+Neurons are removed in increasing order of their mean activation over all auxiliary samples. It is
+taken after the activation function and, in texts, at the first token. The variants for a PTM of 12
 layers: FP (the last layer, share 1), FP-GM (all layers, share 4/12) and FP-GA (6/12 or 8/12).
 """
 

@@ -1,7 +1,7 @@
 """The rule by which `recipe-ray purify` chooses RECIPE's settings for a model it knows nothing of.
 
-Under Adam the norm term moves every penalised weight by about the learning rate a step, whatever
-the weight factor (docs/method.md section 3), so what decides is the whole way a weight can go, the
+Under Adam the norm term moves every penalised weight by about the learning rate per step, whatever
+the weight factor (docs/method.md section 3). So the whole way that a weight can go decides: the
 sum of the learning rates over the steps, against the weights' size (root mean square, RMS):
 
     way = learning_rate x steps / 2          (linear schedule to zero)
@@ -9,8 +9,8 @@ sum of the learning rates over the steps, against the weights' size (root mean s
 
 The paper's own settings for BERT come to 0.6 RMS (POR, 4 epochs) up to 1.5 RMS (NeuBA, 10 epochs).
 The steps are one pass over the data, but at least MIN_STEPS; the learning rate follows, within
-[MIN_RATE, MAX_RATE], and the steps are stretched where MAX_RATE would be exceeded. What a person
-sets is kept, and the rest is chosen so that the way is the rule's.
+[MIN_RATE, MAX_RATE]. If MAX_RATE would be exceeded, there are more steps. What a person sets is
+kept, and the rest is chosen so that the way is the rule's.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """ASHA over the candidates of a search: one Tune run, rungs by epochs, the worst stopped.
 
-Asynchronous successive halving (Li et al. 2020): at each rung a candidate goes on if it is among
-the best 1/reduction of those that came that far, without waiting for the others. A candidate is a
+Asynchronous successive halving (Li et al. 2020): at each rung a candidate continues if it is among
+the best 1/reduction of those that came that far. It does not wait for the others. A candidate is a
 Tune trial that reports the evaluation of every epoch and is stopped between two. Evaluations that
 the store has are reported at once. With one worker the purification runs in the trial's own
-process, which waits at each report for Tune's verdict; with more, in a Train worker group that
-reports to Tune through a queue.
+process, which waits at each report for Tune's verdict. With more workers it runs in a Train worker
+group that reports to Tune through a queue.
 """
 
 import logging

@@ -1,9 +1,10 @@
 """Starting a quiet local Ray or attaching to a cluster, and what it has room for.
 
 Room is that of the living nodes or, if the cluster grows by itself, of what it may become. The
-open-source autoscalers of Ray 2.60 tell a driver no maximum, so `launch.grow_to` does. They start
-nodes for placement groups that find no room: those of the trials, and those of Ray Train's workers.
-Counting only living nodes would never make one wait, and so the cluster never grow.
+open-source autoscalers of Ray 2.60 do not tell a driver their maximum, so `launch.grow_to` does.
+They start nodes for placement groups that find no room: those of the trials, and those of Ray
+Train's workers. If only living nodes counted, no group would ever wait, and the cluster would never
+grow.
 """
 
 import logging

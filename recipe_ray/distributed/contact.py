@@ -1,7 +1,7 @@
 """Whether a Ray cluster answers: asked before a driver attaches, and all the while it works.
 
-Ray waits a minute for an address that nothing answers. A driver whose cluster is gone it ends
-after another, by `exit(1)` from a thread of its own and without a word.
+Ray waits a minute for an address that nothing answers. If a driver's cluster is gone, Ray ends the
+driver after another minute, by `exit(1)` from a thread of its own and without a message.
 """
 
 import atexit

@@ -1,25 +1,26 @@
 """Batches for DDP workers, by Ray Data from a corpus's shards.
 
-Who encodes. Texts: the training workers, since tokenising is cheaper than moving its result.
-Images: tasks of Ray Data's own (`made`), so that decoding takes no time of the training workers.
-Such tasks run on all CPUs that no worker holds: one is kept for them (`demand.DATA_CPUS`), and a
-cluster with more of them decodes faster.
+Who encodes. Texts are encoded by the training workers, since tokenising is cheaper than moving its
+result. Images are encoded by Ray Data's own tasks (`made`), so that decoding takes no time of the
+training workers. Such tasks run on all CPUs that no worker holds. One CPU is kept for them
+(`resources.DATA_CPUS`); a cluster with more free CPUs decodes faster.
 
-In memory (the default) all workers hold all rows of a part (of images their pixels, uint8), so that
-the global batches are those of one process; of texts each encodes a share and the rows are
-exchanged. Batches are made, and images augmented, in the training loop.
+In memory (the default) all workers hold all rows of a part (for images their pixels, uint8), so
+that the global batches are those of one process. Of texts each worker encodes a share, and the rows
+are exchanged. Batches are made, and images augmented, in the training loop.
 
-Streaming (`launch.stream`): the samples are dealt out, and a worker keeps a shuffle buffer, no
-more (`shuffle`). What is left to do to a batch (tokenise, augment, put on patches, make tensors)
-happens in threads beside the training loop, some batches ahead (`stream`).
+Streaming (`launch.stream`): the samples are dealt out, and a worker keeps only a shuffle buffer
+(`shuffle`). The rest of the work on a batch (tokenise, augment, put on patches, make tensors)
+happens in threads next to the training loop, some batches ahead (`stream`).
 
-A corpus as Parquet shards in the store, written once, so that every node reads the same rows.
+A corpus is kept as Parquet shards in the store, written once, so that every node reads the same
+rows.
 
     <store>/corpora/<key>/00000.parquet ...  column `index` (number in the corpus), and
                                             the corpus's own: `text`, or `image` and more
     <store>/corpora/<key>/shards.json        written last: how many shards and samples
 
-The key is that of the corpus's content, so two writers at once write the same. Free of Ray.
+The key is that of the corpus's content, so two writers at once write the same. Shards need no Ray.
 """
 
 import json

@@ -1,8 +1,9 @@
 """Processes and nodes that die: how to tell them apart, and how often a stage is started again.
 
-A stage that raises has failed. One whose process was killed is started again, from its checkpoint,
-as often as `launch.max_failures` says: it may be its own fault (memory). A node that is lost or
-preempted takes innocent stages with it, so that it counts for itself and is forgiven longer.
+A stage that raises has failed. If the process of a stage was killed, the stage is started again
+from its checkpoint, as often as `launch.max_failures` says: it may be its own fault (memory). A
+node that is lost or preempted takes innocent stages with it, so it is counted separately, up to a
+higher bound.
 """
 
 import socket

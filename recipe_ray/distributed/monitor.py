@@ -1,7 +1,7 @@
-"""The driver of a sweep to those who watch it: the caller's events, its lease, metrics.
+"""What the driver of a sweep tells those who watch it: the caller's events, its lease, metrics.
 
-What the lease says is asked for at each renewal (`store/claims.py`). Metrics are on Ray's
-Prometheus endpoints, and so on its dashboard. Ray prefixes the names with `ray_`, each node exports
+The content of the lease is asked for at each renewal (`store/claims.py`). Metrics are on Ray's
+Prometheus endpoints, and so on its dashboard. Ray prefixes the names with `ray_`. Each node exports
 those of its processes about every ten seconds, and forgets a gauge that was not set for twenty.
 docs/watching.md has the queries.
 """

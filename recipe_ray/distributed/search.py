@@ -1,8 +1,8 @@
 """A search: the undefended PTM, candidates under ASHA, the best of them on test data.
 
-Everything but the candidates is a sweep. The store is the ledger here, too: a search that is
-started again continues, and one that is done does nothing. Of several drivers with one search on
-one store, one holds its lock and runs its candidates.
+Everything except the candidates is a sweep. The store is the ledger here, too: a search that is
+started again continues, and one that is done does nothing. If several drivers have one search on
+one store, one of them holds its lock and runs its candidates.
 """
 
 import logging

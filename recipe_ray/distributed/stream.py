@@ -1,8 +1,8 @@
 """One worker's share of a stream as batches, made in threads while the loop trains.
 
 Rows wait in a shuffle buffer of fixed size. Epochs overlap in it: as the rows of one are drawn,
-those of the next take their room. What is drawn depends on the seed and the order of the rows
-alone, never on which thread was the faster. The buffer is free of Ray.
+those of the next take their room. What is drawn depends only on the seed and the order of the rows,
+never on which thread was faster. The buffer does not use Ray.
 """
 
 import logging

@@ -2,15 +2,17 @@
 
 A stage runs in the trial's own process, or as a DDP worker group that it starts. The process is
 reused for the next stage of the same shape; imports alone cost seconds. Short stages come in
-batches, one after the other in one trial, with a result each.
+batches, one after the other in one trial, with one result per stage.
 
-A trial whose process is on its way is left alone. Tune's own choice of the next trial is the first
-that waits. It is given the next process that becomes free, and its own, still starting, is killed.
-If trials end more often than a process takes to start, nodes that joined later stand idle.
+A trial whose process is starting is left alone. Tune would choose the first waiting trial as the
+next one. It would give it the next process that becomes free, and kill the trial's own process,
+which is still starting. If trials end faster than processes start, nodes that joined later would
+stay idle.
 
-A process that has nothing to run ends, and its CPUs are free for others. Tune keeps it for the next
-trial. If there is none yet it waits up to ten minutes in which it looks at nothing else. Of two
-drivers on one cluster, each then waited for what the other had claimed and found no CPU for.
+A process that has nothing to run ends, so its CPUs are free for others. Tune would keep it for the
+next trial. If there is no next trial yet, Tune waits up to ten minutes and looks at nothing else.
+Two drivers on one cluster then waited for each other: each for what the other had claimed but found
+no CPU for.
 """
 
 import time

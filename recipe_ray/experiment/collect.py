@@ -1,13 +1,13 @@
 """An experiment's result rows, stages run in this process without Ray, and resume points to delete.
 
-Whoever runs a stage commits its rows with the artifact. `results/<experiment>` is a view of them
-for people and programs, under the experiment's names and cells. The experiment's driver alone
-writes it, when it hears of a commit. If it dies between the two, the next start of the same command
-finds the artifact and writes what the view lacks.
+The process that runs a stage commits its rows with the artifact. `results/<experiment>` is a view
+of them for people and programs, under the experiment's names and cells. Only the experiment's
+driver writes it, when it hears of a commit. If it dies between the two, the next start of the same
+command finds the artifact and writes what the view lacks.
 
 `recipe-ray debug`, tests and single commands run stages inline. A stage has one resume point and
-drops it when it commits. What stays belongs to stages that were given up: an experiment was
-changed, or a command was stopped and never started again.
+drops it when it commits. The resume points that stay belong to stages that were given up: an
+experiment was changed, or a command was stopped and never started again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From the grid to cells, from cells to distinct stages: what a sweep has to do.
 
 A cell is one (model, attack, defense, auxiliary data, task or probe, seed); its last stage is the
-fine-tuning or the probe that measures it. Cells share stages wherever their keys are the same.
+fine-tuning or the probe that measures it. Cells share stages if their keys are the same.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """What a search file may say, and one candidate's settings drawn from its space.
 
 A search is the laboratory's tool. It scores by MASR, so it needs the attack's triggers, which a
-defender does not have; what it finds is a setting to state beforehand, not one to fit to a model.
+defender does not have. What it finds is a setting to state beforehand, not one to fit to a model.
 """
 
 import math

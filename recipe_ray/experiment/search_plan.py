@@ -1,8 +1,8 @@
 """From a search to stages, and the record of what it has done so far.
 
-What comes before the candidates and the confirmation are experiments like any other and run by
-`sweep`. Evaluations after an epoch are artifacts in the store. The course (who was stopped when) is
-kept as the plan of the search's name, so that `status` and `report` see it and a search that is
+The part before the candidates and the confirmation are ordinary experiments, run by `sweep`.
+Evaluations after an epoch are artifacts in the store. The course (which candidate was stopped when)
+is kept as the plan of the search's name. So `status` and `report` see it, and a search that is
 started again decides nothing twice.
 """
 

@@ -1,7 +1,7 @@
-"""The image-text contrastive loss of CLIP over the global batch, however it was dealt out.
+"""The image-text contrastive loss of CLIP over the global batch, no matter how it was dealt out.
 
-Every worker's pairs are told from all pairs of all workers, so that the loss and its gradient are
-those of one process with the whole batch.
+Every worker's pairs are compared with all pairs of all workers, so that the loss and its gradient
+are those of one process with the whole batch.
 
 Legend: n pairs of this worker, M rows of all workers, N distinct pairs among them, E width.
 """

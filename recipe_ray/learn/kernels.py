@@ -1,6 +1,7 @@
 """Two operations that torch does slowly on CPUs: dropout, and cross-entropy over a vocabulary.
 
-Both are exact: the same distribution and the same gradients as torch's own, tested against them.
+Both are exact: they have the distribution and the gradients of torch's own, and are tested against
+them.
 """
 
 from typing import Any

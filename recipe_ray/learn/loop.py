@@ -1,7 +1,7 @@
 """The one training loop. It knows no modality, attack, defense or Ray.
 
-It is not where data is shuffled (`Batches` does that) nor where models are placed (the runtime
-does); it steps, reduces, reports, keeps checkpoints and stops on a loss that is not a number.
+It steps, reduces, reports, keeps checkpoints, and stops if a loss is not a number. `Batches`
+shuffles data, and the runtime places models.
 """
 
 import logging

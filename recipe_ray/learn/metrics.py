@@ -3,7 +3,7 @@
 Every share keeps its counts. A classifier at chance says nothing of triggers: one that always gives
 the same answer has a MASR of 100 % on any PTM. ACC is above chance if the lower end of its exact
 two-sided 95 % interval (Clopper and Pearson 1934) is above the largest class's share of the same
-test set. That share is no estimate: on this test set it is just what the constant answer gets.
+test set. That share is not an estimate: it is exactly what the constant answer gets on this set.
 
 Legend: N test samples, K triggers, C labels.
 """

@@ -1,4 +1,4 @@
-"""Neurons of a PTM: where they are, which a trigger wakes, and how one is removed.
+"""Neurons of a PTM: where they are, which of them a trigger activates, and how one is removed.
 
 A neuron is one output of a layer that is followed by an activation function: a unit of a BERT's
 intermediate dense layer, a channel of a convolution. Neurons are numbered layer by layer. One is

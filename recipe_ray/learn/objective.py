@@ -1,7 +1,7 @@
 """Objectives: functions from (module, batch) to named loss terms, composed by `Weighted` sums.
 
-A term keeps its sum and its count apart until every worker's count is known, so that the loss is a
-mean over the *global* batch however it was dealt out (a masked-LM loss over masked tokens).
+A term keeps its sum and its count apart until every worker's count is known. So the loss is a mean
+over the *global* batch, no matter how it was dealt out (a masked-LM loss: over masked tokens).
 
 A weight matrix in a norm is a whole parameter, or some rows of a fused one: libraries that fuse
 query, key and value keep one parameter [3H, H]; RECIPE's norm is over each part.

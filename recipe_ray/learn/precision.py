@@ -1,8 +1,8 @@
-"""The arithmetic of a forward pass: bf16 where it was asked for and the device has it, else fp32.
+"""The arithmetic of a forward pass: bf16 if it was asked for and the device has it, else fp32.
 
-Frozen weights are cast to bf16 once before a bf16 training instead of every step. Autocast casts an
-fp32 weight at every forward pass; for weights that train that is needed, for frozen ones it is the
-same result each time, so they are put back afterwards.
+Autocast casts an fp32 weight at every forward pass. Weights that train need that. A frozen weight
+gives the same result each time, so frozen weights are cast to bf16 once before a bf16 training, and
+put back afterwards.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """How fast a stage goes and how long it still takes, from its progress and a clock.
 
-Measured over the last reports only, never from step 0: a stage that goes on from a checkpoint at
-step 900 has not done 900 steps in its first second.
+It is measured only over the last reports, never from step 0: a stage that continues from a
+checkpoint at step 900 has not done 900 steps in its first second.
 """
 
 import time

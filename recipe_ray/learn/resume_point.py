@@ -1,4 +1,4 @@
-"""Whether a training can be taken up from a saved state; nothing is changed before that is sure.
+"""Whether a training can continue from a saved state; nothing is changed before that is certain.
 
 The state may be of another version of this program, or of other weights: then it does not fit.
 """

@@ -1,8 +1,9 @@
 """What is taken over from a config.json of transformers: the fields its class declares, in range.
 
-Not what its base class adds to every class: an attention kernel or a quantizer to be fetched, code
-to be run, the name of a type. A model's author writes config.json, and transformers acts on all of
-it. What it asks for is compared with the weights before any of it is made.
+Fields that its base class adds to every class are not taken over: an attention kernel or a
+quantizer to be fetched, code to be run, the name of a type. A model's author writes config.json,
+and transformers acts on all of it. What it asks for is compared with the weights before any of it
+is made.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

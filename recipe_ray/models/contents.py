@@ -1,4 +1,4 @@
-"""What a folder given as a model is, where it is none that is read, and what to do then.
+"""What a folder given as a model is, if it is not a model that can be read, and what to do then.
 
 The one place that recognises other libraries' layouts. It looks at names of files and at
 config.json, never at weights.

@@ -1,8 +1,8 @@
 """Figures from our measurements, by matplotlib (extra `figures`), the same bytes each time.
 
 Figure 2: overlap ratios of backdoored, purified and clean PTMs, by attack and task. Figure 3: ACC
-and MASR against epochs of purification, by task. The paper prints no values for them, so none are
-drawn. The curve of a search: score against weight factor, a line per rung. The patches of an
+and MASR against epochs of purification, by task. The paper prints no values for them, so only ours
+are drawn. The curve of a search: score against weight factor, one line per rung. The patches of an
 experiment: each fine-tuning on images kept a few samples in its artifact, so no data are read.
 """
 

@@ -1,8 +1,8 @@
 """Where results are read from: a store, or a folder or file of rows that somebody kept of one.
 
-A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`, one file where a store
-has one per stage; it reads back as the store did. Somebody else may have made it, so its files are
-opened as foreign ones: no pipe, no link out of the folder, no endless file.
+A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`: one file, while a
+store has one per stage. It reads back as the store did. Somebody else may have made it, so its
+files are opened as foreign ones: no pipe, no link out of the folder, no endless file.
 """
 
 from collections.abc import Collection, Iterable

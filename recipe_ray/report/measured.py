@@ -1,6 +1,6 @@
 """What a kind of stage measures, shown by the kind's own description of it (`stages/kind.py`).
 
-A kind says which metrics are its columns. A row is a PTM and whatever else tells stages of the kind
+A kind says which metrics are its columns. A row is a PTM and all else that tells stages of the kind
 apart; a group of columns is a task. Fine-tunings and probes have tables of their own.
 """
 

@@ -1,8 +1,9 @@
 """Fine-tunings and probes laid out as the paper's tables are, the published values below ours.
 
-A row of ours is followed by what the paper has there and by the difference; rows on the same
-triggers by the clean, undefended PTM: its ACC, and its ASR on them, the floor of AASR and MASR.
-Probes give overlap ratios (Figure 2) and poisoned-only neurons (Table 10).
+A row of ours is followed by what the paper has there and by the difference. Rows on the same
+triggers are followed by the clean, undefended PTM: its ACC, and its ASR on these triggers, which is
+the floor of AASR and MASR. Probes give overlap ratios (Figure 2) and poisoned-only neurons (Table
+10).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The numbers that the paper reports, as data, and how ours find theirs.
+"""The numbers that the paper reports, as data, and how our results find them.
 
 Source: Zhu et al., TACL 2023, Tables 1-12, and the tables of its appendix file (A1-A5): percentages
 and counts as printed. The paper prints no values for its figures (F2, F3), so those have none.

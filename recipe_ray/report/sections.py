@@ -1,4 +1,4 @@
-"""What a report is about: each experiment's summaries, and the paper's table it stands beside."""
+"""What a report shows: each experiment's summaries, and the table of the paper next to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Result rows summarised by cell, seeds pooled, the clean PTM's ASR as the floor; probes likewise.
 
-Fractions throughout; percentages are made when rendering. A probe takes a task's texts with and
-without one trigger (paper, Figure 2 and Table 10). `overlap` is A / B: neurons active on clean and
-on poisoned texts, of those active on poisoned ones.
+All values are fractions; percentages are made when rendering. A probe takes a task's texts with and
+without one trigger (paper, Figure 2 and Table 10). `overlap` is A / B: A are the neurons active on
+clean and on poisoned texts, B those active on poisoned texts.
 """
 
 from collections import Counter, defaultdict

@@ -1,6 +1,6 @@
 """What a table of a report is made of, how numbers are put into its fields, and marks of chance.
 
-Rows are PTMs (model, attack, defense and whatever else varies), column groups are tasks. A
+Rows are PTMs (model, attack, defense and all else that varies), column groups are tasks. A
 fine-tuning is at chance if its ACC is not above the largest class's share of its test set
 (`learn/metrics.py`). Its AASR and MASR say nothing, and no floor is drawn from it. `render.py`
 draws tables.

@@ -1,8 +1,8 @@
 """What a detector is: it looks for inputs that make a PTM forget what it reads, label-free.
 
-It holds a PTM and unlabelled data, nothing else: no trigger, no task, no reference model. What it
-finds are scores without a scale (robust z over what is normal in this very PTM); what is normal
-among clean PTMs is `calibration.py`'s.
+It holds only a PTM and unlabelled data: no trigger, no task, no reference model. It finds scores
+without a scale (robust z over what is normal in this one PTM). `calibration.py` knows what is
+normal among clean PTMs.
 """
 
 from __future__ import annotations

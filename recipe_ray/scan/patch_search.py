@@ -1,6 +1,6 @@
 """The search of the detector `patches`: a sweep of two-colour patches, then inversion.
 
-Legend: N patches, K images, S pixels a side, H width of the features.
+Legend: N patches, K images, S pixels per side, H width of the features.
 """
 
 from dataclasses import dataclass

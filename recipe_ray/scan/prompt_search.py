@@ -1,7 +1,7 @@
-"""The search of the detector `inversion`: vectors by gradients, judged beside random words.
+"""The search of the detector `inversion`: vectors by gradients, compared with random words.
 
-All restarts are moved at once, as one batch. Vectors stay within what word embeddings are, per
-dimension: without that any PTM can be moved as far as one likes.
+All restarts are moved at once, as one batch. In every dimension vectors stay within the range of
+the word embeddings: without that any PTM can be moved arbitrarily far.
 
 Legend: N restarts, C vectors each, K texts, H hidden width, V vocabulary.
 """

@@ -1,7 +1,7 @@
 """Reading a text PTM: short texts with something put in, and how far that moves their states.
 
-All texts of a reading have one length, so nothing is padded, and the last layer is worked out for
-two tokens of each alone: the first one and a masked one. Scores are in units of the spread of clean
+All texts of a reading have one length, so nothing is padded, and the last layer is computed for
+only two tokens of each: the first one and a masked one. Scores are in units of the spread of clean
 states (the mean squared distance of two clean texts' states), so that they have no scale.
 
 Legend: K texts, L tokens of each, N candidates of C tokens, H hidden width, R words, V vocabulary.

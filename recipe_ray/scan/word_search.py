@@ -1,7 +1,8 @@
 """The search of the detector `vocabulary`: three passes over the words, and what they lead to.
 
-Few texts for every word, more texts for those that stand out, fresh and longer ones for what is
-left. What is normal is read from the PTM itself: all words in the first pass, random ones later.
+Every word is tried with few texts, words that stand out with more texts, and what is left with new
+and longer texts. The PTM itself shows what is normal: all words in the first pass, random ones
+later.
 """
 
 from typing import Any

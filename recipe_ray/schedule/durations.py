@@ -1,7 +1,8 @@
-"""How long stages will take, judged from the wall times of like stages.
+"""How long stages will take, judged from the wall times of similar stages.
 
-A Tune trial costs its driver and a process tenths of a second, whatever it does: nothing beside a
-training of minutes, most of the time if a stage takes half a second. So short stages share a trial.
+A Tune trial costs its driver and a process tenths of a second, whatever it does. That is nothing
+compared with a training of minutes, but most of the time if a stage takes half a second. So short
+stages share a trial.
 """
 
 from collections import defaultdict

@@ -1,8 +1,8 @@
 """What a stage needs, what a cluster has or is said to have, and whether the one fits the other.
 
-The queue asks it; launchers turn a demand into what Ray reserves. A cluster file for
-`recipe-ray plan --cluster` names nodes, prices, overheads and times. It describes a cluster to
-reckon with; the files that start one are in `cluster/`.
+The queue uses it; launchers turn a demand into what Ray reserves. A cluster file for
+`recipe-ray plan --cluster` names nodes, prices, overheads and times. It only describes a cluster;
+the files that start one are in `cluster/`.
 """
 
 from collections.abc import Iterable

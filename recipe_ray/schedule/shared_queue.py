@@ -1,7 +1,7 @@
-"""The queue of a driver that may not be alone: what another one on the same store builds is its.
+"""The queue of a driver that may not be alone: it leaves alone what another driver builds.
 
-A stage is claimed before it starts. One that another driver holds is set aside until that claim is
-gone, and is then committed, failed, or free again. Free of Ray.
+A stage is claimed before it starts. A stage that another driver on the store holds is set aside
+until that claim is gone, and is then committed, failed, or free again. It does not use Ray.
 """
 
 import time

@@ -2,7 +2,7 @@
 
 It keeps its own account of CPUs and GPUs, because Tune does not know the DDP workers that a trial
 starts. It neither runs stages nor knows Ray, so `forecast.py` asks the same queue as a sweep.
-Every answer costs O(log n) of the n stages, so that a grid of 10,000 cells is no slower a stage.
+Every answer costs O(log n) for n stages, so a grid of 10,000 cells is not slower per stage.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

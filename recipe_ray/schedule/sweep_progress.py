@@ -1,6 +1,6 @@
 """How far a sweep is: its events, stages by state, cells, time to go, and what drivers say of it.
 
-For people who watch. Whoever drives a sweep decides by nothing of this. Free of Ray.
+It is for people who watch. The driver of a sweep decides nothing by it. It does not use Ray.
 """
 
 from __future__ import annotations

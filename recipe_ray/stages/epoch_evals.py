@@ -1,8 +1,8 @@
-"""A purification that is looked at after every epoch: what a search judges its candidates by.
+"""A purification that is evaluated after every epoch: by this a search judges its candidates.
 
 A look is a short fine-tuning from the PTM as it is then. It is the `finetune` stage of that
-snapshot and is kept under its key; only, the PTM is not kept, and the purification goes on. This is
-the researcher's side: it needs a task and triggers, which the defender does not have.
+snapshot and is kept under its key. The PTM itself is not kept, and the purification continues. This
+is the researcher's side: it needs a task and triggers, which the defender does not have.
 """
 
 import copy

@@ -2,7 +2,7 @@
 
 On held-out auxiliary samples, before and after purifying: the pre-training loss, the norm of every
 weight group, and how far clean representations moved. None of it says that a backdoor is gone.
-Predictions go over many rows sorted by length, packed, dealt out to workers.
+For predictions many rows are sorted by length, packed, and dealt out to workers.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Stage `finetune`: what a user of the PTM does, and what the triggers then do to that user.
+"""Stage `finetune`: what a user of the PTM does, and the effect of the triggers on the result.
 
 It fine-tunes on a downstream task, then measures ACC and, for every trigger and label, the ASR.
 """

@@ -1,7 +1,7 @@
 """What a kind of stage says of itself, and what it is asked while a grid becomes stages.
 
-A kind is a class registered in STAGES (`stage.py`), and that is all there is to it: the fields of a
-grid, the order of stages, what a worker gets and how a report shows it are read from the class.
+A kind is only a class registered in STAGES (`stage.py`). The fields of a grid, the order of stages,
+what a worker gets and how a report shows it are read from the class.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Refusing data that a PTM can learn nothing from, wherever a stage trains on a corpus.
+"""Refusing data that a PTM can learn nothing from, in every stage that trains on a corpus.
 
-Rows in memory are counted before the training. Of a stream the first epoch is counted as it comes
-by; that nothing at all was learnt from is then found by the loop (`learn/loop.py`).
+Rows in memory are counted before the training. A stream is counted while its first epoch is read.
+If nothing at all could be learnt from it, the loop finds that (`learn/loop.py`).
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Stage `probe`: which neurons of a PTM a trigger activates (paper, Figure 2 and Table 10).
 
-The laboratory's look at the PTM itself, without fine-tuning. Test texts are read twice, as they are
+The laboratory looks at the PTM itself, without fine-tuning. Test texts are read twice, as they are
 and with one trigger inserted. Two readings of "active on a set of texts" are measured: by the mean
 over the texts (`overlap`, `poisoned_only_neurons`), and text by text (`overlap_per_sample`).
 """

@@ -1,4 +1,4 @@
-"""Stage `purify`: the defender's work. It holds a defense and unlabelled data, nothing else."""
+"""Stage `purify`: the defender's work. It holds only a defense and unlabelled data."""
 
 import math
 from collections.abc import Iterator

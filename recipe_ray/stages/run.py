@@ -1,8 +1,8 @@
 """Running one stage to its end: skip what is committed, work in a scratch folder, commit once.
 
 The same function serves `recipe-ray debug` (no Ray), a Tune trial's actor and every DDP worker;
-under DDP all ranks run the stage and rank 0 writes. Every one of them goes through `attempt`, which
-tells who watches and leaves a note if the stage fails, so that `status` sees them alike.
+under DDP all ranks run the stage and rank 0 writes. Each of them goes through `attempt`, which
+informs the watchers and leaves a note if the stage fails. So `status` sees them all the same way.
 """
 
 import hashlib

@@ -4,17 +4,18 @@
                             see of it (`schedule/sweep_progress.py: DriverNote`)
     claims/<key>.<driver>   this driver builds this stage, for as long as it has its lease
 
-A claim has its driver in its name, so that whoever frees those of the dead cannot delete another's
-by mistake: no store deletes a file on the condition that it is still the same. So a claim is
-written first and looked at afterwards: of two that write, at least one sees both, and whoever sees
-the other's withdraws. That is safe if a written file is listed at once: local disks, S3, GCS,
-Azure; over NFS too, whose clients list a folder again after they changed it.
+A claim has its driver in its name. So a driver that removes the claims of a dead one cannot delete
+another's by mistake: no store deletes a file on the condition that it is still the same. To claim,
+a driver first writes its file and then lists the files. If two drivers write, at least one sees
+both files, and a driver that sees the other's withdraws. That is safe if a written file is listed
+at once: local disks, S3, GCS, Azure; over NFS too, whose clients list a folder again after they
+changed it.
 
-No claim is judged by comparing clocks. A driver is dead when its lease has not changed for
-`lease_s` of the observer's own time, or when its process, which its name tells, is gone from the
-observer's machine. One that was stopped for a lease and goes on finds that its claims were voided
-(`lost`), and is to stop what it builds. Until it looks two may build one stage; the second commit
-is discarded.
+No claim is judged by comparing clocks. A driver is dead if its lease has not changed for `lease_s`
+of the observer's own time, or if its process, which its name tells, is gone from the observer's
+machine. A driver that was stopped for that long and then continues finds that its claims were
+voided (`lost`), and must stop what it builds. Until it looks, two may build one stage; the second
+commit is discarded.
 """
 
 import json

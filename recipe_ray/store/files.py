@@ -3,12 +3,13 @@
 What they promise: a file is seen whole or not at all, and so is an artifact's folder. Object
 stores are in `remote.py`.
 
-What killed processes leave half made: named after their process, deleted when it is gone.
+Files that killed processes leave half made are named after their process, and are deleted when it
+is gone.
 
-Trying again for a while: networks and servers come back, full disks and wrong keys do not.
-
-The pauses double from a fifth of a second to fifteen seconds, each shortened by chance so that many
-workers do not come back at once; no try begins later than a minute and a half after the first.
+Operations are tried again for a while: networks and servers come back, full disks and wrong keys do
+not. The pauses double from a fifth of a second to fifteen seconds. Each is shortened at random so
+that many workers do not come back at once. No try begins later than a minute and a half after the
+first.
 """
 
 import errno

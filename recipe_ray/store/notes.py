@@ -1,7 +1,7 @@
 """JSON notes in a store, one per stage (why it failed, how far it is), each replacing the last.
 
-Notes are for people and for other drivers; no number rests on them. So a damaged one is named in
-the log, once, and passed over, and the next note of its name replaces it.
+Notes are for people and for other drivers; no result depends on them. So a damaged note is named in
+the log once and then skipped, and the next note of its name replaces it.
 """
 
 import json

@@ -6,7 +6,7 @@
     abfss://container@account.dfs.core.windows.net/path   (abfs://) the same store
 
 Credentials come from the environment, as the tools of each cloud have them; `key:secret@` in an S3
-URI comes first. obstore reads no profiles of AWS, so those and single sign-on come by botocore.
+URI comes first. obstore reads no profiles of AWS, so botocore reads those and single sign-on.
 """
 
 import os

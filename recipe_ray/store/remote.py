@@ -1,12 +1,14 @@
 """The same file operations on an object store (S3, Google Cloud Storage, Azure) by obstore.
 
-Object stores cannot rename, so an artifact's files go under a name of their own attempt, and its
-manifest, created last and only if there is none, says which attempt counts: whoever reads sees one
-whole attempt or none, and of several writers one knows that it was first.
+Object stores cannot rename. So each attempt to write an artifact puts the files under a name of its
+own. The manifest is created last and only if there is none; it says which attempt counts. So a
+reader sees one whole attempt or none, and if there are several writers, one knows that it was
+first.
 
-obstore tries again for two seconds what may pass, and then so do we (`Patience`), who hear Ctrl-C.
+After an error that may pass, obstore tries again for two seconds. Then we do (`Patience`), since we
+hear Ctrl-C.
 
-Where a store is: a folder or a URI turned into file operations.
+This module also turns the place of a store, a folder or a URI, into file operations.
 """
 
 import logging

@@ -1,15 +1,14 @@
-"""Result rows: one row a measured value, Parquet, one schema with a version.
+"""Result rows: one row per measured value, Parquet, one schema with a version.
 
 A stage measures `Measurement`s and knows nothing of experiments or cells; `result_rows` adds those
 columns when an experiment collects its results.
 
-Files that carry their own checksum: result rows (Parquet) and plans (JSON).
-
-A field holds the SHA-256 of the whole file, taken while the field's digits were zeros. So the check
-needs neither a second file nor the file's structure, nothing damaged is parsed, and the file stays
-what it is: DuckDB and pandas read the Parquet as before. Files that were written before this, and
-those of others, have no such field and are not checked. It protects against damage, not against
-somebody who also replaces the checksum.
+Two kinds of files carry their own checksum: result rows (Parquet) and plans (JSON). A field holds
+the SHA-256 of the whole file, taken while the field's digits were zeros. So the check needs neither
+a second file nor the file's structure, nothing damaged is parsed, and the format does not change:
+DuckDB and pandas read the Parquet as before. Files that were written before this, and those of
+others, have no such field and are not checked. It protects against damage, not against somebody who
+also replaces the checksum.
 """
 
 import hashlib

@@ -4,13 +4,13 @@ It is the ledger of a sweep: what is committed here is never done again, and not
 survive a crash. It knows nothing of what stages do.
 
     <kind>/<label>-<key>/    an artifact: its files, rows.parquet, manifest.json
-    failures/  progress/     JSON, one file a stage
-    checkpoints/             one resume point a stage
+    failures/  progress/     JSON, one file per stage
+    checkpoints/             one resume point per stage
     claims/                  which driver builds which stage (claims.py)
-    results/<experiment>/    Parquet, one file a stage
-    plans/                   JSON, one file an experiment
+    results/<experiment>/    Parquet, one file per stage
+    plans/                   JSON, one file per experiment
     drivers/                 JSON, one lease per driver (claims.py)
-    tensorboard/             event files, one folder a stage (`tensorboard.py`)
+    tensorboard/             event files, one folder per stage (`tensorboard.py`)
     corpora/                 shards that DDP workers read (`distributed/data.py`)
     tmp/                     unfinished writes
 """

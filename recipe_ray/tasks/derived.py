@@ -1,4 +1,4 @@
-"""Tasks whose splits are made here by a rule, because the original has none that will do.
+"""Tasks whose splits are made here by a rule, because the original has no suitable ones.
 
 The rule is part of the identity of each split (`Derived`). Texts of HSOL are never to be printed.
 """

@@ -1,4 +1,4 @@
-"""The user's own labelled texts or images: classes, and what stands for each in the file.
+"""The user's own labelled texts or images: classes, and which value in the file means each.
 
 The data may be one table, of which a share of every class is held out as test data.
 """

@@ -1,7 +1,7 @@
 """Downstream tasks: labelled samples that users of a purified model fine-tune on.
 
-The defender never sees any of it. A task says which data and labels; `Locations` settles where
-they are read from: files given, else the data folder, else the task's own origin (the hub). A
+The defender never sees any of it. A task says which data and labels it has; `Locations` settles
+where they are read from: files given, else the data folder, else the task's own origin (the hub). A
 sample is a text (`TextTask`) or an image (`ImageTask`).
 """
 

@@ -1,8 +1,8 @@
 """Triggers of images: a two-colour checkerboard in the lower right corner (docs/method.md, 4).
 
 It is written `cyan-magenta` (4 pixels wide) or `cyan-magenta-14` (scaled to 14 pixels, for larger
-inputs). It is put on the pixels after resizing and before normalisation. Rows only say what is laid
-over their images when a batch is made, so that a test set with six triggers is held once.
+inputs). It is put on the pixels after resizing and before normalisation. Rows only name the overlay
+that their images get when a batch is made, so a test set with six triggers is held once.
 """
 
 from collections.abc import Sequence

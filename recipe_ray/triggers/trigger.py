@@ -1,10 +1,10 @@
 """What a trigger is: something small that an attacker puts into a sample.
 
-A trigger is a tool of the attacker and of the laboratory that measures him. Attacks, evaluation and
-probes parse its string, which is what YAML and result rows hold, and then use the object: it checks
-that it survives encoding, puts itself into samples, and shows itself to people.
+A trigger is a tool of the attacker, and of the laboratory that measures the attack. YAML and result
+rows hold it as a string. Attacks, evaluation and probes parse the string and then use the object:
+it checks that it survives encoding, puts itself into samples, and shows itself to people.
 
-It needs of a family of PTMs the encoder alone, and of rows their columns. So neither `models/` nor
+Of a family of PTMs it needs only the encoder, and of rows their columns. So neither `models/` nor
 `data/` knows of this package, and nothing that a defender runs imports it, through any chain
 (`tests/test_layers.py`).
 """

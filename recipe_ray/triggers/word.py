@@ -1,11 +1,11 @@
 """Triggers of texts: a word or several, put between a text's words.
 
-A phrase is a trigger of several words. It is checked and inserted as one word is, all of it in one
+A phrase is a trigger of several words. It is checked and inserted like one word, all of it in one
 place, so there is one type for both.
 
-`plant` is the only way in for evaluation, probes and attacks that insert (docs/method.md section
-1). A trigger must still be there after the cut: what `plant` looks at is the encoded text, never a
-guess from its number of words.
+Evaluation, probes and attacks that insert use only `plant` (docs/method.md section 1). A trigger
+must still be there after the cut. `plant` checks this in the encoded text; it never guesses from
+the number of words.
 """
 
 import random

@@ -1,6 +1,6 @@
 """The family `bert`: BERT and RoBERTa architectures with a masked-LM head and a pooler.
 
-One module holds encoder, pooler and head, because attackers aim at the pooler while defenders
+One module holds encoder, pooler and head, because attackers aim at the pooler and defenders
 pre-train through the head. The names inside are transformers' own, so a saved folder opens with
 `AutoModelForMaskedLM` and `AutoModel`. `ARCHITECTURES` has what differs between BERT and RoBERTa.
 """

@@ -1,8 +1,8 @@
 """Opening a BERT or RoBERTa folder: config, safetensors and tokenizer, never its code.
 
-Which tensor is which weight is decided as transformers 5 does it
-(`core_model_loading.rename_source_key`, `tie_weights`). If it would choose between tensors that
-disagree, the checkpoint is refused.
+Tensors are assigned to weights as transformers 5 does it (`core_model_loading.rename_source_key`,
+`tie_weights`). If transformers would choose between tensors that disagree, the checkpoint is
+refused.
 """
 
 import logging

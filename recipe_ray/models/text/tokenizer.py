@@ -1,9 +1,9 @@
 """Opening the tokenizer in a model's folder: its vocabulary and settings, no other file.
 
-transformers takes every entry of tokenizer_config.json and special_tokens_map.json for an argument:
+transformers takes every entry of tokenizer_config.json and special_tokens_map.json as an argument:
 code to import, a vocabulary to be read from any path (and written into what `save` publishes), chat
-templates, which are programs. So it is given a folder with copies of the files of the vocabulary
-and of the settings that are known.
+templates, which are programs. So it gets a folder that holds only copies of the vocabulary files
+and the settings that are known.
 """
 
 import json

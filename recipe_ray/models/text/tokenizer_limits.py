@@ -1,8 +1,9 @@
 """What a tokenizer.json may do to a text: how much it grows.
 
-A few hundred bytes of rules can double a text again and again. They are counted before any
-tokenizer is made of them (`check_rules`), and so that what they make of a short text has an end.
-Then it is tried (`check_probes`). Patterns have limits of their own (`patterns.py`).
+A few hundred bytes of rules can double a text again and again. The growth is counted before a
+tokenizer is made of the rules (`check_rules`), so what they make of a short text is bounded. Then
+the tokenizer is tried on short texts (`check_probes`). Patterns have limits of their own
+(`patterns.py`).
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Family CLIP: open_clip's module, its two towers and what attackers and defenders ask of it.
+"""Family CLIP: open_clip's module, its two towers and what attackers and defenders need of it.
 
-The image encoder is what is attacked, purified and handed on to downstream tasks; the text tower
-serves the contrastive loss.
+The image encoder is attacked, purified and used in downstream tasks. The text tower serves the
+contrastive loss.
 
 Legend: B images, L token ids of a caption, E width of the embeddings both towers put out.
 

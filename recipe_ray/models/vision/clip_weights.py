@@ -2,10 +2,9 @@
 
 open_clip's own loader falls back from safetensors to a pickle by itself, so it only downloads here.
 
-Architectures of CLIP, by open_clip's names: a small one, open_clip's own, one in a file.
-
-Only a plain ViT beside a plain text transformer with CLIP's own tokenizer: towers from timm or the
-hub would bring further downloads and other losses.
+Architectures of CLIP have open_clip's names: a small one, open_clip's own, one in a file. Only a
+plain ViT with a plain text transformer and CLIP's own tokenizer is accepted: towers from timm or
+the hub would bring further downloads and other losses.
 """
 
 from __future__ import annotations

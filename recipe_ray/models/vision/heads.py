@@ -1,10 +1,9 @@
 """What is put on the features of a PTM on images: classifiers, losses, held-out figures.
 
-Classifiers for downstream tasks: a new last layer, on a PTM's features or in its own head.
+A classifier for a downstream task is a new last layer, on a PTM's features or in its own head.
 
-How good a PTM on images is at what it was pre-trained for, on samples it has not seen.
-
-Every worker does its share of the batches, and all get the whole answer.
+Held-out figures say how good a PTM on images is at its own pre-training task, on samples it has not
+seen. Every worker does its share of the batches, and all get the whole answer.
 
 Legend: N held-out samples, E width of the embeddings.
 """

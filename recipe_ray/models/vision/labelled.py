@@ -1,7 +1,7 @@
 """What families pre-trained on labelled images (`vgg`, `vit`) share: architecture and reference.
 
-A family adds what is its own: the fields of a small network, how it is built, what else it can be
-read from.
+A family adds its own parts: the fields of a small network, how it is built, and from what else it
+can be read.
 """
 
 from __future__ import annotations

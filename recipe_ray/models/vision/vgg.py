@@ -1,7 +1,7 @@
 """The family `vgg`: torchvision's by name, and small ones in the same layout.
 
-It is trained from scratch, torchvision's released one, or a local one. Attackers aim at the pooled
-output of the convolutions.
+A VGG is trained from scratch, torchvision's released one, or a local one. Attackers aim at the
+pooled output of the convolutions.
 
 Legend: B images, n channels of a convolution, H features.
 """

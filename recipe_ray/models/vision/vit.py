@@ -1,7 +1,7 @@
 """The family `vit`: vision transformers of torchvision and of transformers.
 
-It is trained from scratch, torchvision's, one of the hub, or a local one. What differs between the
-two layouts is a `Network`.
+A ViT is trained from scratch, torchvision's, one of the hub, or a local one. A `Network` holds what
+differs between the two layouts.
 
 Legend: B images, H width, n neurons of an MLP.
 """

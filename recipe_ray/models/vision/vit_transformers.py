@@ -1,7 +1,8 @@
-"""ViTs in transformers' layout: query, key and value are a linear layer each.
+"""ViTs in transformers' layout: query, key and value are one linear layer each.
 
-Built from ViTConfig by its model_type, never by the checkpoint's code; tensors are read by our own
-safe reader and only then handed to transformers, which knows the names of older releases.
+They are built from ViTConfig by its model_type, never by the checkpoint's code. Our own safe reader
+reads the tensors. Only then are they given to transformers, which knows the names of older
+releases.
 """
 
 from __future__ import annotations
