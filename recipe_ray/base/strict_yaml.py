@@ -61,7 +61,7 @@ def _count(text: str) -> None:
 
 
 def read_yaml_file(path: Path) -> Any:
-    """Return what a YAML file says, like `read_yaml`; raises OSError where it cannot be read."""
+    """Return what a YAML file says, like `read_yaml`; raises OSError if it cannot be read."""
     if not path.is_file() and path.exists() and not path.is_dir():
         raise SpecError("no regular file; write what it holds into one")
     with path.open("rb") as file:

@@ -251,7 +251,7 @@ def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str])
 
 
 def _check_count(count: int, corpus: Corpus) -> int:
-    """Return how many samples are trained on; raise DataError where none could be held out."""
+    """Return how many samples are trained on; raise DataError if none could be held out."""
     trained = Part(0.0, 1.0 - HELD_OUT).of(count).stop
     if trained in (0, count):
         least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)

@@ -121,7 +121,7 @@ def word_loss(
 ) -> WordLoss | None:
     """Return the loss of the masked tokens of `held_out` under the frequencies in `seen`.
 
-    The masks are those of `seed`, the frequencies smoothed by absolute discounting. None where no
+    The masks are those of `seed`, the frequencies smoothed by absolute discounting. None if no
     token is masked or none was seen.
     """
     targets = mask_tokens(held_out, vocabulary, seed, 0).targets

@@ -43,7 +43,7 @@ class Corpus(Component):
     hub: ClassVar[HubSource | None] = None
     holds: ClassVar[frozenset[str]]  # what a sample has: text; image and label or caption
     unit: ClassVar[str]  # what one sample is called in messages
-    num_classes: ClassVar[int | None] = None  # of its labels; None where only the data know it
+    num_classes: ClassVar[int | None] = None  # of its labels; None if only the data know it
     most_held: ClassVar[int] = 0  # samples held while they are counted, so as not to read twice
     file_name: ClassVar[str | None] = None  # in the data folder, without ending; None for its name
 

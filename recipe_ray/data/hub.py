@@ -77,7 +77,7 @@ class HubSource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the rows; a broken connection is retried by the client.
 
-        Raises DataError where the data set is missing, gated, unreadable or out of reach.
+        Raises DataError if the data set is missing, gated, unreadable or out of reach.
         """
         try:
             yield from self._stream()

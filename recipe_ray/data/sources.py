@@ -70,7 +70,7 @@ class Locations:
         return found
 
     def check(self) -> None:
-        """Raise DataError unless the data folder, where one is named, is a folder."""
+        """Raise DataError unless the data folder, if one is named, is a folder."""
         if self.data_dir is not None and not self.data_dir.is_dir():
             problem = "is a file" if self.data_dir.exists() else "does not exist"
             raise DataError(
@@ -79,7 +79,7 @@ class Locations:
             )
 
     def data_file(self, name: str) -> Path | None:
-        """Return `name`.parquet of the data folder, or None where there is none."""
+        """Return `name`.parquet of the data folder, or None if there is none."""
         self.check()
         file = self.data_dir / f"{name}.parquet" if self.data_dir else None
         return file if file is not None and file.exists() else None
@@ -201,7 +201,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
 
 
 def existing(path: str | Path, owner: str) -> Path:
-    """Return a path given by the user; raise DataError, naming the nearest, where nothing is."""
+    """Return a path given by the user; raise DataError, naming the nearest, if nothing is."""
     place = Path(path).expanduser()
     try:
         found = place.exists()

@@ -49,7 +49,7 @@ class FinePruning(Defense):
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
         """Set the neurons' weight rows and biases to zero; nothing trains, so nothing is recorded.
 
-        Raises SpecError where `share` comes to no neuron at all.
+        Raises SpecError if `share` comes to no neuron at all.
         """
         import torch
 
@@ -79,7 +79,7 @@ def mean_activations(
 ) -> tuple[Tensor, ...]:
     """Return each layer's mean activations [n] over all samples, the same on every worker.
 
-    Raises ModelError where an activation is not a finite number.
+    Raises ModelError if an activation is not a finite number.
     """
     import torch
 

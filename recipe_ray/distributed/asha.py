@@ -220,7 +220,7 @@ def run_asha(
 
 
 def require_sampler(search: Search) -> None:
-    """Raise UserError, saying how to get it, where the library that samples is missing."""
+    """Raise UserError, saying how to get it, if the library that samples is missing."""
     if search.sampling == "optuna" and find_spec("optuna") is None:
         install = "pip install 'recipe-ray[search]'"
         raise UserError(f"sampling: optuna needs optuna: {install}; or use sampling: random")

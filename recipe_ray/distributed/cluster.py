@@ -70,7 +70,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     """Attach to the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine.
 
     A Ray that this process has already is used as it is. `nested`: worker groups will be started.
-    Raises ClusterError within seconds where no cluster answers, where Ray cannot start here, and
+    Raises ClusterError within seconds if no cluster answers, where Ray cannot start here, and
     where the cluster is lost on the way.
     """
     for name, value in SETTINGS.items():

@@ -105,7 +105,7 @@ def shard(
 ) -> Shards:
     """Return the shards of a corpus, written first where the store lacks them.
 
-    Raises DataError where the corpus cannot be read.
+    Raises DataError if the corpus cannot be read.
     """
     files = reopen_files(store.uri)
     folder = f"{_FOLDER}/{fingerprint([_LAYOUT, corpus.identity_at(locations), samples_a_shard])}"
@@ -172,7 +172,7 @@ def readings_of(
 ) -> tuple[Reading, ...]:
     """Shard what a stage reads; with `encode` Ray Data is to make the rows.
 
-    Raises DataError where a corpus cannot be read, is empty, or its first sample is none.
+    Raises DataError if a corpus cannot be read, is empty, or its first sample is none.
     """
     readings = []
     for number, (corpus, part) in enumerate(corpora):

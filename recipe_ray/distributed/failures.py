@@ -67,7 +67,7 @@ class LossCount:
 
 
 def error_of(trial: Any) -> BaseException | None:
-    """Return what ended a Tune trial, None where Tune has not kept it.
+    """Return what ended a Tune trial, None if Tune has not kept it.
 
     `trial.get_pickled_error` reads the copy in the storage, which is made later.
     """

@@ -161,8 +161,8 @@ def search(
 ) -> SearchOutcome:
     """Run what the store lacks of a search, on a Ray cluster or a local Ray without `address`.
 
-    Raises UserError before anything runs where the cluster cannot hold a stage, and
-    StageFailedError where the undefended PTM or every candidate failed, or all are at chance.
+    Raises UserError before anything runs if the cluster cannot hold a stage, and
+    StageFailedError if the undefended PTM or every candidate failed, or all are at chance.
     """
     require_sampler(plan.search)
     watcher = watcher or SearchWatcher()

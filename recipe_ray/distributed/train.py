@@ -63,7 +63,7 @@ _PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hou
 def run_nested(stage: Stage, work: SweepContext) -> list[str]:
     """Run one stage to its commit on a worker group; raises what the workers raised.
 
-    Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
+    Returns what the first worker's log warned of. Raises WorkersLostError if they died, or found
     no place. A next try goes on from the stage's checkpoint; whether there is one is the caller's
     to say.
     """
@@ -78,7 +78,7 @@ def on_workers(
 ) -> list[str]:
     """Let every worker of a group do something for a stage; raises what the workers raised.
 
-    Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
+    Returns what the first worker's log warned of. Raises WorkersLostError if they died, or found
     no place.
     """
     demand = demand_of(stage, work.launch)

@@ -79,7 +79,7 @@ def _is_whole(kind: type[Spec], values: dict[str, Any]) -> bool:
 def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
     """Return the mapping in a YAML file; `what` and `needed` are how messages describe it.
 
-    Raises SpecError where the file is missing, not YAML, gives a key twice or is no mapping.
+    Raises SpecError if the file is missing, not YAML, gives a key twice or is no mapping.
     """
     try:
         values = read_yaml_file(path)

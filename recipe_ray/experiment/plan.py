@@ -66,7 +66,7 @@ def make_plan(experiment: Experiment, locations: Locations, limit: int | None = 
     """Expand the grid; every stage's data are resolved to their content, nothing is run.
 
     `limit`: only the first so many cells are built.
-    Raises DataError where data cannot be found.
+    Raises DataError if data cannot be found.
     """
     leaves: dict[str, Stage] = {}
     with explained(f"experiment {experiment.name}"):

@@ -82,7 +82,7 @@ class SearchPlan:
 def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
     """Resolve the data of a search; nothing is run.
 
-    Raises DataError where data cannot be found, SpecError where model, corpus, task and attack do
+    Raises DataError if data cannot be found, SpecError if model, corpus, task and attack do
     not fit each other.
     """
     common = {"attacks": (search.attack,), "tasks": (search.quick.task,)}

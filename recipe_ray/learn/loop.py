@@ -80,7 +80,7 @@ def fit(
     Batch normalisation always goes by the batch and keeps its running statistics up to date, with
     `spec.dropout` off as well. Each DDP worker normalises its own share; the running statistics
     are those of rank 0, which DDP hands to all before every step, and which all end with.
-    Raises NonFiniteLossError with the step and the terms, DataError where a term of the loss had
+    Raises NonFiniteLossError with the step and the terms, DataError if a term of the loss had
     nothing to be taken over in any step.
     """
     if arithmetic(runtime.device, spec.precision) != spec.precision:

@@ -74,7 +74,7 @@ def attack_success(
     """Return the ASR of every trigger and label from predictions [N] on poisoned samples.
 
     ASR(t, C) = share of the samples whose label is not C that are predicted as C; those LEFT_OUT
-    count in neither number. Raises DataError naming the label where every sample has label C.
+    count in neither number. Raises DataError naming the label if every sample has label C.
     """
     shares: dict[tuple[str, int], Share] = {}
     for trigger, labels in predicted.items():

@@ -32,7 +32,7 @@ class Overlap:
 
     @property
     def value(self) -> float | None:
-        """A / B; None where nothing is active on poisoned samples."""
+        """A / B; None if nothing is active on poisoned samples."""
         return self.both / self.poisoned if self.poisoned else None
 
     @property

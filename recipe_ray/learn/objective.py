@@ -42,7 +42,7 @@ def tensor_of(weight: Weight) -> Tensor:
 def whole_parameters(weights: Sequence[Weight]) -> list[nn.Parameter]:
     """Return the distinct parameters that the weights make up, to train them and no others.
 
-    Raises SpecError where only some rows of one are among them: an optimiser moves it whole.
+    Raises SpecError if only some rows of one are among them: an optimiser moves it whole.
     """
     found: dict[int, nn.Parameter] = {}
     covered: dict[int, Tensor] = {}

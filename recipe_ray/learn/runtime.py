@@ -68,7 +68,7 @@ class Runtime(Protocol):
 
     @property
     def checkpoints(self) -> Checkpoints | None:
-        """The slot of this stage, or None where nothing is to be kept."""
+        """The slot of this stage, or None if nothing is to be kept."""
         ...
 
 

@@ -55,7 +55,7 @@ def config_of(
 def outline(build: Callable[[], M], where: Path | str) -> M:
     """Return what `build` makes of a config, its weights without memory, of shape alone.
 
-    Raises ModelError, naming the file, where it cannot be built.
+    Raises ModelError, naming the file, if it cannot be built.
     """
     with explained_by(where, "no model can be built from it"), torch.device("meta"):
         return build()

@@ -264,7 +264,7 @@ class ModelRef(Component):
     def give_back(self, folder: Path) -> list[str]:
         """Make of a folder that `PTM.save` wrote one of the architecture that the model came in.
 
-        Returns sentences about what was left out of it, or put in; nothing where none was.
+        Returns sentences about what was left out of it, or put in; nothing if none was.
         """
         return []
 
@@ -288,7 +288,7 @@ class ModelRef(Component):
         return None
 
     def label_limit(self) -> int | None:
-        """Return how many classes the pre-training head has; None where no label is learnt."""
+        """Return how many classes the pre-training head has; None if no label is learnt."""
         return None
 
     def identity(self) -> dict[str, Any]:

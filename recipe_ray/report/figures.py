@@ -37,7 +37,7 @@ PANEL = 3.2, 2.6  # inches
 
 
 def require_matplotlib() -> None:
-    """Raise UserError, saying how to get it, where matplotlib is missing."""
+    """Raise UserError, saying how to get it, if matplotlib is missing."""
     try:
         import_module("matplotlib")
     except ModuleNotFoundError as error:
@@ -48,7 +48,7 @@ def require_matplotlib() -> None:
 def panels(rows: int, columns: int, label: str) -> "tuple[Figure, list[Axes]]":
     """Return a figure of panels, row by row, whose percent axis is called `label`.
 
-    Raises UserError where matplotlib is missing.
+    Raises UserError if matplotlib is missing.
     """
     require_matplotlib()
     from matplotlib.figure import Figure
@@ -222,7 +222,7 @@ _SHADES = ("#A6CEE3", "#56B4E9", "#0072B2", "#003F66", "#001F33")
 
 
 def search_curve(search: SearchSummary) -> "Figure":
-    """Return the figure; raise UserError where matplotlib is missing."""
+    """Return the figure; raise UserError if matplotlib is missing."""
     require_matplotlib()
     from matplotlib.figure import Figure
 

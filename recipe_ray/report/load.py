@@ -35,7 +35,7 @@ _EXPORT_AGAIN = "export it again (recipe-ray report STORE --export FOLDER)"
 
 @dataclass(frozen=True)
 class Recorded:
-    """An experiment's rows (RESULT_SCHEMA) and its plan, None where only rows were kept."""
+    """An experiment's rows (RESULT_SCHEMA) and its plan, None if only rows were kept."""
 
     experiment: str
     rows: pa.Table
@@ -56,7 +56,7 @@ def planned(results: pa.Table, stages: Collection[str]) -> pa.Table:
 def recorded(place: str) -> list[Recorded]:
     """Return the experiments of a store, of a kept folder, or of one Parquet file, by name.
 
-    Raises StoreError where there is nothing at `place` or a file in it cannot be read.
+    Raises StoreError if there is nothing at `place` or a file in it cannot be read.
     """
     path = Path(place)
     if "://" in place:
@@ -78,7 +78,7 @@ def recorded(place: str) -> list[Recorded]:
 
 
 def store_at(place: str) -> Store | None:
-    """Return the store at a place that was read by `recorded`, None where only rows were kept."""
+    """Return the store at a place that was read by `recorded`, None if only rows were kept."""
     whole = "://" in place or any((Path(place) / kind).is_dir() for kind in STAGES)
     return Store.open(place) if whole else None
 

@@ -28,7 +28,7 @@ class LookSummary:
 
 @dataclass(frozen=True)
 class CandidateSummary:
-    """One candidate; `ended` is stopped, finished, diverged or failed, None where unknown."""
+    """One candidate; `ended` is stopped, finished, diverged or failed, None if unknown."""
 
     defense: str
     weight_factor: float

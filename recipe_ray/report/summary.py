@@ -40,7 +40,7 @@ class CellName:
 
 @dataclass(frozen=True)
 class Share:
-    """A measured fraction and its counts, None where the rows have none."""
+    """A measured fraction and its counts, None if the rows have none."""
 
     value: float
     numerator: float | None = None
@@ -52,7 +52,7 @@ class SeedResult:
     """One fine-tuning: a cell at one seed; `asr` is by (trigger, label).
 
     Trials of the same `comparison` differ only in what was done to the PTM, in triggers and seed.
-    `majority` is the largest class's share of the test set, None where the rows do not say it;
+    `majority` is the largest class's share of the test set, None if the rows do not say it;
     `at_chance` that ACC is not above it, so that ASR says nothing.
     """
 
@@ -79,7 +79,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class CellSummary(CellName):
-    """One row of a report: everything but the seed alike; None where it was not measured.
+    """One row of a report: everything but the seed alike; None if it was not measured.
 
     The floors are the clean, undefended PTM's ASR on the same triggers, `clean_acc` its ACC, both
     averaged over seeds and wherever in the store it was fine-tuned alike. `at_chance` are the seeds
@@ -103,7 +103,7 @@ def summarise(results: pa.Table) -> list[CellSummary]:
     """Return one summary a cell and task, seeds pooled, sorted by name with "none" first.
 
     Give the rows of all experiments: a cell's floor is looked for in every one of them.
-    Raises UserError where two stages claim the same cell and seed.
+    Raises UserError if two stages claim the same cell and seed.
     """
     groups = _trials_by_cell(results)
     clean: dict[str, dict[str, SeedResult]] = defaultdict(dict)
@@ -232,7 +232,7 @@ class ProbeName:
 
 @dataclass(frozen=True)
 class ProbeSummary(ProbeName):
-    """One PTM, task and trigger, seeds pooled; None where it was not measured.
+    """One PTM, task and trigger, seeds pooled; None if it was not measured.
 
     `poisoned_only` counts neurons active on poisoned texts only; `share` is of all neurons.
     """

@@ -112,7 +112,7 @@ class _Clock:
         self._now = cluster.overheads.start_s
 
     def start(self, stage: Stage, demand: Demand, seconds: float) -> bool:
-        """Place a stage's workers and note when it ends; False where there is no room for them."""
+        """Place a stage's workers and note when it ends; False if there is no room for them."""
         placed = self._place(demand)
         if placed is None:
             return False
@@ -123,7 +123,7 @@ class _Clock:
         return True
 
     def next_end(self) -> Stage | None:
-        """Go to when the next stage ends, free its room and return it; None where none runs."""
+        """Go to when the next stage ends, free its room and return it; None if none runs."""
         if not self._ends:
             return None
         self._now, _, stage, demand, placed = heappop(self._ends)

@@ -171,7 +171,7 @@ class ClusterSpec(Spec):
         return self.max_nodes or min(max(8, 2 * first), NODES.value - sum(others))
 
     def given_seconds(self, kind: str, model: str) -> float | None:
-        """Return what the file says of a kind of stage on a model, None where it says nothing."""
+        """Return what the file says of a kind of stage on a model, None if it says nothing."""
         given = self.stage_seconds.get(kind)
         return given.get(model) if isinstance(given, dict) else given
 

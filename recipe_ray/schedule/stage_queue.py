@@ -74,7 +74,7 @@ class StageQueue:
         return key in self._running
 
     def next(self) -> Stage | None:
-        """Return a stage that may start now and count it as running, None where there is none.
+        """Return a stage that may start now and count it as running, None if there is none.
 
         Where the most urgent does not fit, one that as long a chain waits for may fill the gap, but
         no lesser one: small last stages would keep taking the room that a large early one needs.

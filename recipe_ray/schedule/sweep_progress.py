@@ -33,7 +33,7 @@ EventKind = Literal["skipped", "started", "progress", "finished", "failed", "los
 class SweepEvent:
     """One thing that happened to one stage; `wall_s` counts from the stage's start.
 
-    `left_s` is to the end of the whole sweep, None where that cannot be said yet.
+    `left_s` is to the end of the whole sweep, None if that cannot be said yet.
     """
 
     kind: EventKind

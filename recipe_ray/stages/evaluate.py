@@ -65,7 +65,7 @@ class HeldOutEval:
 def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime) -> HeldOutEval:
     """Look at a PTM through N held-out rows; every worker looks at all of them.
 
-    Raises DataError where the rows give the pre-training loss nothing to count.
+    Raises DataError if the rows give the pre-training loss nothing to count.
     """
     module: Any = ptm.module.to(runtime.device).eval()
     collate = ptm.pretraining_collate(MASK_SEED)

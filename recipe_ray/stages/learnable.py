@@ -41,7 +41,7 @@ class LearnableFeed(Feed):
     _streams: list[tuple[Corpus, list[Census]]] = field(default_factory=list, init=False)
 
     def batches_of(self, wanted: Wanted) -> Batches:
-        """Return the inner feed's batches; raise DataError where nothing can be learnt of them."""
+        """Return the inner feed's batches; raise DataError if nothing can be learnt of them."""
         streamed: list[Census] = []
 
         def counting(rows: Any, epoch: int) -> Batch:
@@ -81,13 +81,13 @@ class LearnableFeed(Feed):
 
 
 def check_usable(census: Census, corpus: Corpus, part: str = "") -> None:
-    """Raise DataError where hardly anything of what was counted, a `part`, can be learnt from."""
+    """Raise DataError if hardly anything of what was counted, a `part`, can be learnt from."""
     if census.share < LEAST_USABLE:
         raise DataError(f"corpus {corpus.label()!r}{part}: {_share_of(census)}; {_NOTHING}")
 
 
 def check_learnable(census: Census, corpus: Corpus) -> None:
-    """Raise DataError where a PTM can learn nothing from what was counted."""
+    """Raise DataError if a PTM can learn nothing from what was counted."""
     owner = f"corpus {corpus.label()!r}"
     check_usable(census, corpus)
     if census.sameness is not None:

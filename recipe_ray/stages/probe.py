@@ -123,7 +123,7 @@ class ProbeStage(Stage, Probe):
 
 
 def check_without(task: Task, without: str | None) -> None:
-    """Raise SpecError where `without` is given and names no class of the task."""
+    """Raise SpecError if `without` is given and names no class of the task."""
     if without is not None and without not in task.classes:
         raise SpecError(
             f"without: {unknown(f'class of task {task.name!r}', without, task.classes)}"

@@ -98,8 +98,8 @@ Run = Callable[[Context], list[Measurement]]  # as `Stage.run`, with something t
 def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Measurement]:
     """Run `stage` and commit its artifact, unless the store has it already.
 
-    Returns what was measured: on rank 0, and nothing where the stage was there. Raises StoreError
-    before any work where the store could not take the artifact.
+    Returns what was measured: on rank 0, and nothing if the stage was there. Raises StoreError
+    before any work if the store could not take the artifact.
     `context.folder` is the scratch folder to work in (`scratch` makes one). `run` does the work in
     place of `stage.run` where the input is at hand and not in the store.
     """

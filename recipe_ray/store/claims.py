@@ -88,7 +88,7 @@ class Claims:
             logger.warning("claims were left behind: %s", ours)
 
     def take(self, key: str) -> bool:
-        """Claim a stage; False where another living driver has it."""
+        """Claim a stage; False if another living driver has it."""
         self._files.write(self._path(key), b"")
         for pause_s in _PAUSES_S:
             others = self.held().get(key)

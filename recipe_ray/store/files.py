@@ -140,7 +140,7 @@ class Files(Protocol):
         """Return the pyarrow file system that reads it all, and the root in it."""
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's content, None where it does not exist."""
+        """Return a file's content, None if it does not exist."""
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file; readers see the old or the new one, never a part."""
@@ -152,10 +152,10 @@ class Files(Protocol):
         """Tell whether a file exists."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names in a folder, none where it does not exist."""
+        """Return the sorted names in a folder, none if it does not exist."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the bytes of each file in a folder by name, none where it does not exist."""
+        """Return the bytes of each file in a folder by name, none if it does not exist."""
 
     def holding(self, folder: str, name: str) -> list[str]:
         """Return the sorted subfolders of a folder that have a file called `name`."""

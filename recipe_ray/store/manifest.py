@@ -58,7 +58,7 @@ def write_manifest(
 ) -> None:
     """Write the manifest of a finished folder: `contents`, the names, and every file's checksum.
 
-    Raises ValueError where the folder already has a file of that name.
+    Raises ValueError if the folder already has a file of that name.
     """
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder}/{MANIFEST}: this name is the store's")

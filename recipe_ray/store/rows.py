@@ -110,7 +110,7 @@ RESULT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value; None where a column does not apply."""
+    """One measured value; None if a column does not apply."""
 
     metric: str
     value: float

@@ -96,7 +96,7 @@ class Store:
         return self._located(artifact) is not None
 
     def find(self, kind: str, key: str) -> ArtifactId | None:
-        """Return the committed artifact of this kind and key, None where there is none."""
+        """Return the committed artifact of this kind and key, None if there is none."""
         for name in self._files.names(kind):
             found = ArtifactId.from_folder(kind, name) if name.endswith(f"-{key}") else None
             if found and found.key == key and self._files.exists(f"{found.folder}/{MANIFEST}"):
@@ -155,7 +155,7 @@ class Store:
         return self._files.fetch(found.folder, self.manifest(found), cache / "artifacts")
 
     def manifest(self, artifact: ArtifactId) -> dict[str, Any]:
-        """Return a committed artifact's manifest; raise StoreError where missing or damaged."""
+        """Return a committed artifact's manifest; raise StoreError if missing or damaged."""
         path = f"{self._committed(artifact).folder}/{MANIFEST}"
         data = self._files.read(path)
         if data is None:
@@ -209,7 +209,7 @@ class Store:
         return read_notes(self._files, _FAILURES, FailureNote)
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Return the last failure of one stage, None where it has none."""
+        """Return the last failure of one stage, None if it has none."""
         return read_note(self._files, _FAILURES, key, FailureNote)
 
     def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
@@ -232,7 +232,7 @@ class Store:
         self._files.write(f"{_CHECKPOINTS}/{key}", data)
 
     def read_checkpoint(self, key: str) -> bytes | None:
-        """Return a stage's resume point, None where it has none."""
+        """Return a stage's resume point, None if it has none."""
         return self._files.read(f"{_CHECKPOINTS}/{key}")
 
     def drop_checkpoint(self, key: str) -> None:
@@ -287,7 +287,7 @@ class Store:
         self._files.write(json_path(_PLANS, _named(experiment)), sealed_json(plan))
 
     def plan(self, experiment: str) -> dict[str, Any] | None:
-        """Return an experiment's plan as last launched, None where it never was."""
+        """Return an experiment's plan as last launched, None if it never was."""
         path = json_path(_PLANS, _named(experiment))
         data = self._files.read(path)
         return None if data is None else unsealed_json(data, self._files.shown(path), _AGAIN)

@@ -145,7 +145,7 @@ class Task(Component):
         return self.given() or self.data_folder(locations) or self.origin(locations)
 
     def given(self) -> Mapping[Split, Source]:
-        """Return the sources of the user's own files, or nothing where no path is given."""
+        """Return the sources of the user's own files, or nothing if no path is given."""
         paths = {"train": self.path_train, "dev": self.path_dev, "test": self.path_test}
         if not any(paths.values()):
             return {}

@@ -335,7 +335,7 @@ class BertPTM:
     def adopt(self, other: "BertPTM", *, keep_head: bool) -> None:
         """Take over the weights of a PTM of the same make; `keep_head`: all but its masked-LM head.
 
-        Raises ModelError where architecture or vocabulary differ.
+        Raises ModelError if architecture or vocabulary differ.
         """
         check_same_make(self, other)
         head, own = f"{self._architecture.head}.", dict(self.module.named_parameters())

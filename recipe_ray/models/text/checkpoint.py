@@ -34,7 +34,7 @@ def named_weights(kind: str, weights: Mapping[str, Tensor], where: Path) -> dict
     """Return weights by the names they have in today's masked LM of an architecture.
 
     The encoder's may lack its prefix, LayerNorm's may be called gamma and beta. Raises ModelError
-    where two names mean one weight and their tensors differ.
+    if two names mean one weight and their tensors differ.
     """
     architecture = ARCHITECTURES[kind]
     base = architecture.masked_lm.base_model_prefix

@@ -193,7 +193,7 @@ def _encoder_weights(purified: Any, original: Mapping[str, Tensor]) -> dict[str,
 def _with_head(
     kind: str, values: Mapping[str, Any], config: Any, whole: Mapping[str, Tensor], where: Path
 ) -> Any:
-    """Return a model of the class that `values` names, None where it is no known one or unlike."""
+    """Return a model of the class that `values` names, None if it is no known one or unlike."""
     names = values.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if name not in {_STARTS[kind] + end for end in _KINDS}:

@@ -85,7 +85,7 @@ _SOURCES = frozenset({"vocab", "merges", "init_inputs", "tokenizer_object"})
 def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
     """Return the folder's tokenizer, of class `default` where its settings name none.
 
-    Raises ModelError where there is none, it cannot be read or it has no mask token;
+    Raises ModelError if there is none, it cannot be read or it has no mask token;
     UnsafeModelError for settings that name files to be read.
     """
     settings = {name: _settings(folder / name) for name in (CONFIG, _SPECIAL)}

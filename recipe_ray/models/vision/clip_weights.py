@@ -264,7 +264,7 @@ def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, 
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Copy weights into a module; raise ModelError, naming some, where they do not fit."""
+    """Copy weights into a module; raise ModelError, naming some, if they do not fit."""
     load_strictly(module, weights, f"model 'clip', {where}:")
 
 

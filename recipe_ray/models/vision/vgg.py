@@ -225,7 +225,7 @@ class VggPTM(VisionPTM):
 
 
 def load_vgg(folder: Path) -> VggPTM:
-    """Return the PTM that `save` wrote; raise ModelError where the folder holds none."""
+    """Return the PTM that `save` wrote; raise ModelError if the folder holds none."""
     origin = LocalFolder(folder, VggPTM.family, allow_pickle=False)
     architecture = VggArchitecture.model_validate(origin.settings())
     return VggPTM(architecture.filled(origin.weights(), str(folder)), architecture)

@@ -154,7 +154,7 @@ def load_vit(
 ) -> VitPTM:
     """Return the ViT in a folder of either layout; `statistics` replace those of a transformers'.
 
-    Raises ModelError where it holds none, or an adapter without `ignore_adapter`; UnsafeModelError
+    Raises ModelError if it holds none, or an adapter without `ignore_adapter`; UnsafeModelError
     for pickles without `allow_pickle`.
     """
     check_readable(folder)

@@ -119,7 +119,7 @@ def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str
 def local_origin(
     source: str, family: str, *, allow_pickle: bool, ignore_adapter: bool
 ) -> Origin | None:
-    """Return the origin at a path, or None where nothing is there."""
+    """Return the origin at a path, or None if nothing is there."""
     path = Path(source).expanduser()
     if path.is_dir():
         return LocalFolder(path, family, allow_pickle, ignore_adapter)
@@ -166,7 +166,7 @@ TORCHVISION = "torchvision"  # as the `source` of a model
 
 
 def torchvision_models() -> Any:
-    """Return `torchvision.models`; raise ModelError where torchvision is not installed."""
+    """Return `torchvision.models`; raise ModelError if torchvision is not installed."""
     try:
         from torchvision import models
     except ImportError as error:
