@@ -51,7 +51,7 @@ class ReleasedBackdoor(Attack):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Return the triggers and the checkpoint's content; where it lies does not matter."""
+        """Return the triggers and the checkpoint's content; its place does not matter."""
         # a component's own name and fields, less `revision`, which content() turns into a commit
         own = {k: v for k, v in super().identity().items() if k != "revision"}
         return {**own, **self._checkpoint().content()}

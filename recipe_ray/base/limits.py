@@ -30,7 +30,7 @@ class Limit:
 
     @property
     def value(self) -> int:
-        """The limit as it is now; raises `error` if its variable is no whole number from 1."""
+        """The limit as it is now; raises `error` if its variable is not a whole number from 1."""
         given = os.environ.get(self.variable, "").strip()
         if not given:
             return self.default
@@ -77,7 +77,7 @@ PIXELS = Limit("PIXELS", 100_000_000, "pixels", "one image, also after scaling")
 
 OF_DATA = (TEXT, LINE, COLUMNS, BATCH, UNPACKED, IMAGE, PIXELS)
 OF_TRAINING = (STEPS, EPOCHS, SAMPLES, LENGTH, TRIGGERS, RATES, CLASSES, PARAMETERS)
-PACKING = 30  # times its size on disk that a file may unpack to, however large
+PACKING = 30  # times its size on disk that a file of any size may unpack to
 
 
 def unpacked_limit(size: int) -> int:

@@ -32,7 +32,7 @@ class Process:
 
     @classmethod
     def this(cls) -> "Process":
-        """Return the process that asks."""
+        """Return this process."""
         return _known(os.getpid())
 
     @classmethod
@@ -63,7 +63,7 @@ class Process:
             return False
 
 
-@cache  # by number, since a forked process is another one
+@cache  # by number, since a fork is another process
 def _known(pid: int) -> Process:
     return Process(_machine(), pid, _started(psutil.Process(pid)))
 

@@ -97,7 +97,7 @@ class Registry(Generic[T]):
             return
         self._loaded = True
         package = importlib.import_module(self._package)
-        folders = getattr(package, "__path__", ())  # none if one module has them all
+        folders = getattr(package, "__path__", ())  # empty if one module has them all
         for module in pkgutil.walk_packages(folders, f"{self._package}."):
             if _registers(module):
                 importlib.import_module(module.name)
@@ -107,12 +107,12 @@ class Registry(Generic[T]):
 
 @lru_cache(maxsize=1)
 def _entries(_: tuple[str, ...]) -> EntryPoints:
-    """Return the entry points of all that is installed on a path: one look for all registries."""
+    """Return the entry points of all that is installed on a path, read once for all registries."""
     return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _registers(module: pkgutil.ModuleInfo) -> bool:
-    """Tell whether a line of a module is an `X.register(`; what has no source may have one."""
+    """Tell whether a line of a module is an `X.register(`; one without source may have it."""
     spec = module.module_finder.find_spec(module.name, None)
     loader = spec.loader if spec is not None else None
     source = loader.get_source(module.name) if isinstance(loader, InspectLoader) else None

@@ -171,7 +171,7 @@ def _version(plugin: Any) -> Any:
     try:
         return plugin.meaning()["version"]
     except SpecError:
-        return None  # it declares none, and has no source to be known by
+        return None  # it declares no version, and has no source to identify it
 
 
 def _default(info: Any) -> Any:

@@ -89,7 +89,7 @@ _TRUTH = {"true": True, "false": False}
 
 
 def label_of(value: Any) -> bool | int | str | None:
-    """Return what a label says, however a file writes it: a truth value, a whole number or a name.
+    """Return a label in one form, for every file format: a truth value, a whole number or a name.
 
     Programs that write tables turn 1 into `1.0` (pandas, if a value is missing) or `True`. None for
     what is no label: nothing, a fraction, bytes.

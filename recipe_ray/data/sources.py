@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # a column's name as people write it; a longer one is a text
 _NAME_LENGTH, _NAME_WORDS = 40, 3
 _NAMES_SHOWN = 30
-_ROW_BYTES = 16  # that a row counts for, however little it holds
+_ROW_BYTES = 16  # that a row counts for at least
 
 
 class Source(Protocol):
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Locations:
-    """Where data may be found on this machine; part of the execution, never hashed."""
+    """The places of data on this machine; part of the execution, never hashed."""
 
     data_dir: Path | None
     cache_dir: Path
@@ -94,17 +94,17 @@ def _absolute(path: str | Path) -> Path:
 class FileSource:
     """Files of one format, the shards of one table in the order of their names.
 
-    With `folder` none of them may lead out of it. `partitions` are columns that each file's place
+    With `folder`, none of them may lead out of it. `partitions` are columns that each file's place
     adds to its rows.
     """
 
     files: tuple[Path, ...]
-    owner: str  # what asked for it, for messages: "corpus 'file'"
+    owner: str  # what needs it, for messages: "corpus 'file'"
     folder: Path | None = None
     partitions: tuple[Mapping[str, str | int | None], ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Return the format and the SHA-256 of the content, not where the files lie or how packed.
+        """Return the format and the SHA-256 of the content, not of the files' place or packing.
 
         Raises DataError for a file that cannot be read, or unpacks to too much.
         """
@@ -126,7 +126,7 @@ class FileSource:
         """Stream the rows of all shards.
 
         Raises DataError for a file that cannot be read, and for files whose rows come to more bytes
-        than `unpacked_limit` allows for what they have on disk.
+        than `unpacked_limit` allows for their size on disk.
         """
         size = sum(stamp(file, self.owner, self.folder)[0] for file in self.files)
         limit, held = unpacked_limit(size), 0
@@ -188,7 +188,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
     """Return the source of a file, or of a folder of shards in one format (`folders`).
 
     A file that is named may be a link to anywhere. Raises DataError for a path that does not exist
-    or is no regular file, an unknown format or a mixed folder.
+    or is not a regular file, an unknown format or a mixed folder.
     """
     place = existing(path, owner)
     if place.is_dir():
@@ -269,7 +269,7 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
 def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
     """Return one column of a batch.
 
-    Raises DataError naming the columns there are or, if they look like a first row of data, saying
+    Raises DataError that names the columns or, if they look like a first row of data, says
     that the header is missing.
     """
     names = list(batch.schema.names)
@@ -294,7 +294,7 @@ HEADER = (
 
 
 def has_first_line(batch: pa.RecordBatch) -> bool:
-    """Tell whether the names of the columns are what stood in a file's first line."""
+    """Tell whether the names of the columns come from a file's first line."""
     return FIRST_LINE.items() <= (batch.schema.metadata or {}).items()
 
 

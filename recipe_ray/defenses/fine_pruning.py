@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from recipe_ray.learn.objective import Batch
     from recipe_ray.learn.runtime import Runtime
 
-# samples a worker takes at a time: no sum depends on it, so it is no field
+# samples per worker at a time: no sum depends on it, so it is not a field
 BATCH_SIZE = 32
 _SCOPES = {"last": slice(-1, None), "all": slice(None)}
 
@@ -47,9 +47,9 @@ class FinePruning(Defense):
     )
 
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
-        """Set the neurons' weight rows and biases to zero; nothing trains, so nothing is recorded.
+        """Set the neurons' weight rows and biases to zero; nothing trains, so there are no records.
 
-        Raises SpecError if `share` comes to no neuron at all.
+        Raises SpecError if `share` selects no neuron at all.
         """
         import torch
 
@@ -134,7 +134,7 @@ def _as_numbered(batch: Batch) -> _Numbered:
 def _is_first_holder(index: Ints, runtime: Runtime) -> bool:
     import torch
 
-    # where a batch has fewer samples than there are workers, some samples are dealt out twice
+    # if a batch has fewer samples than there are workers, some samples are dealt out twice
     firsts = torch.zeros(runtime.world_size, dtype=torch.int64, device=runtime.device)
     firsts[runtime.rank] = int(index[0])
     held = runtime.sum(firsts).tolist()

@@ -44,8 +44,8 @@ def bring_up_to_date(
 ) -> None:
     """Write a committed stage's rows into an experiment's results, unless they are there already.
 
-    Out of date are those of other cells or titles, or with other values of `decides`. `rows` is
-    called if they have to be written. No other function writes there.
+    Rows of other cells or titles, or with other values of `decides`, are out of date. `rows` is
+    called if they must be written. No other function writes there.
     """
     about = {"cells": cells, "columns": stage.columns(), **decides}
     mark = fingerprint({"schema": SCHEMA_VERSION, **about})
@@ -64,7 +64,7 @@ def collect(plan: Plan, store: Store, stage: Stage) -> None:
 
 
 def collect_missing(plan: Plan, store: Store, stages: Iterable[Stage]) -> None:
-    """Collect committed stages, many at a time; what is up to date costs one read."""
+    """Collect committed stages, many at a time; one that is up to date costs one read."""
     with ThreadPoolExecutor(COLLECTORS) as pool:
         list(pool.map(partial(collect, plan, store), stages))
 
@@ -113,7 +113,7 @@ def run_inline(
     feed: Feed | None = None,
     run: Run | None = None,
 ) -> None:
-    """Run the stages in order, parents first; what the store has is skipped.
+    """Run the stages in order, parents first; stages that the store has are skipped.
 
     `experiment` names the folder of their event files and is said in their progress notes.
     `feed`: one that has read the data before; `run`: in place of the last stage's own `run`.
@@ -168,7 +168,7 @@ def run_one(
 
 
 def stale_checkpoints(store: Store, running: Collection[str]) -> dict[str, int]:
-    """Return the bytes of each such resume point by key; those of `running` stages are no such."""
+    """Return the bytes of each such resume point by key, without those of `running` stages."""
     found = store.checkpoints()
     if not found:
         return {}

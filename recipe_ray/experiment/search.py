@@ -32,7 +32,7 @@ WORST = -3.0
 
 
 class Range(Spec):
-    """Where a number is drawn from."""
+    """The range that a number is drawn from."""
 
     low: PositiveFloat
     high: PositiveFloat
@@ -75,7 +75,7 @@ class Score(Spec):
         return self
 
     def of(self, acc: float, masr: float, undefended_acc: float) -> float:
-        """Return ACC - MASR; or -MASR, and below -1 where too much ACC is lost."""
+        """Return ACC - MASR; or -MASR, and below -1 if too much ACC is lost."""
         if self.within is None:
             return acc - masr
         lacking = undefended_acc - self.within - acc

@@ -92,7 +92,7 @@ def draw_bars(
 def draw_epochs(axes: "Axes", cells: Sequence[CellSummary]) -> None:
     """Draw ACC and MASR against epochs, and the clean PTM's as dotted lines.
 
-    Crosses are on cells of which a seed is at chance.
+    Crosses mark cells of which a seed is at chance.
     """
     ordered = sorted(cells, key=lambda cell: cell.epoch or 0)
     epochs = [cell.epoch or 0 for cell in ordered]
@@ -267,7 +267,7 @@ def refuse_no_figure() -> NoReturn:
 def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
     """Write the paper's figures and the curves of searches; return the files.
 
-    Raises UserError if matplotlib is missing, StoreError for an experiment name that is no name.
+    Raises UserError if matplotlib is missing, StoreError for an experiment name that is not valid.
     """
     for section in sections:
         path_part(section.experiment, "experiment name")  # it becomes a part of a file's name
@@ -291,7 +291,7 @@ def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
 
 
 def overlap_bars(section: Section, paper: PublishedTable) -> "Figure":
-    """Return Figure 2: one panel an attack (and PTM), one group of bars a task."""
+    """Return Figure 2: one panel per attack (and PTM), one group of bars per task."""
     series: dict[tuple[str, str], dict[tuple[str, str], dict[str, Estimate]]] = defaultdict(dict)
     for attack, state, probe in by_attack(section.probes):
         if state in STATE_COLOURS and probe.overlap is not None:
@@ -309,7 +309,7 @@ def overlap_bars(section: Section, paper: PublishedTable) -> "Figure":
 
 
 def epoch_lines(section: Section, paper: PublishedTable) -> "Figure":
-    """Return Figure 3: a row of panels a purification, a panel a task; at epoch 0 undefended."""
+    """Return Figure 3: a row of panels per purification, a panel per task; epoch 0: undefended."""
     lines: dict[tuple[str, str, str], dict[str, list[CellSummary]]] = defaultdict(dict)
     for cell in section.cells:
         if cell.defense != CLEAN and cell.epoch is not None:

@@ -32,7 +32,7 @@ paper has in the same place, and measured minus published:
 
     {"table", "model", "attack", "defense", "aux_data", "aux_size", "variant", "dataset",
      "values": {"acc" | "aasr" | "masr" | "poisoned_only": value},
-     "differences": {as values; null where it was not measured}}
+     "differences": {as values; null if it was not measured}}
 """
 
 import json

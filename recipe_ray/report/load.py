@@ -68,7 +68,7 @@ def recorded(place: str) -> list[Recorded]:
             f"no store at {place}; give the folder or URI that --store was given, a folder that "
             "report --export wrote, or a Parquet file of result rows"
         )
-    # what is there but no file is refused when it is opened, and not passed over
+    # if something else than a file is there, it is not skipped: opening it is refused
     folders = [path, *sorted(one for one in path.glob("*") if one.is_dir())]
     kept = [folder for folder in folders if is_there(folder / ROWS)]
     if kept:
@@ -86,7 +86,7 @@ def store_at(place: str) -> Store | None:
 def export(found: Iterable[Recorded], folder: Path) -> list[Path]:
     """Write each experiment's plan and rows below `folder`; return the files.
 
-    Raises StoreError, before anything is written, if an experiment has a name that is no name.
+    Raises StoreError, before anything is written, if the name of an experiment is not valid.
     """
     written = []
     for one, name in [(one, path_part(one.experiment, "experiment name")) for one in found]:

@@ -122,7 +122,7 @@ def _clean(cell: CellSummary, metrics: Sequence[str]) -> dict[str, list[str]]:
     clean = {"ACC": cell.clean_acc, "AASR": cell.floor_aasr, "MASR": cell.floor_masr}
     if all(clean[metric] is None for metric in metrics):
         return {}
-    # of ASR nothing is left out: floors have no seed at chance
+    # no ASR is left out: floors have no seed at chance
     chance = {metric: metric == "ACC" and bool(cell.floor_at_chance) for metric in metrics}
     return {"clean PTM": [marked(percent(clean[metric]), chance[metric]) for metric in metrics]}
 
@@ -196,7 +196,7 @@ def _lines_of_neurons(probe: ProbeSummary, found: Published | None) -> Mapping[s
 
 
 def _varies(setting: str, probes: Sequence[ProbeSummary]) -> bool:
-    # undefended PTMs have no auxiliary data: None tells nothing apart
+    # undefended PTMs have no auxiliary data: None distinguishes nothing
     return len({getattr(probe, setting) for probe in probes} - {None}) > 1
 
 

@@ -79,10 +79,10 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class CellSummary(CellName):
-    """One row of a report: everything but the seed alike; None if it was not measured.
+    """One row of a report: only the seeds differ; None if it was not measured.
 
     The floors are the clean, undefended PTM's ASR on the same triggers, `clean_acc` its ACC, both
-    averaged over seeds and wherever in the store it was fine-tuned alike. `at_chance` are the seeds
+    averaged over seeds, from all equal fine-tunings in the store. `at_chance` are the seeds
     of trials that are at chance, `floor_at_chance` those of the clean PTM's, which the floors
     leave out.
     """
@@ -100,7 +100,7 @@ class CellSummary(CellName):
 
 
 def summarise(results: pa.Table) -> list[CellSummary]:
-    """Return one summary a cell and task, seeds pooled, sorted by name with "none" first.
+    """Return one summary per cell and task, seeds pooled, sorted by name with "none" first.
 
     Give the rows of all experiments: a cell's floor is looked for in every one of them.
     Raises UserError if two stages claim the same cell and seed.
@@ -205,7 +205,7 @@ def _order(summary: CellSummary) -> tuple[Any, ...]:
     return (
         summary.experiment,
         summary.model,
-        # "none" first: what comes below is compared with it
+        # "none" first: the rows below are compared with it
         *((name != CLEAN, name) for name in named),
         *((value is not None, value if value is not None else 0) for value in settings),
         summary.task,
@@ -245,17 +245,17 @@ class ProbeSummary(ProbeName):
 
 
 def summarise_probes(results: pa.Table) -> list[ProbeSummary]:
-    """Return one summary a PTM, task and trigger, sorted by name."""
+    """Return one summary per PTM, task and trigger, sorted by name."""
     metrics = dict.fromkeys(shown_as("neurons"), (OVERLAP, POISONED_ONLY))
     found = grouped(results, metrics, ProbeName).items()
     return sorted((_probe_summary(name, stages) for name, stages in found), key=_probe_order)
 
 
 def by_attack(probes: Iterable[ProbeSummary]) -> list[tuple[str, str, ProbeSummary]]:
-    """Return (attack, state of the PTM, probe), clean PTMs beside each attack with its trigger.
+    """Return (attack, state of the PTM, probe), clean PTMs next to each attack with its trigger.
 
     The state is "backdoored", "purified", "clean" or "clean, purified". A clean PTM with whose
-    texts and trigger no attack was probed stands under its own attack, "none".
+    texts and trigger no attack was probed is listed under its own attack, "none".
     """
     found = list(probes)
     attacked = [probe for probe in found if probe.attack != CLEAN]

@@ -31,8 +31,8 @@ def purify_with_looks(
 ) -> None:
     """Purify, and commit each look after the epoch that it is a snapshot of.
 
-    All workers call it; `on_look` is called on each after a look is in the store, and may end it
-    all by raising. What the purification itself makes is thrown away.
+    All workers call it. On each, `on_look` is called after a look is in the store, and may end it
+    all by raising. The purification's own result is discarded.
     """
     ptm = purify.input_ptm(context)
     by_epoch = {look.snapshot: look for look in looks}

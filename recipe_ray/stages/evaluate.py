@@ -63,7 +63,7 @@ class HeldOutEval:
 # not inference_mode: parameters moved to a GPU within it could not be trained afterwards
 @torch.no_grad()
 def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime) -> HeldOutEval:
-    """Look at a PTM through N held-out rows; every worker looks at all of them.
+    """Measure a PTM on N held-out rows; every worker uses all of them.
 
     Raises DataError if the rows give the pre-training loss nothing to count.
     """

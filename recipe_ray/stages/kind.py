@@ -20,7 +20,7 @@ Layout = Literal["attack success", "neurons", "metrics"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage gets if the experiment does not say it."""
+    """What a stage gets by default."""
 
     workers: int = 1  # one: the trial's own process
     cpus_per_worker: int = 1
@@ -55,7 +55,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Planning:
-    """What is looked up and made once while a grid becomes stages."""
+    """Holds what is looked up and made once while a grid becomes stages."""
 
     locations: Locations
     stages: dict[Any, Any] = field(default_factory=dict)  # by kind and fields
@@ -92,7 +92,7 @@ class Point:
 
     def make(self, kind: type[S], *, content: dict[str, Any], **fields: Any) -> S:
         """Return the stage of a kind on this model; the same object for the same fields."""
-        # without the content: it is what was looked up for these fields
+        # without the content, which was looked up for these fields
         wanted = (kind, self.model, *sorted(fields.items()))
         made: dict[Any, S] = self.planning.stages
         whole = {**fields, "model": self.model, "content": content}

@@ -95,7 +95,7 @@ def check_learnable(census: Census, corpus: Corpus) -> None:
 
 
 def doubts(census: Census, corpus: Corpus) -> list[str]:
-    """Return what to warn of where something, but little, can be learnt."""
+    """Return what to warn of if something, but little, can be learnt."""
     found = []
     if census.share < FEW_USABLE:
         found.append(
@@ -133,5 +133,5 @@ def _summed(parts: list[Census]) -> Census:
         total=sum(part.total for part in parts),
         samples=sum(part.samples for part in parts),
         samples_with_some=sum(part.samples_with_some for part in parts),
-        commonest=0,  # which token it is differs from part to part
+        commonest=0,  # that token differs from part to part
     )

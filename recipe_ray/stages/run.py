@@ -68,7 +68,7 @@ class StoreCheckpoints:
             # without a seal it is of an older version, or no longer whole
             stored = io.BytesIO(content if mark else data)
             state: dict[str, Any] = torch.load(stored, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged bytes make torch raise whatever they like
+        except Exception as error:  # damaged bytes may make torch raise any error
             self.drop(in_a_line(error))
             return None
         return state
@@ -92,7 +92,7 @@ class StoreCheckpoints:
         self.store.write_checkpoint(self.key, buffer.getvalue())
 
 
-Run = Callable[[Context], list[Measurement]]  # as `Stage.run`, with something that is at hand
+Run = Callable[[Context], list[Measurement]]  # as `Stage.run`, with something that is in memory
 
 
 def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Measurement]:
@@ -101,7 +101,7 @@ def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Me
     Returns what was measured: on rank 0, and nothing if the stage was there. Raises StoreError
     before any work if the store could not take the artifact.
     `context.folder` is the scratch folder to work in (`scratch` makes one). `run` does the work in
-    place of `stage.run` where the input is at hand and not in the store.
+    place of `stage.run` if the input is in memory and not in the store.
     """
     if context.store.has(stage.artifact):
         return []
@@ -139,7 +139,7 @@ def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Me
 def _as_planned(stage: Stage) -> dict[str, Any]:
     """Return a stage's identity; raise SpecError if it is not what its key was made of.
 
-    The key travels with the stage from where it was planned, the code does not.
+    The key travels with the stage from the place of planning; the code does not.
     """
     identity = stage.identity()
     if fingerprint(identity) != stage.key:
@@ -275,7 +275,7 @@ class ProgressNotes:
 
 
 class Warned(logging.Handler):
-    """Hands every warning of the log on, as the sentence that it is."""
+    """Hands every warning of the log on, as a sentence."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -300,7 +300,7 @@ def warnings_heard() -> Iterator[list[str]]:
 
 @contextmanager
 def failure_on_record(stage: Stage, store: Store) -> Iterator[None]:
-    """Keep in the store why the stage failed, and let the exception go on."""
+    """Keep in the store why the stage failed, and let the exception pass."""
     try:
         yield
     except Exception as error:

@@ -52,7 +52,7 @@ _MOST_MODULES = 8
 def copy_sentence_files(given: Path, folder: Path) -> list[str]:
     """Write the files of sentence-transformers that `given` has into `folder`; say what was done.
 
-    A module that has weights of its own, or is not known, leaves all of them out.
+    If a module has weights of its own, or is not known, all these files are left out.
     """
     if not is_there(given / MODULES):
         return []
@@ -95,7 +95,7 @@ def _modules(given: Path) -> list[dict[str, Any]] | None:
 
 
 def _settings_of(given: Path, modules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the files beside modules.json, by path; of numbers and flags those that are known."""
+    """Return the files next to modules.json, by path; of numbers and flags only the known ones."""
     known = dict(_SETTINGS)
     known |= {f"{m['path']}/config.json": _POOLING for m in modules if m["path"].endswith("ing")}
     found = {}
@@ -129,7 +129,7 @@ _LONGEST_LABEL = 200
 
 
 def leave_head_out(folder: Path) -> list[str]:
-    """Make of a masked LM's folder that of its encoder and pooler; return what to say of it."""
+    """Turn a masked LM's folder into that of its encoder and pooler; return what to say of it."""
     module: Any = load_bert(folder).module
     encoder = module.base_model
     encoder.config.architectures = [type(encoder).__name__]
@@ -154,10 +154,10 @@ def _said_of_others(original: Iterable[str], kept: Collection[str]) -> list[str]
 
 
 def give_back(folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool) -> list[str]:
-    """Make of a purified masked LM's folder one like `given`; return what to say of it.
+    """Turn a purified masked LM's folder into one like `given`; return what to say of it.
 
-    The result has the architecture of `given`, purified weights where it has them, and the head of
-    `given` as it was. Where that architecture is not known it is a plain encoder.
+    The result has the architecture of `given`, purified weights for its own, and the head of
+    `given` unchanged. If that architecture is not known, it is a plain encoder.
     """
     values = read_json(given / "config.json")
     kind = str(values.get("model_type"))
@@ -193,7 +193,7 @@ def _encoder_weights(purified: Any, original: Mapping[str, Tensor]) -> dict[str,
 def _with_head(
     kind: str, values: Mapping[str, Any], config: Any, whole: Mapping[str, Tensor], where: Path
 ) -> Any:
-    """Return a model of the class that `values` names, None if it is no known one or unlike."""
+    """Return a model of the class that `values` names, None if it is unknown or does not fit."""
     names = values.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if name not in {_STARTS[kind] + end for end in _KINDS}:
@@ -208,7 +208,7 @@ def _with_head(
     try:
         check_shapes(whole, expected, where)
     except ModelError:
-        return None  # and so the head is named among what is left out
+        return None  # and so the head is named among the parts left out
     return _filled(own_class(config), {name: whole[name] for name in expected})
 
 

@@ -61,7 +61,7 @@ class MiniLM(ModelRef):
 
     @property
     def needs_pretraining(self) -> bool:
-        """The package carries no masked-LM head."""
+        """Whether it lacks a masked-LM head: the package has none."""
         return True
 
     def give_back(self, folder: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Regular expressions of a tokenizer: those whose search could take for ever are refused.
 
-The library that searches them backtracks. The text over which it could go back is counted.
+The library that searches them backtracks. What it could go back over is counted.
 """
 
 import re

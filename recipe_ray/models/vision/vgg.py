@@ -104,7 +104,7 @@ class VggArchitecture(LabelledArchitecture):
         return module
 
 
-# each group is all layers of a kind: those before the features, and those after
+# each group is all layers of a kind: before the features, or after
 GROUPS = {"conv": "Conv2d", "fc": "Linear"}  # classes of `torch.nn`
 
 

@@ -33,7 +33,7 @@ _BILINEAR = 2  # as PIL numbers it
 _COLOURS = 3
 # now and in older releases, and those of a ViT without the classifier
 _LAYERS = ("vit.layers.", "vit.encoder.layer.", "layers.", "encoder.layer.")
-_ATTENTION = "sdpa"  # transformers' own choice where nobody makes one
+_ATTENTION = "sdpa"  # transformers' own choice if nothing else is chosen
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def load_classifier(
 
 
 def statistics_of(folder: Path) -> Statistics:
-    """Return the normalisation in preprocessor_config.json, or ImageNet's where there is none."""
+    """Return the normalisation in preprocessor_config.json, or ImageNet's if there is none."""
     from recipe_ray.base.loading import read_json
 
     path = folder / PREPROCESSOR
@@ -200,7 +200,7 @@ def _config(values: Mapping[str, Any], folder: Path) -> Any:
 def _set_labels(
     config: Any, values: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path
 ) -> None:
-    """Take over the labels' names, or their number where the classifier has as many outputs."""
+    """Take over the labels' names, or their number if the classifier has as many outputs."""
     names, count = values.get("id2label"), values.get("num_labels")
     if names is not None:
         if not _are_labels(names):
@@ -228,7 +228,7 @@ def _are_labels(names: Any) -> bool:
 def _check_sizes(config: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Raise ModelError for more than is in the weights; transformers would make it, then compare.
 
-    It knows by which names older releases had them, so each one's shape is left to it.
+    It knows the names in older releases, so the comparison of shapes is left to it.
     """
     from transformers import ViTForImageClassification
 

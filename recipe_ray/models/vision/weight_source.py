@@ -78,7 +78,7 @@ class LocalFolder:
     ignore_adapter: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """Return what config.json says; raise ModelError where it is of another family."""
+        """Return what config.json says; raise ModelError if it is of another family."""
         from recipe_ray.base.loading import read_json
 
         check_readable(self.path)
@@ -143,7 +143,7 @@ def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults:
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict that must fit; raise ModelError naming what is missing, odd or misshapen.
 
-    The memory of an outline is asked for when the weights have been compared with it.
+    Memory for an outline is allocated only after the weights have been compared with it.
     """
     from recipe_ray.base.loading import check_shapes
 
