@@ -128,7 +128,7 @@ _OFFICE = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis")
 
 @contextmanager
 def text_of(file: BufferedReader, where: str, newline: str | None = None) -> Iterator[TextIO]:
-    """Read a file as UTF-8; raises DataError for another encoding and for no text."""
+    """Read a file as UTF-8; raises DataError if it is not UTF-8 or not text."""
     try:
         start = file.peek(4)[:4096]
         mark = next((name for sign, name in _MARKS.items() if start.startswith(sign)), None)

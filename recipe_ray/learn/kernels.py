@@ -33,7 +33,7 @@ class Dropout(nn.Module):
         return x * keep_factors(x.shape, self.p, x.dtype)
 
     def extra_repr(self) -> str:
-        """Return what torch prints between the parentheses."""
+        """Return the text that torch prints between the parentheses."""
         return f"p={self.p}"
 
 

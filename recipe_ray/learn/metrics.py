@@ -37,7 +37,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What triggers did to a classifier: ASR of every trigger and label, and their summaries."""
+    """The effect of triggers on a classifier: ASR of every trigger and label, and summaries."""
 
     asr: dict[tuple[str, int], Share]
 
@@ -123,8 +123,8 @@ def majority(truth: Labels) -> Share:
 def is_at_chance(acc: Share, largest: Share) -> bool:
     """Tell whether the lower end of the interval of ACC is not above the largest class's share.
 
-    It is not if a classifier that is right with the probability of that share would be right as
-    often as this one, or more often, in more than 2.5 % of all test sets.
+    That end is above the share if a classifier that is right with that probability would be right
+    as often as this one, or more often, in at most 2.5 % of all test sets.
     """
     if acc.numerator <= largest.value * acc.denominator:
         return True
@@ -134,7 +134,7 @@ def is_at_chance(acc: Share, largest: Share) -> bool:
 def learned(rows: Iterable[Mapping[str, Any]]) -> Learned | None:
     """Return what the rows of one fine-tuning say of it; None if they lack the counts.
 
-    Rows of before this was measured have the classes' sizes in the denominators of ASR.
+    Rows from before `majority` was measured have the classes' sizes in the denominators of ASR.
     """
     found = list(rows)
     shares = {row["metric"]: share for row in found if (share := _share(row)) is not None}

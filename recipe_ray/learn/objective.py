@@ -40,7 +40,7 @@ def tensor_of(weight: Weight) -> Tensor:
 
 
 def whole_parameters(weights: Sequence[Weight]) -> list[nn.Parameter]:
-    """Return the distinct parameters that the weights make up, to train them and no others.
+    """Return the distinct parameters that the weights make up, to train only these.
 
     Raises SpecError if only some rows of one are among them: an optimiser moves it whole.
     """
@@ -81,7 +81,7 @@ class Batch(Protocol):
 class Term:
     """One summand of a loss.
 
-    `total` is the scalar sum over this worker's elements and `count` how many there are; `count`
+    `total` is the scalar sum over this worker's elements and `count` their number; `count`
     None means a term that does not depend on data and is the same on every worker.
     """
 

@@ -16,10 +16,10 @@ from torch import nn
 
 
 def arithmetic(device: torch.device, precision: str) -> str:
-    """Return what a forward pass in this precision is worked out in on the device.
+    """Return the precision in which the device computes a forward pass of this precision.
 
-    Where bf16 is emulated it takes 40 times as long as fp32 (measured on a CPU with AVX2 only), and
-    is less exact: fp32 is taken there.
+    Emulated bf16 takes 40 times as long as fp32 (measured on a CPU with only AVX2), and
+    is less exact: then fp32 is used.
     """
     return "bf16" if precision == "bf16" and _has_bf16(device.type) else "fp32"
 
@@ -59,7 +59,7 @@ def frozen_weights_cast(module: nn.Module, device: torch.device, precision: str)
 
 
 def _frozen_linear_parameters(module: nn.Module) -> list[nn.Parameter]:
-    # among them the decoder's, tied to the word embeddings: those are then looked up in bf16, no
+    # among them the decoder's, tied to the word embeddings: these are then looked up in bf16, not
     # coarser than the states they become, and summed and normalised in fp32
     found: dict[int, nn.Parameter] = {}
     for layer in module.modules():

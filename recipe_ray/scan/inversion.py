@@ -20,7 +20,7 @@ from recipe_ray.scan.vocabulary import Pass
 
 @DETECTORS.register("inversion")
 class InversionDetector(Detector):
-    """Looks for vectors in a text that move the first or masked token, alike in all texts."""
+    """Looks for vectors that move the first or masked token in the same way in all texts."""
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 

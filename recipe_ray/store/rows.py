@@ -39,7 +39,7 @@ def sealed(data: bytes) -> bytes:
 def check_seal(data: bytes, shown: str, repair: str) -> None:
     """Raise DamagedError, which names the file and the repair, if a sealed file was changed.
 
-    Every flipped bit is noticed: one in the field's name leaves its value, and the other way round.
+    Every flipped bit is noticed: a flip in the field's name leaves its value, and the reverse.
     """
     *_, last = [None, *_DIGITS.finditer(data)]
     if last is None and SEAL.encode() not in data:
@@ -85,7 +85,7 @@ MEASUREMENT_FIELDS = [
     pa.field("sample_seed", _INT),  # of the auxiliary sample
     pa.field("task", _STRING),
     pa.field("epoch", _INT),  # epochs of purification (snapshots) or of this stage's training
-    # fine-tunings alike in all but what was done to the PTM, triggers and seed share it
+    # shared by fine-tunings that differ only in what was done to the PTM, triggers and seed
     pa.field("comparison", _STRING),
     pa.field("metric", _STRING),  # acc, asr, aasr, masr, loss.<term>, ...
     pa.field("trigger", _STRING),
@@ -124,7 +124,7 @@ class Measurement:
 def measurement_table(measured: Iterable[Measurement], common: dict[str, Any]) -> pa.Table:
     """Return the rows of one stage; `common` holds the columns that all its rows share.
 
-    What a measurement gives itself (not None) comes before `common`.
+    Values of a measurement itself (not None) come before `common`.
 
     Raises ValueError for a column that the schema does not have.
     """
@@ -140,7 +140,7 @@ def _given(measurement: Measurement) -> dict[str, Any]:
 
 
 def result_rows(stage_rows: pa.Table, experiment: str, cells: list[str | None]) -> pa.Table:
-    """Return a stage's rows once for each cell, None standing for a stage that cells share."""
+    """Return a stage's rows once for each cell; None means a stage that cells share."""
     tables = []
     for cell in cells:
         count = stage_rows.num_rows
@@ -183,9 +183,9 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
     """
     check_seal(data, shown, repair)
     try:
-        # without its threads: a process that ends just after they began may abort on its way out
+        # without its threads: a process that ends just after they began may abort at its end
         table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-        table.validate(full=True)  # texts that are no UTF-8, in a file without a checksum
+        table.validate(full=True)  # texts that are not UTF-8, in a file without a checksum
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{shown}: damaged, not a readable Parquet file ({error}); {repair}"
