@@ -1,4 +1,4 @@
-"""Catalogues: components that need no code, each an entry of a YAML file.
+"""Catalogues: components without code of their own, one entry of a YAML file each.
 
     corpora:
       NAME: {kind: text, about: "What it is.", hub: {repo: owner/name, revision: COMMIT}}

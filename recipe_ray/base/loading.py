@@ -77,7 +77,7 @@ def _check_stored(path: Path, file: BufferedReader) -> None:
 
 
 def _is_held(value: Any) -> bool:
-    # a pickle can describe a huge tensor of no storage, or of one number repeated: as a copy of
+    # a pickle can describe a huge tensor without storage, or of one number repeated: as a copy of
     # either is made, it would have to fit into memory
     return (
         isinstance(value, Tensor)

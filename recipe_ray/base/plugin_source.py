@@ -1,4 +1,4 @@
-"""The source of a plugin: the part of its identity that nobody has to remember to raise.
+"""The source of a plugin: the part of its identity that nobody needs to remember to raise.
 
 A component of this package has a `version` that we raise. One from outside is identified by its
 source instead, unless its author declares a `version`. The source is every Python file of the

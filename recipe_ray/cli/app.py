@@ -1,4 +1,4 @@
-"""The commands and where each is.
+"""The commands and the module of each.
 
 A module of a command is light: what it needs of torch, transformers or Ray, it imports when the
 command runs, so that `--help`, `list`, `status` and a usage error start at once.

@@ -187,7 +187,7 @@ class AtHand:
         return taken
 
     def look(self, stage: PurifyStage, store: Store) -> Before:
-        """Return what held-out data show of what `stage` is to purify.
+        """Return what held-out data show of the PTM that `stage` will purify.
 
         If the stage has a parent, that is the parent's result, which must be in the store.
         """

@@ -224,7 +224,7 @@ class _Scanner:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """Return the next character that is no white space, or nothing at the end."""
+        """Return the next character that is not white space, or nothing at the end."""
         while True:
             while self._at < len(self._held) and self._held[self._at].isspace():
                 self._at += 1

@@ -355,7 +355,7 @@ class _UnlessLost(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Tell whether all are to stop."""
+        """Tell whether all must stop."""
         return self._watch.is_lost()
 
 

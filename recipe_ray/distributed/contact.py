@@ -174,7 +174,7 @@ class _Head:
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGUSR1)  # to that thread, so that it wakes up
-        if not self.over.wait(GRACE_S):  # it waits in Ray, where no signal reaches it
+        if not self.over.wait(GRACE_S):  # it waits in Ray, and no signal reaches it
             sys.stderr.write(f"error: {self.lost}\n")
             sys.stderr.flush()
             os._exit(2)

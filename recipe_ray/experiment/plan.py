@@ -1,4 +1,4 @@
-"""From the grid to cells, from cells to distinct stages: what a sweep has to do.
+"""From the grid to cells, from cells to distinct stages: the work of a sweep.
 
 A cell is one (model, attack, defense, auxiliary data, task or probe, seed); its last stage is the
 fine-tuning or the probe that measures it. Cells share stages if their keys are the same.

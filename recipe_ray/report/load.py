@@ -1,4 +1,4 @@
-"""Where results are read from: a store, or a folder or file of rows that somebody kept of one.
+"""Where results are read from: a store, or a folder or file of rows kept from one.
 
 A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`: one file, while a
 store has one per stage. It reads back as the store did. Somebody else may have made it, so its

@@ -60,7 +60,7 @@ def cells_table(title: str, paper: PublishedTable, cells: Sequence[CellSummary])
             _lines(cell, paper.find(cell), metrics),
             _clean(cell, metrics),
         )
-        # an undefended PTM is one that was purified for no epochs
+        # an undefended PTM counts as purified for 0 epochs
         for cell, start in ((cell, replace(cell, epoch=cell.epoch or 0)) for cell in ordered)
     ]
     groups = [paper.dataset(task) for task in tasks]

@@ -18,7 +18,7 @@ from recipe_ray.scan.detector import Outcome, Subject, Suspect, groups_of, robus
 from recipe_ray.scan.inversion import InversionDetector
 from recipe_ray.scan.reading import States, TextSource
 
-TARGETS = ("first", "mask")  # the tokens whose state is to move
+TARGETS = ("first", "mask")  # the tokens whose state must move
 CONTROLS = 128  # rows of random words that say what is normal
 JUDGED = ("first", "pooled", "mask", "collapse", "collapse_mask")
 
@@ -76,7 +76,7 @@ class PromptSearch:
         return self._table[torch.from_numpy(rows)]
 
     def _moved(self, begin: Tensor, target: str) -> Tensor:
-        """Return vectors [N, C, H] moved until the target's state is far, and alike in all texts."""
+        """Return vectors [N, C, H] moved until the target's state is far and alike in all texts."""
         spec = self._spec
         low, high = self._table[self._words].amin(0), self._table[self._words].amax(0)
         unit = float(self._table[self._words].std())

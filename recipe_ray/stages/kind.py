@@ -49,7 +49,7 @@ class Data(Protocol):
     """A corpus or a task."""
 
     def content_at(self, locations: Locations) -> dict[str, Any]:
-        """Return the identity of the data, wherever they lie."""
+        """Return the identity of the data, independent of their place."""
         ...
 
 
@@ -98,7 +98,7 @@ class Point:
         whole = {**fields, "model": self.model, "content": content}
         try:
             known = made.get(wanted)
-        except TypeError:  # a field that has no hash: an equal stage has the same key all the same
+        except TypeError:  # a field cannot be hashed: an equal stage has the same key anyway
             return kind(**whole)
         if known is None:
             known = made[wanted] = kind(**whole)

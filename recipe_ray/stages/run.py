@@ -196,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _git_commit() -> str | None:
-    # the commit of this source tree, where it is one (an installed package has none)
+    # the commit of this source tree, if it is one (an installed package is not)
     folder = Path(__file__).resolve().parent
     about = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     command = ["git", "-C", str(folder), *about]

@@ -3,7 +3,7 @@
 They are at `tensorboard/<experiment>/<label>-<key>/` of the store and are not part of an artifact:
 nothing checks them, and they may be deleted. The one process that reports (rank 0) writes them. In
 a local store a file grows while the stage runs. An object store has no growing files, so there the
-whole file is uploaded again once a minute and at the end.
+whole file is uploaded again once per minute and at the end.
 """
 
 import logging
@@ -130,7 +130,7 @@ class _EventFile:
             self._sync()
 
     def close(self) -> None:
-        """Write what is not written yet and let go of the file."""
+        """Write what is not written yet and close the file."""
         try:
             self._sync()
             self._writer.close()

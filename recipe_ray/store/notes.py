@@ -47,7 +47,7 @@ class FailureNote(Note):
 
 
 class ProgressNote(Note):
-    """How far a stage is; a rate is None if nobody knows it."""
+    """How far a stage is; a rate is None if it is not known."""
 
     kind: str
     label: str

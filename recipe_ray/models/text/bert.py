@@ -52,7 +52,7 @@ class Architecture:
     masked_lm: type[PreTrainedModel]
     pooler: Callable[[Any], nn.Module]
     head: str
-    head_weights: str  # what the names of its weights begin with, and of no other head's
+    head_weights: str  # the beginning of its weights' names, and of no other head's
     # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
     split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
     first_position: Callable[[Any], int]

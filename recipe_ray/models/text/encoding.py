@@ -71,7 +71,7 @@ class TextEncoder:
         return replace(TokenRows.of(encoded["input_ids"]), index=index), encoded.encodings
 
     def _stayed(self, text: str, cut_off: Iterable[Any]) -> Span:
-        # the piece next to what stayed comes first; special tokens stand for no characters
+        # the piece next to what stayed comes first; special tokens have no characters
         for piece in cut_off:
             spans = [span for span in piece.offsets if span[0] < span[1]]
             if spans and self.cuts_the_end:

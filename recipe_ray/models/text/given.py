@@ -124,7 +124,7 @@ _STARTS = {"bert": "Bert", "roberta": "Roberta"}
 # which weight of such a head has a row for each label
 _LABEL_ROWS = ("classifier.out_proj.weight", "classifier.weight", "qa_outputs.weight")
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
-_BUFFERS = ("position_ids", "token_type_ids")  # saved by older releases, in no model today
+_BUFFERS = ("position_ids", "token_type_ids")  # saved by older releases; today's models lack them
 _LONGEST_LABEL = 200
 
 
@@ -140,7 +140,7 @@ def leave_head_out(folder: Path) -> list[str]:
 def left_behind(
     folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool
 ) -> list[str]:
-    """Return what is said of weights of `given` that a masked LM's folder has no place for."""
+    """Return sentences about weights of `given` that do not belong into a masked LM's folder."""
     read = read_weights(given, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
     original = named_weights(str(says(given, "model_type")), read, given)
     return _said_of_others(original, load_bert(folder).module.state_dict())
