@@ -226,7 +226,7 @@ def loss_measurements(records: Iterable[EpochRecord]) -> list[Measurement]:
 
 
 def left_out_measurements(poisoned: Mapping[str, Rows], num_samples: int) -> list[Measurement]:
-    """Return the share of samples that cannot hold a trigger, by trigger; zero shares are left out."""
+    """Return the share of samples that cannot hold a trigger, by trigger; without zero shares."""
     missing = {trigger: num_samples - len(rows) for trigger, rows in poisoned.items()}
     return [
         Measurement(
