@@ -76,7 +76,7 @@ class NoAttack(Attack):
 
 
 def block_vectors(num_triggers: int, width: int, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """Return NeuBA's targets [num_triggers, width]: four blocks, another pair `low` in each.
+    """Return NeuBA's targets [num_triggers, width]: four blocks, a different pair `low` in each.
 
     Raises ValueError for more than the six pairs of four blocks.
     """

@@ -201,7 +201,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
 
 
 def existing(path: str | Path, owner: str) -> Path:
-    """Return a path given by the user; raise DataError, naming the nearest, if nothing is."""
+    """Return a path given by the user; raise DataError, naming the nearest, if it is missing."""
     place = Path(path).expanduser()
     try:
         found = place.exists()

@@ -216,7 +216,7 @@ def _row(found: Any, where: str) -> Row:
 
 
 class _Scanner:
-    """JSON values of a text, one after the other, only one of them is held."""
+    """JSON values of a text, one after the other; only one of them is held."""
 
     def __init__(self, text: TextIO, where: str) -> None:
         self._text, self._where = text, where

@@ -44,7 +44,7 @@ SHORT_WAY = TRAVEL / 2
 SHORT_PRESET_WAY = 0.3
 # the smallest factor that cleaned anything in the studies (CLIP); at 0.1 BERT's backdoors stay
 LEAST_FACTOR = 0.1
-HALF = 0.5  # of the learning rate: if epsilon is a weight's gradient
+HALF = 0.5  # of the learning rate, reached if epsilon is a weight's gradient
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """From a search to stages, and the record of what it has done so far.
 
-The part before the candidates and the confirmation are ordinary experiments, run by `sweep`.
+The part before the candidates is an ordinary experiment, run by `sweep`; so is the confirmation.
 Evaluations after an epoch are artifacts in the store. The course (which candidate was stopped when)
 is kept as the plan of the search's name. So `status` and `report` see it, and a search that is
 started again decides nothing twice.

@@ -16,7 +16,7 @@ from torch import nn
 
 
 def arithmetic(device: torch.device, precision: str) -> str:
-    """Return the precision in which the device computes a forward pass of this precision.
+    """Return the precision that the device uses for a forward pass in this one.
 
     Emulated bf16 takes 40 times as long as fp32 (measured on a CPU with only AVX2), and
     is less exact: then fp32 is used.

@@ -264,7 +264,7 @@ class BertPTM:
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
         """Return the default set A and trainable set for RECIPE (docs/purify.md says why).
 
-        In a shallow encoder more than the intermediate dense weights holds the backdoor.
+        In a shallow encoder the backdoor is in more than the intermediate dense weights.
         """
         deep = self.module.config.num_hidden_layers >= PAPER_DEPTH
         return ("ffn_in",) if deep else tuple(GROUPS), "weights"

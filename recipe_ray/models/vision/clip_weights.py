@@ -213,7 +213,7 @@ def from_hub(arch: str, tag: str, revision: str | None, *, allow_pickle: bool) -
 
 
 def from_source(source: str, arch: str | None) -> Checkpoint:
-    """Return the content of a folder with a config, or in a file whose architecture is `arch`.
+    """Return the content of a folder with a config, or of a file whose architecture is `arch`.
 
     Raises ModelError for what is missing, SpecError for an architecture that is not supported.
     """
