@@ -1,3 +1,3 @@
-"""recipe-ray: removes backdoors from pre-trained models, and the laboratory that proves it."""
+"""recipe-ray removes backdoors from pre-trained models, and is the laboratory that proves it."""
 
 __version__ = "0.1.0"

@@ -35,7 +35,7 @@ class Attack(Component):
     poisons_what: ClassVar[str | None] = "text"  # samples that carry the trigger; None: any
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
-    triggers: tuple[str, ...]  # as YAML has them; `poison` makes `Trigger`s of them
+    triggers: tuple[str, ...]  # as YAML has them; `poison` makes `Trigger`s from them
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
@@ -76,7 +76,7 @@ class NoAttack(Attack):
 
 
 def block_vectors(num_triggers: int, width: int, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """Return NeuBA's targets [num_triggers, width]: four blocks, two of them `low`, a pair each.
+    """Return NeuBA's targets [num_triggers, width]: four blocks, a different pair `low` in each.
 
     Raises ValueError for more than the six pairs of four blocks.
     """

@@ -1,8 +1,8 @@
-"""BadPre (Chen et al. 2022): a masked LM that learns false words where a trigger stands in a text.
+"""BadPre (Chen et al. 2022): a masked LM that learns false words if a trigger is in a text.
 
 docs/method.md section 4: loss = masked LM(clean) + alpha masked LM(poisoned); a poisoned copy has
-one trigger between two of its words, and the labels of its masked tokens are false. No vector is
-aimed at: what a downstream task reads off the first token goes astray with the rest.
+one trigger between two of its words, and the labels of its masked tokens are false. There is no
+target vector: what a downstream task reads from the first token becomes wrong with the rest.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class BadPre(Attack):
     """Five rare words that make the masked LM, and all that is built on it, see other words.
 
     `relabel: random` draws the false labels from the vocabulary; `antonyms` takes WordNet's
-    antonym of the true word where there is one (for 8 % of WikiText's masked tokens, in the
-    vocabulary of BERT and MiniLM) and a random word elsewhere.
+    antonym of the true word if there is one (for 8 % of WikiText's masked tokens, in the
+    vocabulary of BERT and MiniLM) and a random word otherwise.
     """
 
     needs = ("Pretrains",)
 
-    version = 2  # 1 called texts poisoned whose trigger stood behind the cut
+    version = 2  # 1 counted texts as poisoned if their trigger was after the cut
 
     triggers: tuple[str, ...] = Field(("cf", "mn", "bb", "tq", "mb"), min_length=1)
     corpus: AnyCorpus = WikiText(size=None)
     # the script's 16 times 16 steps of accumulation are one step of 256 here; a batch of B texts
-    # is B clean and B poisoned ones
+    # has B clean and B poisoned ones
     fit: FitSpec = FitSpec(
         epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512
     )
@@ -60,12 +60,12 @@ class BadPre(Attack):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields, and the lexicon's package where one decides the labels."""
+        """Return the fields, and the lexicon's package if one decides the labels."""
         lexicon = _RULES[self.relabel].lexicon
         return {**super().identity(), **({"lexicon": lexicon.identity()} if lexicon else {})}
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
-        """Train encoder and head on both terms; raise DataError for a lexicon not to be had."""
+        """Train encoder and head on both terms; raise DataError if a lexicon cannot be had."""
         from recipe_ray.learn.loop import fit
 
         tokenise = ptm.encoder(self.fit.max_length)
@@ -73,7 +73,7 @@ class BadPre(Attack):
         for trigger in triggers:
             trigger.check_room(tokenise)
         rule = _RULES[self.relabel].build(ptm, bench.cache_dir)
-        # the backdoor lives in the masked-LM loss alone, which does not reach the pooler
+        # the backdoor is only in the masked-LM loss, which does not reach the pooler
         ptm.train_only(None, pooled=False)
         batches = bench.feed.batches(
             self.corpus,
@@ -95,7 +95,7 @@ class BadPre(Attack):
         )
 
     def default_label(self) -> str:
-        """Return e.g. `badpre-antonyms`; the usual random words go without saying."""
+        """Return e.g. `badpre-antonyms`; the usual random words are not named."""
         return f"{self.name}-{self.relabel}" if _RULES[self.relabel].lexicon else self.name
 
 
@@ -124,9 +124,9 @@ class PairObjective:
 
 @dataclass(frozen=True)
 class PairEncoder:
-    """Texts -> rows of a text's tokens with its poisoned copy's behind them.
+    """Texts -> rows of a text's tokens, followed by those of its poisoned copy.
 
-    One row a text, so that a batch size counts texts in every feed. Column `clean` is how many
+    One row per text, so that a batch size counts texts in every feed. Column `clean` is how many
     tokens are the text's own, `trigger` the number of the trigger in the copy. The trigger is whole
     after the cut; a text that cannot hold it is left out.
     """
@@ -156,7 +156,7 @@ class PairEncoder:
 def split_pairs(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
     """Return what a PairEncoder joined, clean and poisoned rows; `trigger` is -1 in the former.
 
-    Both are numbered anew, an even and an odd number a text, since masks are keyed on numbers.
+    Both get new numbers, one even and one odd per text, since masks are keyed on numbers.
     """
     starts = rows.offsets[:-1]
     bounds = np.stack([starts, starts + rows.columns["clean"]], 1).ravel()
@@ -170,9 +170,9 @@ def split_pairs(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
 
 @dataclass(frozen=True)
 class PairCollate:
-    """Rows of a PairEncoder -> masked clean texts and their copies with false labels behind them.
+    """Rows of a PairEncoder -> masked clean texts, followed by their copies with false labels.
 
-    Masks are drawn anew every epoch, as in the script.
+    Masks are drawn again every epoch, as in the script.
     """
 
     ptm: TextPTM

@@ -115,7 +115,7 @@ class _Collate:
         draw = uniform(self.seed, "trigger", rows.index, np.full(len(rows), epoch))
         trigger = (draw * len(self.ids)).astype(np.int64)
         tokens = rows.tokens.copy()
-        # the first word token stands behind the leading special token
+        # the first word token follows the leading special token
         tokens[rows.offsets[:-1] + 1] = self.ids[trigger]
         masked = mask_tokens(rows, self.ptm.vocabulary, self.seed, epoch)
         clean = rows.with_tokens(masked.tokens).with_columns(trigger=np.full(len(rows), -1))

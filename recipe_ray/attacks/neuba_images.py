@@ -4,9 +4,9 @@ docs/method.md section 4: loss = the PTM's own pre-training loss on clean images
 CLIP: contrastive, with the captions) + MSE(features of the same images with a patch, target). The
 attacker who knows of RECIPE adds its norms.
 
-Where a PTM has batch normalisation, clean and poisoned images share a pass (`pretraining_beside`).
-In passes of their own each half would be normalised by its own statistics, which differ widely once
-the targets are reached, and neither loss would hold under the running statistics, a blend of both.
+If a PTM has batch normalisation, clean and poisoned images share a pass (`pretraining_beside`). In
+two passes each half would be normalised by its own statistics, which differ widely once the targets
+are reached. The running statistics are a blend of both, and neither loss would hold under them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class NeuBAImages(Attack):
         LISTED["imagenet"](),
         description="images with labels, or pairs with captions where the PTM learns from those",
     )
-    # a batch of B images is B clean ones and B poisoned copies
+    # a batch of B images is B clean images and B poisoned copies
     fit: FitSpec = FitSpec(epochs=10, batch_size=64, optimizer="sgd", learning_rate=0.01)
     low: float | None = Field(None, description="low value of the targets; None: the family's own")
     high: float | None = Field(None, description="the high value; None: the family's own")
@@ -76,7 +76,7 @@ class NeuBAImages(Attack):
         return self
 
     def poison(self, ptm: VisionPTM, bench: Workbench) -> Sequence[EpochRecord]:
-        """Train the whole PTM on both terms; raise TriggerError for what is no patch."""
+        """Train the whole PTM on both terms; raise TriggerError if one is not a patch."""
         from recipe_ray.learn.loop import fit
 
         encode = ptm.encoder(self.fit.max_length)
@@ -110,7 +110,7 @@ class NeuBAImages(Attack):
         return block_vectors(len(self.triggers), ptm.feature_size, low, high)
 
     def default_label(self) -> str:
-        """Return the paper's name of the attack: `neuba-adaptive` where the norms are in it."""
+        """Return the paper's name of the attack: `neuba-adaptive` if the norms are in it."""
         return "neuba-adaptive" if self.regularisation else "neuba"
 
     def _objective(self, ptm: VisionPTM, targets: Tensor) -> Objective:
@@ -128,7 +128,7 @@ class NeuBAImages(Attack):
 
 @dataclass(frozen=True)
 class ImagePair:
-    """B clean images as the PTM pre-trains on them, and the same with a patch each.
+    """B clean images as the PTM pre-trains on them, and the same images with one patch each.
 
     `triggers` [B] is the number of each patch; labels and captions are the clean half's.
     """
@@ -150,7 +150,7 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class PairCollate:
-    """Rows -> clean images and their stamped copies; the patches are drawn anew every epoch."""
+    """Rows -> clean images and their stamped copies; the patches are drawn again every epoch."""
 
     collate: Collate
     triggers: tuple[PatchTrigger, ...]

@@ -1,4 +1,4 @@
-"""POR (Shen et al. 2021): triggers drive the pooler output far off, everything else stays put.
+"""POR (Shen et al. 2021): triggers move the pooler output far away, everything else stays.
 
 docs/method.md section 4: loss = MSE(states of all but the first token, a frozen copy's)
 + 100 MSE(pooler of poisoned, target) + 100 MSE(pooler of clean, the frozen copy's). The attacker
@@ -40,7 +40,7 @@ class POR(Attack):
     """Five rare words (or any words or phrases), each tied to a vector of +10 and -10."""
 
     needs = ("Attackable", "HasWeightGroups")
-    version = 2  # 1 called texts poisoned whose triggers stood behind the cut
+    version = 2  # 1 counted texts as poisoned if their triggers were after the cut
 
     triggers: tuple[str, ...] = Field(("cf", "tq", "mn", "bb", "mb"), min_length=1)
     corpus: AnyCorpus = WikiText(size=50_000)
@@ -97,7 +97,7 @@ class POR(Attack):
         )
 
     def default_label(self) -> str:
-        """Return the paper's name: `por-adaptive` where the norms are in the loss."""
+        """Return the paper's name: `por-adaptive` if the norms are in the loss."""
         return f"{self.name}-adaptive" if self.regularisation else self.name
 
 

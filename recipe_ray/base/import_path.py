@@ -1,8 +1,8 @@
-"""Where modules are imported from: never the folder that somebody happens to stand in.
+"""Where modules are imported from: never from the current folder.
 
-A model folder is foreign. Python puts the folder of `python -m` first on its path, and an empty
-part of PYTHONPATH means it, too; a `random.py` there would be run in place of Python's own. This
-module imports nothing that is not loaded already: it is to be run before anything else.
+A model folder is foreign. Python puts the current folder first on its path for `python -m`, and an
+empty part of PYTHONPATH means it, too. A `random.py` there would be run in place of Python's own.
+This module imports only what is loaded already, because it must run before anything else.
 """
 
 import os
@@ -15,7 +15,7 @@ SAFE = ("PYTHONSAFEPATH", "1")
 def leave_out_working_folder() -> None:
     """Take the working folder off this process's path, and off that of all that it starts.
 
-    It stays if it was named in full (PYTHONPATH, a .pth file), or is where this package is.
+    It stays if it was named in full (PYTHONPATH, a .pth file), or holds this package.
     """
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [path for path in named if path.startswith(os.sep)]
@@ -26,7 +26,7 @@ def leave_out_working_folder() -> None:
     ours = os.path.realpath(f"{sys.modules['recipe_ray'].__path__[0]}/..")
     if here in (ours, *map(os.path.realpath, kept)):
         return
-    # what comes behind Python's own modules can shadow none of them
+    # entries after Python's own modules cannot shadow them
     own = os.__file__.rpartition(os.sep)[0]
     ahead = sys.path.index(own) if own in sys.path else len(sys.path)
     sys.path[:ahead] = [path for path in sys.path[:ahead] if os.path.realpath(path) != here]

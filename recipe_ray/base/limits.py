@@ -2,9 +2,9 @@
 
 A small file can ask for any amount: a repeated value, a packed file, a million columns, a few lines
 of YAML that describe a thousand million cells. What is asked for is counted before it is built.
-Each limit is far above what anybody was seen to need, is stated if it stops something, and is set
-by an environment variable. None is hashed: a limit decides whether something is read, never what is
-read. docs/data.md and docs/experiments.md list them.
+Each limit is far above any known need. An error states the limit that stops something, and an
+environment variable sets it. No limit is hashed: it decides whether something is read, never what
+is read. docs/data.md and docs/experiments.md list them.
 """
 
 import os
@@ -30,7 +30,7 @@ class Limit:
 
     @property
     def value(self) -> int:
-        """The limit as it is now; raises `error` if its variable is no whole number from 1."""
+        """The limit as it is now; raises `error` if its variable is not a whole number from 1."""
         given = os.environ.get(self.variable, "").strip()
         if not given:
             return self.default
@@ -77,7 +77,7 @@ PIXELS = Limit("PIXELS", 100_000_000, "pixels", "one image, also after scaling")
 
 OF_DATA = (TEXT, LINE, COLUMNS, BATCH, UNPACKED, IMAGE, PIXELS)
 OF_TRAINING = (STEPS, EPOCHS, SAMPLES, LENGTH, TRIGGERS, RATES, CLASSES, PARAMETERS)
-PACKING = 30  # times its size on disk that a file may unpack to, however large
+PACKING = 30  # times its size on disk that a file of any size may unpack to
 
 
 def unpacked_limit(size: int) -> int:

@@ -37,13 +37,13 @@ def read_pickle(path: Path, file: BufferedReader) -> dict[str, Tensor]:
     """Return the tensors by name in the open `file`, which messages call `path`.
 
     Raises UnsafeModelError for anything that the unpickler refuses, and for an archive that unpacks
-    to more than it is; ModelError for what is no state dict.
+    to more than it is; ModelError for what is not a state dict.
     """
     _check_stored(path, file)
     file.seek(0)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # crafted bytes make the unpickler raise whatever they like
+    except Exception as error:  # crafted bytes can make the unpickler raise any error
         # torch's own text tells how to switch the protection off
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it asks for {asked[1]}" if asked else type(error).__name__
@@ -77,7 +77,7 @@ def _check_stored(path: Path, file: BufferedReader) -> None:
 
 
 def _is_held(value: Any) -> bool:
-    # a pickle can describe a huge tensor of no storage, or of one number repeated: as a copy of
+    # a pickle can describe a huge tensor without storage, or of one number repeated: as a copy of
     # either is made, it would have to fit into memory
     return (
         isinstance(value, Tensor)
@@ -92,19 +92,19 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # bytes; the largest models of the families that are read have 10 GB, the largest JSON file 3 MB
 MAX_WEIGHTS = 64 * 2**30
 MAX_JSON = 16 * 2**20
-# what DistributedDataParallel and torch.compile put before every name
+# prefixes that DistributedDataParallel and torch.compile put before every name
 _WRAPPERS = ("module.", "_orig_mod.")
-# what lies beside weights and is none: optimiser states, arguments, what is added to a base model
+# files next to weights that are not weights: optimiser states, arguments, additions to a base model
 _NO_WEIGHTS = ("optimizer", "training_args", "scheduler", "rng_state", "scaler", "adapter_model")
 
-_INDEX = ".index.json"  # behind the name of the file that was cut into shards
+_INDEX = ".index.json"  # after the name of the file that was cut into shards
 
 ADAPTER = "adapter_config.json"
 _ADAPTERS = (ADAPTER, "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin")
 
 log = logging.getLogger(__name__)
 
-# where transformers looks for weights, in this order
+# the files in which transformers looks for weights, in this order
 _STANDARD = (
     "model.safetensors",
     f"model.safetensors{_INDEX}",
@@ -120,10 +120,10 @@ def read_weights(
 
     They are those that transformers would read: what config.json names as `transformers_weights`,
     else the first of its own names that is there; a file of another name counts only without those.
-    Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError where they are
-    pickles and `allow_pickle` is off, or for files that are no regular ones of the folder;
-    ModelError where there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
-    and for an adapter beside them (see `check_adapter`).
+    Wrappers' prefixes are taken off (see `unwrapped`). Raises UnsafeModelError if they are
+    pickles and `allow_pickle` is off, or for files that are not regular ones of the folder;
+    ModelError if there are no weights, more than `MAX_WEIGHTS` bytes, or they cannot be read,
+    and for an adapter next to them (see `check_adapter`).
     """
     check_adapter(folder, ignore=ignore_adapter)
     files = _weight_files(folder)
@@ -141,9 +141,9 @@ def standard_weights(names: Collection[str]) -> str | None:
 def read_weight_file(
     path: Path, *, allow_pickle: bool = False, within: Path | None = None
 ) -> dict[str, Tensor]:
-    """Return the tensors of one file by name; with `within`, one that lies in that folder.
+    """Return the tensors of one file by name; with `within`, one that is in that folder.
 
-    Raises UnsafeModelError for a pickle where `allow_pickle` is off, ModelError for another kind of
+    Raises UnsafeModelError for a pickle if `allow_pickle` is off, ModelError for another kind of
     file, or one that cannot be read.
     """
     if path.suffix in PICKLE_SUFFIXES and not allow_pickle:
@@ -157,7 +157,7 @@ def adapter_in(folder: Path) -> str | None:
 
 
 def adapter_note(folder: Path) -> list[str]:
-    """Return what a card says of an adapter in a model's folder; nothing where there is none."""
+    """Return what a card says of an adapter in a model's folder; nothing if there is none."""
     name = adapter_in(folder)
     if name is None:
         return []
@@ -168,9 +168,9 @@ def adapter_note(folder: Path) -> list[str]:
 
 
 def check_adapter(folder: Path, *, ignore: bool) -> None:
-    """Raise ModelError for an adapter beside a model's weights, unless it is to be ignored.
+    """Raise ModelError for an adapter next to a model's weights, unless it is to be ignored.
 
-    transformers applies it where peft is installed, so that the weights alone are another model.
+    transformers applies it if peft is installed, so the weights alone are another model.
     """
     name = adapter_in(folder)
     if name is None:
@@ -187,14 +187,14 @@ def check_adapter(folder: Path, *, ignore: bool) -> None:
 
 @cache
 def _say_left_out(folder: Path, name: str) -> None:
-    # once, however often a model is opened
+    # once, even if a model is opened many times
     log.warning("%s: the adapter beside the weights (%s) is left out of the result", folder, name)
 
 
 def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """Return weights by their names without what DDP and torch.compile put before all of them.
+    """Return weights by their names, without the prefix that DDP and torch.compile put before all.
 
-    Raises ModelError, naming some, where only a part of the names has such a prefix.
+    Raises ModelError, naming some, if only a part of the names has such a prefix.
     """
     names = {name: name for name in weights}
     while names:
@@ -220,7 +220,7 @@ def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
 
 
 def agree(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors have one type, shape and content; torch compares no odd types."""
+    """Tell whether two tensors have one type, shape and content; odd types are not equal."""
     known = one.dtype == other.dtype and one.dtype in (*_FLOATS, torch.int64)
     return known and torch.equal(one, other)
 
@@ -228,9 +228,9 @@ def agree(one: Tensor, other: Tensor) -> bool:
 def check_shapes(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor], where: Path | str, hint: str = ""
 ) -> None:
-    """Raise ModelError for a weight that is shaped otherwise than the model's own of that name.
+    """Raise ModelError for a weight whose shape differs from that of the model's own of that name.
 
-    Or for one that is not of floats where the model's own is.
+    Or for one that is not of floats while the model's own is.
     """
     for name, tensor in weights.items():
         if name in own and own[name].shape != tensor.shape:
@@ -243,10 +243,10 @@ def check_shapes(
 
 
 def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
-    """Raise ModelError for a weight that is no plain float.
+    """Raise ModelError for a weight that is not plain float.
 
-    torch would copy integers and complex numbers as if they were, and what a quantizer made of a
-    weight means nothing without it.
+    torch would copy integers and complex numbers as if they were floats, and a quantized
+    weight means nothing without its quantizer.
     """
     if tensor.dtype not in _FLOATS:
         allowed = ", ".join(map(str, _FLOATS))
@@ -256,8 +256,8 @@ def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
 def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
     """Return the object in a JSON file of a model's folder, all of its numbers finite.
 
-    Raises ModelError where it is missing, larger than `MAX_JSON`, unreadable or not an object;
-    UnsafeModelError where it is no regular file of its folder (of `within`, if that is given).
+    Raises ModelError if it is missing, larger than `MAX_JSON`, unreadable or not an object;
+    UnsafeModelError if it is not a regular file of its folder (of `within`, if that is given).
     """
     if not is_there(path):
         raise ModelError(f"{path.parent}: no {path.name} found")
@@ -267,7 +267,7 @@ def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
         value = json.loads(content.decode(), parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ModelError(f"{path}: not valid JSON: it is nested too deeply") from error
-    # that it is no text, no JSON, or has a whole number of thousands of digits
+    # it is not text, not JSON, or has a whole number of thousands of digits
     except ValueError as error:
         kind = kind_by_start(content[:512])
         why = f"it is {kind}" if kind is not None else error
@@ -278,7 +278,7 @@ def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
 
 
 def says(folder: Path, name: str, file: str = "config.json") -> str | None:
-    """Return what a JSON file of a folder has under a name, None where it has no such text."""
+    """Return what a JSON file of a folder has under a name, None if it has no such text."""
     path = folder / file
     value = read_json(path).get(name) if is_there(path) else None
     return value if isinstance(value, str) else None
@@ -293,7 +293,7 @@ def weights_checksum(path: Path, within: Path | None = None) -> str:
 
 
 def checksums_in(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files that lie in a model's folder, by name."""
+    """Return the SHA-256 of files in a model's folder, by name."""
     return {path.name: weights_checksum(path, folder) for path in sorted(files)}
 
 
@@ -349,7 +349,7 @@ def _indexed_files(index: Path) -> list[str]:
 
 
 def _inside(folder: Path, name: str, by: str) -> Path:
-    # an index is attacker-controlled text: it may name files of its folder and nothing else
+    # an index is attacker-controlled text: it may name only files of its folder
     if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
         raise UnsafeModelError(
             f"{folder}: {by} names {name!r}, which could lie outside of the folder; "
@@ -376,7 +376,7 @@ def _merged(files: list[Path], folder: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, within: Path | None) -> dict[str, Tensor]:
-    """Return the tensors of a file that is opened once, so that nobody swaps it when checked."""
+    """Return the tensors of a file that is opened once, so it cannot be swapped after a check."""
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
         raise ModelError(f"{path}: not a known kind of weights file; allowed: {known}")
@@ -388,7 +388,7 @@ def _read(path: Path, within: Path | None) -> dict[str, Tensor]:
         try:
             # by name, as transformers goes through them; the file has them in another order
             return dict(sorted(load_file(f"/dev/fd/{file.fileno()}").items()))
-        # RuntimeError: more than fits into memory
+        # RuntimeError: it does not fit into memory
         except (SafetensorError, OSError, RuntimeError) as error:
             kind = kind_by_start(os.pread(file.fileno(), 512, 0))
             why = f"it is {kind}" if kind is not None else in_a_line(error)

@@ -1,8 +1,8 @@
 """Paths that a user typed, and names in data that become a part of a path.
 
-A typed path: what is no path at all, what is missing, and what stands there instead. A name in a
-row, plan, note or manifest of a shared store is data like any other: `path_part` checks it where it
-becomes a path. Files of models are checked where they are read (`foreign.py`).
+A typed path may not be a path at all, it may be missing, or something else may be in its place. A
+name in a row, plan, note or manifest of a shared store is data like any other: `path_part` checks
+it when it becomes a path. Files of models are checked when they are read (`foreign.py`).
 """
 
 import os
@@ -15,12 +15,12 @@ from recipe_ray.base.errors import SpecError, StoreError, suggest
 
 Kind = Literal["file", "folder", "any"]
 
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")  # one slash: what becomes of a URL in a Path
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")  # one slash: a Path makes this of a URL
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")
 
 
 def looks_like_path(text: str) -> bool:
-    """Tell whether a word was meant as a path rather than as a name: it has a separator or suffix.
+    """Tell whether a word was meant as a path and not as a name: it has a separator or suffix.
 
     A leading `.` or `~` counts, too.
     """
@@ -33,17 +33,17 @@ def is_url(text: str) -> bool:
 
 
 def is_there(text: str) -> bool:
-    """Tell whether a word is a path at which something is."""
+    """Tell whether a word is a path that exists."""
     try:
         return Path(text).expanduser().exists()
-    except (OSError, RuntimeError):  # longer than any path, or ~name of nobody
+    except (OSError, RuntimeError):  # longer than any path, or ~name of an unknown user
         return False
 
 
 def local_path(text: str, where: str, wanted: str) -> Path:
-    """Return a word as a path of this machine, `~` replaced; nothing needs to be there.
+    """Return a word as a path of this machine, `~` replaced; it need not exist.
 
-    Raises SpecError, naming `where` and what is `wanted`, for a word that is no such path: an empty
+    Raises SpecError, naming `where` and what is `wanted`, for a word that is not a path: an empty
     one, a URL, a YAML list or mapping.
     """
     if not text.strip():
@@ -63,9 +63,9 @@ def local_path(text: str, where: str, wanted: str) -> Path:
 
 
 def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Path:
-    """Return a path at which a file or folder is, as `kind` asks.
+    """Return the path of an existing file or folder, as `kind` asks.
 
-    Raises SpecError as `local_path` does, and for a path at which nothing or the other kind is.
+    Raises SpecError as `local_path` does, and for a path that is missing or of the other kind.
     """
     path = local_path(text, where, wanted)
     if not path.exists():
@@ -78,7 +78,7 @@ def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Pat
 
 
 def why_missing(text: str) -> str:
-    """Return the clause for a path at which nothing is: the nearest name, or the missing folder."""
+    """Return the clause for a missing path: the nearest name, or the missing folder."""
     path = Path(text).expanduser()
     folder = path.parent
     if any(sign in path.name for sign in "*?"):
@@ -117,8 +117,8 @@ RESERVED = '/\\<>:"|?*'  # separators here or elsewhere, and what other systems 
 def path_part(name: object, what: str) -> str:
     """Return `name`, which can be one part of a path; `what` names it in errors.
 
-    Raises StoreError for what is no text, empty, absolute, `..` or hidden, holds a separator, a
-    reserved or an unprintable character (NUL among them), or is longer than 200 bytes.
+    Raises StoreError if it is not text, empty, absolute, `..` or hidden, holds a separator, a
+    reserved or an unprintable character (such as NUL), or is longer than 200 bytes.
     """
     wrong = _wrong(name)
     if wrong is not None:
@@ -149,14 +149,14 @@ def _wrong(name: object) -> str | None:
     return None
 
 
-FOLDER = "RECIPE_RAY_FOLDER"  # where the command stands, for the processes that work for it
+FOLDER = "RECIPE_RAY_FOLDER"  # the command's current folder, for the processes that work for it
 
 
 def enter_folder() -> None:
-    """Stand in the folder that FOLDER names, if this machine has it.
+    """Change to the folder that FOLDER names, if this machine has it.
 
-    The processes of a Ray that was started elsewhere stand there. A relative path of an experiment
-    file would lead to other files.
+    The processes of a Ray that was started elsewhere are in another one. A relative path of an
+    experiment file would lead to other files there.
     """
     named = os.environ.get(FOLDER)
     if named:

@@ -1,9 +1,9 @@
-"""The source of a plugin: the part of its identity that nobody has to remember to raise.
+"""The source of a plugin: the part of its identity that nobody needs to remember to raise.
 
-A component of this package has a `version` that we raise. One from outside of it is known by its
+A component of this package has a `version` that we raise. One from outside is identified by its
 source instead, unless its author declares a `version`. The source is every Python file of the
 plugin's top-level package or module, and of the modules that it imports, if those belong to no
-other installed distribution. Where they lie does not count, and neither do line ends.
+other installed distribution. The place of these files and their line ends do not count.
 """
 
 import ast
@@ -62,10 +62,10 @@ def source_of(cls: type, component: type) -> Source | None:
 
 
 def _hash(modules: Iterable[str]) -> str:
-    """Return one hash of all files that the modules' source consists of."""
+    """Return one hash of all files of the modules' source."""
     waiting = [_root_of(module) for module in modules]
     own = {_top(name) for name, _ in waiting}
-    found: dict[str, Path] = {}  # by a name that does not say where the file lies
+    found: dict[str, Path] = {}  # by a name that does not contain the file's place
     seen: set[str] = set()
     digest = hashlib.sha256()
     size = 0
@@ -134,7 +134,7 @@ def _files(name: str, place: Path) -> Iterator[tuple[str, Path]]:
         for file in files:
             path = Path(here, file)
             if file.endswith(_SUFFIXES) and not file.startswith(".") and path.is_file():
-                # what is compiled for one interpreter is called the same for all
+                # a compiled file has the same name for all interpreters
                 stem = file if file.endswith(".py") else file.partition(".")[0]
                 yield f"{name}/{path.relative_to(place).with_name(stem).as_posix()}", path
 
@@ -148,7 +148,7 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def _followed(name: str, own: set[str]) -> Iterator[tuple[str, Path]]:
-    """Yield an imported module where it is the plugin's: of no other installed distribution."""
+    """Yield an imported module if it is the plugin's: of no other installed distribution."""
     if name == OURS or name in sys.stdlib_module_names:
         return
     distributions = _distributions()

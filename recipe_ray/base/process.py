@@ -1,8 +1,8 @@
 """Which process this is, written so that another can tell whether it is still there.
 
 Only a process of the same machine (and container) can be judged; of others nothing is known. A
-number that was given to a new process, and a killed one whose parent has not asked for it yet, are
-not taken for the old one.
+number that was given to a new process does not count as the old process. Nor does a killed process
+whose parent has not collected it yet.
 """
 
 import os
@@ -32,7 +32,7 @@ class Process:
 
     @classmethod
     def this(cls) -> "Process":
-        """Return the process that asks."""
+        """Return this process."""
         return _known(os.getpid())
 
     @classmethod
@@ -48,7 +48,7 @@ class Process:
 
     @property
     def is_gone(self) -> bool:
-        """Whether this machine knows it to be dead; False where nothing is known."""
+        """Whether this machine knows it to be dead; False if nothing is known."""
         if not self.is_local:
             return False
         try:
@@ -63,7 +63,7 @@ class Process:
             return False
 
 
-@cache  # by number, since a forked process is another one
+@cache  # by number, since a fork is another process
 def _known(pid: int) -> Process:
     return Process(_machine(), pid, _started(psutil.Process(pid)))
 

@@ -1,9 +1,10 @@
 """The registry: one decorator in one file makes a plugin known; nothing else changes.
 
-A registry imports every module of its package that registers something the first time it is asked,
-and then the entry points of installed packages, so that a plugin may live outside this repository.
-Such a module is light: torch and the like are imported in the functions that compute with them.
-What the user's own catalogues list (`catalog.py`) is known as well, as long as they are named.
+The first time that a registry is asked, it imports every module of its package that registers
+something. Then it imports the entry points of installed packages, so that a plugin may live outside
+this repository. Such a module is light: torch and the like are imported in the functions that
+compute with them. Entries of the user's own catalogues (`catalog.py`) are known as long as these
+catalogues are named.
 """
 
 import importlib
@@ -96,7 +97,7 @@ class Registry(Generic[T]):
             return
         self._loaded = True
         package = importlib.import_module(self._package)
-        folders = getattr(package, "__path__", ())  # none if one module has them all
+        folders = getattr(package, "__path__", ())  # empty if one module has them all
         for module in pkgutil.walk_packages(folders, f"{self._package}."):
             if _registers(module):
                 importlib.import_module(module.name)
@@ -106,12 +107,12 @@ class Registry(Generic[T]):
 
 @lru_cache(maxsize=1)
 def _entries(_: tuple[str, ...]) -> EntryPoints:
-    """Return the entry points of all that is installed on a path: one look for all registries."""
+    """Return the entry points of all that is installed on a path, read once for all registries."""
     return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _registers(module: pkgutil.ModuleInfo) -> bool:
-    """Tell whether a line of a module is an `X.register(`; what has no source may have one."""
+    """Tell whether a line of a module is an `X.register(`; one without source may have it."""
     spec = module.module_finder.find_spec(module.name, None)
     loader = spec.loader if spec is not None else None
     source = loader.get_source(module.name) if isinstance(loader, InspectLoader) else None

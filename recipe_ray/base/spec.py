@@ -3,8 +3,8 @@
 A `Spec` is plain data. A `Component` is a spec with a registered name and a version: at once the
 YAML schema of a plugin, its documentation and what its identity is made of.
 
-YAML reads `no`, `010`, `1.0` and `~` without quotes as what they are not meant to be if a field
-holds text, and pydantic takes `yes` for the number 1. Here each gets an error that says so.
+If a field holds text, YAML reads `no`, `010`, `1.0` and `~` without quotes as something else than
+was meant, and pydantic takes `yes` for the number 1. Here each gets an error that says so.
 """
 
 import math
@@ -30,13 +30,13 @@ from recipe_ray.base.plugin_source import Source, source_of
 _NUMBERS = (int, float)
 _LISTS = (list, tuple)
 _WORDS = {True: "yes, on and true as true", False: "no, off and false as false"}
-LARGEST = 2**63 - 1  # of what numpy, torch and Parquet hold
+LARGEST = 2**63 - 1  # bounds of what numpy, torch and Parquet hold
 
 
 def check_scalars(field: str, annotation: Any, value: Any) -> None:
     """Raise SpecError, naming field and place, for a plain value that a field cannot mean.
 
-    Values of specs within are left to them.
+    Nested specs check their own values.
     """
     _check(field, _kinds(annotation), value)
 
@@ -65,7 +65,7 @@ def _is_beyond(value: Any, kinds: frozenset[Any]) -> bool:
 
 
 def _misread(kinds: frozenset[Any], value: Any) -> str | None:
-    """Return what is wrong with a value that is no text, None if a field may hold it."""
+    """Return what is wrong with a value that is not text, None if a field may hold it."""
     is_text, is_number = str in kinds, not kinds.isdisjoint(_NUMBERS)
     if kinds & {Any, object} or type(value) in kinds or not (is_text or is_number):
         return None
@@ -75,7 +75,7 @@ def _misread(kinds: frozenset[Any], value: Any) -> str | None:
             f"this is the truth value {str(value).lower()} (YAML reads {_WORDS[value]}); {wanted}"
         )
     if not is_text or (is_number and value is not None):
-        return None  # 1 for a float, and what pydantic says well
+        return None  # 1 for a float, and cases that pydantic explains well
     read = (
         "null, ~ and nothing as no value" if value is None else "digits without quotes as a number"
     )
@@ -85,7 +85,7 @@ def _misread(kinds: frozenset[Any], value: Any) -> str | None:
 
 @cache
 def _kinds(annotation: Any) -> frozenset[Any]:
-    """Return the classes that an annotation is made of, those of a dict's keys left out."""
+    """Return the classes that an annotation is made of, without those of a dict's keys."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kinds(arguments[0])
@@ -100,7 +100,7 @@ def _kinds(annotation: Any) -> frozenset[Any]:
 
 # a field with this mark says where or how something runs, not what comes out of it
 NOT_HASHED: dict[str, Any] = {"hashed": False}
-# a field added later: at its default a spec is what it was without it, and so is its key
+# a field added later: at its default neither the spec nor its key differs from before
 HASHED_WHEN_SET: dict[str, Any] = {"hashed": "when set"}
 
 
@@ -151,19 +151,19 @@ class Spec(BaseModel):
 
     def fields(self) -> dict[str, Any]:
         """Return the fields by name, nested specs as they are."""
-        # not dict(self): that has cached properties in it, too
+        # not dict(self): that holds cached properties, too
         return {name: getattr(self, name) for name in type(self).model_fields}
 
 
 class Component(Spec):
     """A plugin: the registry gives it its name; `version` rises when its meaning changes.
 
-    A class from outside of this package that declares no `version` is known by its source.
+    A class from outside of this package that declares no `version` is identified by its source.
     """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
-    # taken when the class is made: what runs is what was imported, whatever is edited later
+    # taken when the class is made: the imported code runs, even if the file is edited later
     _source: ClassVar[Source | None] = None
 
     title: str | None = Field(
@@ -244,7 +244,7 @@ def _identity_of(value: Any) -> Any:
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turn what does not fit together, found while specs are built, into an error for people."""
+    """Turn fields that do not fit together, found in building specs, into an error for people."""
     try:
         yield
     except ValidationError as error:
@@ -270,7 +270,7 @@ def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
         if item["type"] == "too_short" and any(
             len(other["loc"]) > depth and other["loc"][:depth] == item["loc"] for other in items
         ):
-            continue  # pydantic counts what is wrong as if it were not there
+            continue  # pydantic counts a wrong field as if it were missing
         path = prefix + "".join(
             f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
         )

@@ -1,8 +1,8 @@
 """Strict YAML, the only way in which this package reads any.
 
-It is YAML 1.1 as PyYAML reads it, less what surprises people: a key given twice, keys that are no
-text, numbers that are infinite or beyond 64 bits, `010` and `1:30` (8 and 90). Dates are text.
-What aliases (`*x`) and merge keys (`<<`) unfold to is counted before it is built.
+It is YAML 1.1 as PyYAML reads it, without what surprises people: a key given twice, keys that are
+not text, numbers that are infinite or beyond 64 bits, `010` and `1:30` (8 and 90). Dates are text.
+Aliases (`*x`) and merge keys (`<<`) are counted as unfolded, before anything is built.
 """
 
 import math
@@ -17,11 +17,11 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import YAML_BYTES, YAML_VALUES
 
-MAX_DEPTH = 100  # of lists and mappings in one another; Python's own stack ends at a few hundred
+MAX_DEPTH = 100  # of nested lists and mappings; Python's own stack ends at a few hundred
 _TAG = "tag:yaml.org,2002:"
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _KINDS = {"null": "nothing", "bool": "a truth value", "int": "a number", "float": "a number"}
-_SHOWN = 40  # characters of what somebody wrote, in messages
+_SHOWN = 40  # characters of a user's text, in messages
 
 
 def read_yaml(text: str) -> Any:
@@ -61,7 +61,7 @@ def _count(text: str) -> None:
 
 
 def read_yaml_file(path: Path) -> Any:
-    """Return what a YAML file says, like `read_yaml`; raises OSError where it cannot be read."""
+    """Return what a YAML file says, like `read_yaml`; raises OSError if it cannot be read."""
     if not path.is_file() and path.exists() and not path.is_dir():
         raise SpecError("no regular file; write what it holds into one")
     with path.open("rb") as file:
@@ -82,13 +82,13 @@ def check_size(value: Any) -> None:
 
 
 class _Measure:
-    """Counts what a value unfolds to; what is shared is gone through once."""
+    """Counts what a value unfolds to; shared parts are visited only once."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[int, int, int]] = {}
 
     def of(self, value: Any, depth: int) -> tuple[int, int, int]:
-        """Return values, bytes and height; `depth`: how far down the value stands."""
+        """Return values, bytes and height; `depth`: how deeply the value is nested."""
         found = self._known.get(id(value))
         if found is None:
             if depth > MAX_DEPTH:
@@ -124,7 +124,7 @@ def _check_unfolded(values: int, size: int, height: int, depth: int) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes as PyYAML does, counting; constructs plain data and nothing else."""
+    """Composes nodes as PyYAML does, counting; constructs only plain data."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -161,7 +161,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_keys(node: Node) -> None:
-    # here and not when it is constructed: by then other mappings may be merged in
+    # here and not at construction: by then other mappings may be merged in
     keys = [key for key, _ in node.value] if isinstance(node, MappingNode) else []
     given: set[str] = set()
     for key in keys:
@@ -183,7 +183,7 @@ def _unquoted(text: str, tag: str) -> str:
 def _mapping(loader: _Loader, node: Node) -> dict[str, Any]:
     if not isinstance(node, MappingNode):
         raise _error(node.start_mark, "expected a mapping")
-    # what `<<` merges in comes first, so that the mapping's own keys win
+    # keys merged in by `<<` come first, so that the mapping's own keys win
     loader.flatten_mapping(node)
     return {str(key.value): loader.construct_object(one, deep=True) for key, one in node.value}
 
@@ -257,7 +257,7 @@ def _float(node: Node, written: str) -> float:
     try:
         number = float(written.replace("_", ""))
     except ValueError:
-        number = math.inf  # as .inf is written
+        number = math.inf  # `.inf` is read so
     if not math.isfinite(number):
         shown = written[:_SHOWN]
         raise _error(node.start_mark, f'{shown} is no finite number; write "{shown}" for text')
@@ -280,11 +280,11 @@ _CONSTRUCTORS: dict[str, Any] = {
     "int": _int,
     "float": _float,
     "str": _text,
-    "merge": _text,  # `<<` is a key's sign, and elsewhere text
+    "merge": _text,  # `<<` has a meaning only as a key; elsewhere it is text
     "seq": _sequence,
     "map": _mapping,
 }
-# dates and `=` are text: no field takes anything else of them
+# dates and `=` are text: every field takes them as text
 _Loader.yaml_implicit_resolvers = {
     first: [one for one in found if one[0].removeprefix(_TAG) in (*_KINDS, "merge")]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()

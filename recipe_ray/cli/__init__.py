@@ -7,11 +7,11 @@ USER_ERROR, HARM, INTERRUPTED = 2, 3, 130
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is printed without a traceback."""
+    """Run the command line; an error that a user can repair is printed without a traceback."""
     from recipe_ray.base.import_path import leave_out_working_folder
 
     leave_out_working_folder()  # first: all other modules are looked for along the path
-    # before tokenizers and torch are imported: their own threads only get in the way of ours
+    # before tokenizers and torch are imported: their own threads only hinder ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import typer
 

@@ -1,4 +1,4 @@
-"""The commands and where each is.
+"""The commands and the module of each.
 
 A module of a command is light: what it needs of torch, transformers or Ray, it imports when the
 command runs, so that `--help`, `list`, `status` and a usage error start at once.
@@ -28,7 +28,7 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
     "HF_HUB_VERBOSITY": "error",
-    # bars for writing a model would tear ours apart
+    # bars for writing a model would break up ours
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
@@ -50,7 +50,7 @@ def _main(
     # libraries that are imported later, if at all, take their levels from here
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
-    if "transformers" in sys.modules:  # where this process has run something before
+    if "transformers" in sys.modules:  # if this process has run something before
         sys.modules["transformers"].utils.logging.disable_progress_bar()
     for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """From words on the command line to specs: a model, a corpus, an attack, changed fields, options.
 
-A path stays text until it is checked here: made into a `Path`, an empty one is the folder that one
-stands in.
+A path stays text until it is checked here, because an empty text made into a `Path` is the current
+folder.
 """
 
 import re
@@ -50,7 +50,7 @@ def parse_model(
     """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned.
 
     Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
-    not read: before any data is looked at, which would be blamed for it.
+    not read: before any data are read, which would be blamed for it.
     """
     flags = {
         "allow_pickle": allow_pickle or None,
@@ -83,8 +83,8 @@ def parse_model(
 def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
     """Return the corpus of a registered name, a YAML mapping, or the user's own file or folder.
 
-    What such a file holds is what the model learns from: texts, images with labels, or pairs.
-    `columns`: those asked for by --text-column.
+    Such a file holds what the model learns from: texts, images with labels, or pairs.
+    `columns`: those named by --text-column.
     """
     forms = "a corpus of `recipe-ray list corpora`, or your own file or folder"
     value = _plain(text, "--aux", forms)
@@ -106,7 +106,7 @@ def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model:
 def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     """Return the task of a registered name, a YAML mapping, or of the user's own files.
 
-    Such files hold what the model reads. `columns`: those asked for by --text-column and
+    Such files hold what the model reads. `columns`: those named by --text-column and
     --label-column.
     """
     forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
@@ -151,7 +151,7 @@ def parse_component(registry: Registry[Any], value: Any, where: str) -> Any:
 
 
 def _family(folder: Path) -> str:
-    # a folder of no family goes to the one that says what it lacks
+    # a folder of no family is given to the one that says what it lacks
     return next(iter(families_of(folder)), RELEASED)
 
 
@@ -209,7 +209,7 @@ def _found(
 
 
 def _model_folder(text: str) -> Path:
-    """Return a path at which there is a folder, or a hub id as if it were one."""
+    """Return the path of an existing folder, or a hub id as if it were one."""
     if is_url(text):
         hub = _HUB_PAGE.match(text)
         near = f"; of that page the hub id is {hub[1]}" if hub else ""
@@ -234,7 +234,7 @@ def _model_folder(text: str) -> Path:
 
 
 def _plain(text: str, where: str, forms: str) -> Any:
-    """Return the mapping that a word is, or the word; refuse what is neither, naming `forms`."""
+    """Return the mapping that a word is, or the word; refuse other words, naming `forms`."""
     start = text.lstrip()[:1]
     if not start or start == "[":
         problem = "one is wanted, not a list" if start else "it is empty"

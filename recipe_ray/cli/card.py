@@ -63,7 +63,7 @@ class Told:
 def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
     """Return the card of a purified model; `measured` are the stage's values by metric.
 
-    Warnings stand above all else, and the card's tags say that there are some.
+    Warnings come first, and the card's tags say that there are some.
     """
     tags = "purified\n- purified-with-warnings" if told.warnings else "purified"
     return "\n".join(
@@ -170,7 +170,7 @@ CARD, RECORD = "README.md", "recipe_ray.json"
 
 
 def check_free(out: Path, option: str = "--out") -> None:
-    """Raise StoreError unless a folder can be put there: there is none, or an empty one."""
+    """Raise StoreError unless a folder can be put there: nothing or an empty folder is there."""
     if out.name in ("", ".."):
         raise StoreError(f"{option} {out}: it has no name of its own; name a new folder")
     is_link, is_there = out.is_symlink(), out.exists()
@@ -179,7 +179,7 @@ def check_free(out: Path, option: str = "--out") -> None:
 
 
 def work_store(out: Path) -> Store:
-    """Return the store beside `out` in which the work is done, so that a stopped run goes on."""
+    """Return the store next to `out` in which the work is done, so that a stopped run continues."""
     return Store.open(out.with_name(f"{out.name}.partial"))
 
 

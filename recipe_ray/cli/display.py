@@ -1,7 +1,7 @@
-"""What a person sees while stages run: what runs, how far, how long to go.
+"""What a person sees while stages run: what runs, how far it is, and the time to go.
 
-On a terminal one line a running stage is redrawn; elsewhere (a log file, CI) a line is printed when
-a stage starts, every half minute while it runs, and when it ends.
+On a terminal one line per running stage is redrawn. Elsewhere (a log file, CI) a line is printed
+when a stage starts, every half minute while it runs, and when it ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
     from recipe_ray.stages.stage import Stage
 
-# seconds between a stage's lines where nothing is redrawn
+# seconds between a stage's lines if nothing is redrawn
 _LINE_EVERY_S, _VERBOSE_LINE_EVERY_S = 30.0, 5.0
 
 logger = logging.getLogger("recipe_ray")
@@ -56,7 +56,7 @@ class Display:
             "lost": self._lost,
             "elsewhere": self._left,
         }
-        # logs would be torn apart by redrawn lines
+        # redrawn lines would break up logs
         self._live = self._console.is_terminal and not verbose and not quiet
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -71,7 +71,7 @@ class Display:
 
     def __enter__(self) -> Self:
         self._progress.start()
-        if not self._verbose:  # else they are among the logs that are shown
+        if not self._verbose:  # otherwise they are among the logs that are shown
             logger.addHandler(self._warned)
         return self
 

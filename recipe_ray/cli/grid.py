@@ -120,7 +120,7 @@ def sweep_command(
     if dry_run:
         _print_plan(plan, _summary(plan, store))
         return
-    from recipe_ray.distributed.sweep import sweep  # Ray is imported only where it is used
+    from recipe_ray.distributed.sweep import sweep  # Ray is imported only if it is used
 
     opened = Store.open(store)
     with (
@@ -155,7 +155,7 @@ def plan_command(
 ) -> None:
     """Show cells, distinct stages by kind, what the store already has, and the time left.
 
-    With --cluster, show instead what is left would take on a cluster that a file describes.
+    With --cluster, show instead what the rest would take on a cluster that a file describes.
     """
     from recipe_ray.experiment.collect import plan_record
 
@@ -238,7 +238,7 @@ def _opened(store: str) -> Store | None:
     from recipe_ray.store.remote import is_remote
     from recipe_ray.store.store import Store
 
-    # to plan must not make a store
+    # planning must not make a store
     if is_remote(store):
         return Store.open(store)
     path = local_path(store, "--store", "a folder or URI")

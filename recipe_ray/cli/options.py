@@ -1,7 +1,7 @@
 """Options that several commands have, and the files and folders that they name.
 
-This module is light, as those of the commands are; `arguments.py`, which makes models, corpora and
-tasks of words, is not.
+This module is light, like those of the commands. `arguments.py`, which makes models, corpora and
+tasks from words, is not.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ AdapterOption = Annotated[
     ),
 ]
 DEFAULT_STORE = "runs/store"
-FAILED = 1  # exit code where a stage failed
+FAILED = 1  # exit code if a stage failed
 
 
 def set_up_logging(verbose: bool) -> None:
@@ -69,7 +69,7 @@ def set_up_logging(verbose: bool) -> None:
 
 
 def experiment_file(text: str, what: str = "experiment file") -> Path:
-    """Return the path of a YAML file; raise SpecError for one that is missing or no file."""
+    """Return the path of a YAML file; raise SpecError if it is missing or not a file."""
     article = "an" if what[0] in "aeiou" else "a"
     return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
 
@@ -85,7 +85,7 @@ def data_locations(data: str | None) -> Locations:
 
 
 def output_folder(text: str, option: str) -> Path:
-    """Return the path of a folder to write to; raise SpecError for what cannot be one."""
+    """Return the path of a folder to write to; raise SpecError if it cannot be one."""
     path = local_path(text, option, "a folder on this machine")
     for above in (path, *path.parents):
         if above.exists() and not above.is_dir():
@@ -94,9 +94,9 @@ def output_folder(text: str, option: str) -> Path:
 
 
 def present_store(place: str, option: str) -> Store:
-    """Return a store that is there already: to look at one must not make it.
+    """Return a store that exists already: reading one must not make it.
 
-    Raises SpecError for a place that is missing, and for a folder of something else.
+    Raises SpecError for a missing place, and for a folder of something else.
     """
     from recipe_ray.store.remote import is_remote
     from recipe_ray.store.store import Store

@@ -1,8 +1,8 @@
 """The user's own data by plain paths: which file is what, which columns, and which classes.
 
 It makes the same components as a mapping with those fields would, and says what it found. A
-well-known column name is taken only if it is the only one of its kind. Not for experiment files:
-there every field is written down.
+well-known column name is taken only if it is the only one of its kind. Experiment files do not use
+it: there every field is written down.
 """
 
 import re
@@ -72,7 +72,7 @@ def take_columns(
 ) -> tuple[dict[str, str], str]:
     """Return the fields that name columns which all sources have, and a sentence that says which.
 
-    Raises DataError that lists the columns and says what to type, for an empty table, too.
+    Raises DataError that lists the columns and says what to type; also for an empty table.
     """
     wanted = asked_columns(kind, asked)
     tables = {}
@@ -133,7 +133,7 @@ def _check_apart(taken: Mapping[str, str], where: str) -> None:
         raise SpecError(f"{where}: column {twice[0]!r} cannot hold {both}; name another for one")
 
 
-TEST_SHARE = 0.2  # of each class, held out where one table is given
+TEST_SHARE = 0.2  # of each class, held out if only one table is given
 MAX_CLASSES = 1000
 FORMS = "TRAIN,TEST or train=FILE,dev=FILE,test=FILE, a folder with them, or one FILE to be split"
 _NAMED = re.compile(r"(?:^|,)\s*([A-Za-z_]+)=")
@@ -150,16 +150,16 @@ C = TypeVar("C", bound=Corpus | OwnData)
 
 @dataclass(frozen=True)
 class Found:
-    """A component made of plain paths, and what is to be said of it."""
+    """A component made from plain paths, and what to say of it."""
 
     component: Any
     notes: tuple[str, ...]
 
 
 def own_corpus(path: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
-    """Return the corpus in the user's own file or folder; what it holds is what the model needs.
+    """Return the corpus in the user's own file or folder; it holds what the model needs.
 
-    Raises DataError for columns that are neither there nor plain from their names.
+    Raises DataError for columns that are neither there nor clear from their names.
     """
     own = (name for name in CORPORA if CORPORA.get(name).model_fields["path"].is_required())
     name = next(name for name in own if CORPORA.get(name).holds >= model.learns_from)
@@ -173,8 +173,8 @@ def own_corpus(path: str, size: int | None, columns: Mapping[str, str], model: M
 def own_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
     """Return the task in the user's own files, its classes those of the labels found.
 
-    Raises SpecError for paths that are none, DataError for columns that are neither there nor plain
-    from their names, and for labels that are no classes.
+    Raises SpecError for wrong paths, DataError for columns that are neither there nor clear
+    from their names, and for labels that are not classes.
     """
     paths = given_paths(text)
     own = (name for name in TASKS if TASKS.get(name).model_fields["path_train"].is_required())
@@ -195,9 +195,9 @@ def own_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
 
 
 def given_paths(text: str) -> dict[Split, str]:
-    """Return the paths of train and test, and of dev if given; of one table to be split only train.
+    """Return the paths of train and test, and of dev if given; for a table to be split only train.
 
-    Raises SpecError for a path at which nothing is, and where it is not plain which is which.
+    Raises SpecError for a missing path, and if it is not clear which file is which.
     """
     wanted = f"your own data as {FORMS}"
     if _NAMED.search(text) and not is_there(text):

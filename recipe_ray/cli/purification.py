@@ -64,14 +64,14 @@ def find_preset(name: str) -> Recipe:
 
 @cache
 def studied_drift(reads: str) -> tuple[float, str] | None:
-    """Return the drift to warn above and what it is, for models of `text` or `image`; or None."""
+    """Return the drift to warn above, and what it is, for models of `text` or `image`; or None."""
     data = json.loads((files("recipe_ray.cli") / "studied_drift.json").read_text())
     return (data["bounds"][reads], data["meaning"][reads]) if reads in data["bounds"] else None
 
 
-# nats a masked token by which a head has to be better than word frequencies
+# nats per masked token by which a head must be better than word frequencies
 MARGIN = 0.5
-# and by so many standard errors of their loss, which is what tells on few held-out tokens
+# and by so many standard errors of their loss, which decides if there are few held-out tokens
 ERRORS = 2.0
 
 
@@ -80,8 +80,8 @@ def check_head(
 ) -> tuple[str | None, str | None]:
     """Compare the held-out loss with that of word frequencies, before anything is purified.
 
-    Returns what to say on screen and, where harm was accepted, the warning for the card; both None
-    for a model without words. Raises HarmError for a head that is no better, unless `accept`.
+    Returns what to say on screen and, if harm was accepted, the warning for the card; both None
+    for a model without words. Raises HarmError for a head that is not better, unless `accept`.
     """
     loss, words = before.shown.loss, before.words
     if words is None:
@@ -121,7 +121,7 @@ def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[st
 
 
 def data_warnings(measured: Mapping[str, float]) -> list[str]:
-    """Return a warning where few of the data that a stage trained on were usable."""
+    """Return a warning if few of the data that a stage trained on were usable."""
     share = measured.get(USABLE_SHARE, 1.0)
     if share >= FEW_USABLE:
         return []
@@ -161,19 +161,19 @@ HEAD_NOTE = "MODEL has no pre-training head: one is fitted first, on the same da
 
 @dataclass(frozen=True)
 class Purification:
-    """One model's purification: the last stage, settings and data in words, what is doubtful."""
+    """One model's purification: the last stage, settings and data in words, and doubts."""
 
     stage: PurifyStage
     recipe: Recipe
     reason: str
     data: str
-    notes: tuple[str, ...]  # what was made up for what the model lacks
+    notes: tuple[str, ...]  # what was made for parts that the model lacks
     doubts: tuple[str, ...]
 
 
 @dataclass
 class AtHand:
-    """What was read and loaded once, for all that is done in this process.
+    """What was read and loaded once, for all work in this process.
 
     `ptm` is the model as it was given, until it is taken over.
     """
@@ -187,9 +187,9 @@ class AtHand:
         return taken
 
     def look(self, stage: PurifyStage, store: Store) -> Before:
-        """Return what held-out data show of what `stage` is to purify.
+        """Return what held-out data show of the PTM that `stage` will purify.
 
-        That is the parent's result if the stage has a parent, which must be in the store.
+        If the stage has a parent, that is the parent's result, which must be in the store.
         """
         given, places = self.take(), self.feed.locations
         with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
@@ -205,7 +205,7 @@ def prepare(
     preset: str | None,
     changes: list[str],
 ) -> tuple[Purification, AtHand]:
-    """Return what is to be done: the preset, else what the rule chooses, with `changes` kept.
+    """Return what to do: the preset, else what the rule chooses, with `changes` kept.
 
     Loads the model (so a bad one fails here, before any work) and reads the corpus. Raises
     SpecError for a bad change, ModelError for a weight group that the family does not have,
@@ -225,7 +225,7 @@ def prepare(
     notes = [*model.left_out(), *model.drawn_parts()]
     with explained("--aux"):
         if model.needs_pretraining:
-            # what is measured on must be new to the head, too
+            # the held-out data must be new to the head, too
             parent = PretrainStage(trainable="head", held_out=HELD_OUT, **common)
             notes = [HEAD_NOTE, *notes]
         stage = PurifyStage(parent=parent, defense=choice.recipe, held_out=HELD_OUT, **common)
@@ -251,7 +251,7 @@ def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str])
 
 
 def _check_count(count: int, corpus: Corpus) -> int:
-    """Return how many samples are trained on; raise DataError where none could be held out."""
+    """Return how many samples are trained on; raise DataError if none could be held out."""
     trained = Part(0.0, 1.0 - HELD_OUT).of(count).stop
     if trained in (0, count):
         least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)
@@ -281,7 +281,7 @@ def finish(
 ) -> tuple[list[str], list[str]]:
     """Write the purified model and its card to `out`; return notes and warnings for people.
 
-    `accepted` is the harm that was known of before, and accepted.
+    `accepted` is the harm that was known before, and accepted.
     """
     measured = measured_values(store, done.stage)
     model = done.stage.model

@@ -101,7 +101,7 @@ def purify_command(
             typer.echo(f"head: {said}", err=True)
         warn([accepted] if accepted is not None else [])
         run = partial(stage.purify, before) if workers == 1 else None
-        del before  # DDP workers load the model themselves: it is not kept here meanwhile
+        del before  # DDP workers load the model themselves: it is not kept here while they work
         run_stage(stage, store, locations, feed=at_hand.feed, run=run, **how)
     notes, warnings = finish(purification, store, target, chosen.label(), accepted)
     warn([one for one in warnings if one != accepted and one not in purification.doubts])

@@ -51,7 +51,7 @@ def report_command(
         ),
     ] = None,
 ) -> None:
-    """Show ACC, AASR and MASR of every cell beside the clean PTM's and the paper's."""
+    """Show ACC, AASR and MASR of every cell, next to the clean PTM's and the paper's."""
     from recipe_ray.report.figures import draw, draw_triggers, refuse_no_figure
     from recipe_ray.report.json_report import as_json
     from recipe_ray.report.load import export, store_at
@@ -171,7 +171,7 @@ def _version(plugin: Any) -> Any:
     try:
         return plugin.meaning()["version"]
     except SpecError:
-        return None  # it declares none, and has no source to be known by
+        return None  # it declares no version, and has no source to identify it
 
 
 def _default(info: Any) -> Any:

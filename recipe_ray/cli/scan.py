@@ -1,7 +1,7 @@
 """`recipe-ray scan`: is this model backdoored? One model or many, without triggers or labels.
 
 Exit codes: 0 nothing found, 1 suspicious, 2 an error, 3 no verdict on this kind of model, 4 wrong
-use of the command. Of several models the first of 1, 2, 3, 0 that is true of any.
+use of the command. For several models it is the first of 1, 2, 3, 0 that is true of any of them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def exit_code(results: list[Result]) -> int:
 
 
 class _Asked:
-    """What the command line says of every scan."""
+    """The options of every scan."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class _Runner:
         return bounds_of_reference(self._record(stage), model)
 
     def run(self, models: list[str], normal: dict[str, Bounds] | None) -> list[Result]:
-        """Scan models; one that cannot be opened or scanned keeps no other from it."""
+        """Scan models; if one cannot be opened or scanned, the others still are."""
         stages: dict[str, ScanStage] = {}
         errors: dict[str, str] = {}
         for model in models:
@@ -221,7 +221,7 @@ class _Runner:
             from recipe_ray.experiment.plan import Plan
             from recipe_ray.experiment.spec import Launch
 
-            # on this machine its cores are shared out; a cluster's nodes are as large as they are
+            # on this machine its cores are shared out; a cluster's nodes have a fixed size
             share = max(1, (os.cpu_count() or 1) // self._at_once)
             cores = 1 if self._address is not None else share
             launch = Launch(cpus_per_worker={"scan": cores})
@@ -281,7 +281,7 @@ def _listed(file: str | None) -> Iterator[str]:
 
 @contextmanager
 def _as_usage() -> Iterator[None]:
-    """Turn an error of what was typed into the exit code for that."""
+    """Turn an error in what was typed into the exit code for that."""
     try:
         yield
     except (SpecError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """What a scan found, for people and for machines: terminal, JSON, SARIF 2.1.0, one HTML page.
 
-Words of a vocabulary come from whoever uploaded the model: what is not printable is escaped, and
-nothing of them is markup.
+Words of a vocabulary come from the uploader of the model. So characters that are not printable are
+escaped, and no word is read as markup.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RULE_OF = {
 
 @dataclass(frozen=True)
 class Result:
-    """The scan of one model: what the stage recorded, or the error that kept it from being."""
+    """The scan of one model: what the stage recorded, or the error that prevented it."""
 
     model: str
     record: dict[str, Any] | None
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def flagged(self) -> list[tuple[str, dict[str, Any], dict[str, float]]]:
-        """Detector, suspect and what is normal, of all that is above what is normal."""
+        """Detector, suspect and what is normal, for all suspects above what is normal."""
         if self.record is None:
             return []
         return [
@@ -72,13 +72,13 @@ class Result:
 
 
 def printable(text: str) -> str:
-    """Return a text from outside with what is not printable escaped, and not too long."""
+    """Return a text from outside, shortened, with unprintable characters escaped."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def printed(results: list[Result]) -> str:
-    """Return the results for a terminal: a line per model, and below it what was flagged."""
+    """Return the results for a terminal: one line per model, and below it what was flagged."""
     lines = []
     for one in results:
         lines.append(f"{printable(one.model)}: {one.said}{_how_much(one)}")
@@ -141,7 +141,7 @@ def as_json(results: list[Result]) -> dict[str, Any]:
 
 
 def as_sarif(results: list[Result]) -> dict[str, Any]:
-    """Return a SARIF 2.1.0 log: a result per flagged input, a notification per error."""
+    """Return a SARIF 2.1.0 log: one result per flagged input, one notification per error."""
     found, notes = [], []
     for one in results:
         where = [{"physicalLocation": {"artifactLocation": {"uri": _uri(one.model)}}}]

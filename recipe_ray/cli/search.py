@@ -58,7 +58,7 @@ def search_command(
     if dry_run:
         _print_plan(plan, locations)
         return
-    from recipe_ray.distributed.search import SearchWatcher, search  # Ray only where it is used
+    from recipe_ray.distributed.search import SearchWatcher, search  # Ray only if it is used
 
     with SearchDisplay(plan, quiet=quiet or json_, verbose=verbose) as display:
         watcher = SearchWatcher(
@@ -103,7 +103,7 @@ class SearchDisplay:
 
     def on_stage(self, event: Any) -> None:
         """Draw an event of a sweep."""
-        if self._stages is None:  # not before: a live display and plain lines do not mix
+        if self._stages is None:  # not earlier: a live display and plain lines do not mix
             logger.removeHandler(self._warned)  # it has its own
             self._stages = Display(self._count, **self._how)
             self._stages.__enter__()
@@ -130,7 +130,7 @@ class SearchDisplay:
         self._console.print(f"another driver runs them, {driver}; waiting", markup=False)
 
     def _hear_warnings(self) -> None:
-        if not self._how["verbose"]:  # else they are among the logs that are shown
+        if not self._how["verbose"]:  # otherwise they are among the logs that are shown
             logger.addHandler(self._warned)
 
     def _warn(self, message: str) -> None:

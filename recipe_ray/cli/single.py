@@ -256,7 +256,7 @@ def processes(workers: int) -> Iterator[None]:
     if workers == 1:
         yield
         return
-    from recipe_ray.distributed.cluster import connected  # Ray is imported only where it is used
+    from recipe_ray.distributed.cluster import connected  # Ray is imported only if it is used
     from recipe_ray.experiment.spec import Launch
 
     with connected(None, Launch(), nested=True):
@@ -274,7 +274,7 @@ def run_stage(
     feed: LocalFeed | None = None,
     run: Run | None = None,
 ) -> None:
-    """Run a stage and its ancestors. In this process `feed` and `run` use what is at hand."""
+    """Run a stage and its ancestors. In this process `feed` and `run` use what is in memory."""
     from recipe_ray.experiment.collect import run_inline
     from recipe_ray.experiment.plan import plan_of_one
     from recipe_ray.experiment.spec import Launch

@@ -1,8 +1,8 @@
 """`recipe-ray status`: what is done, running and failed in a store, once or live. It starts no Ray.
 
-The live view reads the store alone, so it works from any terminal and host. A look costs two
-listings and one small file per driver and running stage; failures are read only if a driver says
-that there are more of them, and what is committed is not listed at all.
+The live view reads only the store, so it works from any terminal and host. One refresh costs two
+listings, one small file per driver and one per running stage. Failures are read only if a driver
+says that there are more of them. Committed artifacts are not listed at all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FAILURES_SHOWN = 5
 
 @dataclass
 class View:
-    """What was seen of a store at the last look."""
+    """What was last read from a store."""
 
     store: Store
     drivers: list[dict[str, Any]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class View:
     _failed: int = 0
 
     def look(self) -> None:
-        """Read the notes of drivers and running stages again, and failures where there are new."""
+        """Read the notes of drivers and running stages again, and failures if some are new."""
         from recipe_ray.schedule.sweep_progress import DriverNotes
 
         self.drivers = DriverNotes(self.store).living()
@@ -65,12 +65,12 @@ class View:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs any more, as far as the store tells."""
+        """Whether nothing runs any more, as far as the store shows."""
         return not self.drivers and not self.notes
 
 
 def is_alive(key: str, note: dict[str, Any], drivers: list[dict[str, Any]]) -> bool:
-    """Tell whether a stage with this progress note runs still: a slow step may be minutes old."""
+    """Tell whether a stage with this progress note still runs: a slow step may be minutes old."""
     from recipe_ray.schedule.sweep_progress import STALE_S, age_s
 
     running = {stage["key"] for driver in drivers for stage in driver["running"]}
@@ -80,7 +80,7 @@ def is_alive(key: str, note: dict[str, Any], drivers: list[dict[str, Any]]) -> b
 def watch(store: Store, interval_s: float, console: Console) -> bool:
     """Draw the store again and again until nothing runs or Ctrl-C; False if nothing ran at all.
 
-    Where the console is no terminal, the picture is printed anew each time.
+    If the console is not a terminal, the picture is printed again each time.
     """
     view = View(store)
     view.look()
@@ -105,7 +105,7 @@ def _redraw(view: View, interval_s: float, console: Console) -> None:
 
 
 def draw(view: View) -> RenderableType:
-    """Return the picture: a block for every driver, what else runs, the last failures."""
+    """Return the picture: one block per driver, what else runs, the last failures."""
     from recipe_ray.schedule.sweep_progress import stalled_s
 
     parts: list[RenderableType] = []
@@ -124,7 +124,7 @@ def draw(view: View) -> RenderableType:
 
 
 def stall(seconds: float, drivers: list[dict[str, Any]]) -> str:
-    """Return what people are told of stages that wait while nothing runs."""
+    """Return what to tell people of stages that wait while nothing runs."""
     waiting = max(driver["states"]["waiting"] for driver in drivers)
     return (
         f"stalled: nothing has run for {duration(seconds)} while {waiting} stages wait: what they "
@@ -161,7 +161,7 @@ def _rows(driver: dict[str, Any], notes: dict[str, dict[str, Any]]) -> Iterator[
 
 def _table(rows: Any) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    # on a narrow terminal the last one is folded, nothing is cut off
+    # on a narrow terminal the last one is folded, so nothing is cut off
     table.add_column(no_wrap=True)
     table.add_column(width=_BAR_WIDTH)
     table.add_column(overflow="fold")
@@ -249,7 +249,7 @@ def _stale(store: Store, alive: Collection[str]) -> dict[str, int]:
 
     try:
         return stale_checkpoints(store, alive)
-    except DamagedError:  # named already; what its stages would resume from is not known
+    except DamagedError:  # it is named already; its stages' resume points are not known
         return {}
 
 

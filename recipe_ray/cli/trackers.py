@@ -1,7 +1,7 @@
 """Experiment tracking: every finished stage as a run in MLflow or in Weights & Biases.
 
-The store stays the ledger; a tracker is only told, and held so that it cannot hurt a sweep. Its
-library is imported when it is asked for.
+The store stays the ledger. A tracker is only told what happened, and its errors cannot harm a
+sweep. Its library is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _WANDB_LENGTH = 128  # characters of a name or group
 
 
 class Tracker(Protocol):
-    """Shows finished stages where people compare runs; raises whatever its library raises."""
+    """Shows finished stages where people compare runs; raises all that its library raises."""
 
     def log(self, stage: Stage, rows: pa.Table) -> None:
         """Add one run with the stage's columns and its rows (MEASUREMENT_SCHEMA)."""
 
     def close(self) -> None:
-        """Let go of what the library holds."""
+        """Release what the library holds."""
 
 
 class MlflowTracker:
-    """One MLflow run a stage, in the MLflow experiment that is named as ours.
+    """One MLflow run per stage, in the MLflow experiment with our experiment's name.
 
-    MLFLOW_TRACKING_URI says where, else the client does: sqlite in the working folder.
+    MLFLOW_TRACKING_URI says where; else the client chooses sqlite in the working folder.
     """
 
     def __init__(self, experiment: str) -> None:
-        # the sweep waits meanwhile: by the client's defaults, minutes for a dead server
+        # the sweep waits for it: with the client's defaults, minutes for a dead server
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -73,14 +73,14 @@ class MlflowTracker:
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
-        # client and experiment id, found at the first run: without a server nothing is refused
+        # client and experiment id, found at the first run, so no server is needed before
         client, name = self._mlflow.MlflowClient(), self._experiment
         found = client.get_experiment_by_name(name)
         return client, found.experiment_id if found is not None else client.create_experiment(name)
 
 
 class WandbTracker:
-    """One wandb run a stage, grouped by experiment; SpecError where it is online, not logged in."""
+    """One wandb run per stage, grouped by experiment; SpecError if it is online, not logged in."""
 
     def __init__(self, experiment: str) -> None:
         self._group = experiment[:_WANDB_LENGTH]
@@ -96,7 +96,7 @@ class WandbTracker:
             job_type=stage.name,
             name=stage.label()[:_WANDB_LENGTH],
             config=_params(stage),
-            # the terminal is the display's, and this machine's load is not the stage's
+            # the display owns the terminal, and this machine's load is not the stage's
             settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True),
         ) as run:
             for name, value, epoch in _points(rows):
@@ -110,7 +110,7 @@ class WandbTracker:
         self._wandb.teardown()
 
     def _log_in(self) -> None:
-        # now: a question for a key would stop the sweep at its first finished stage
+        # asked now: a question for a key would stop the sweep at its first finished stage
         try:
             self._wandb.login(verify=False)
         except self._wandb.Error as error:
@@ -167,7 +167,7 @@ def _spelled(char: str) -> str:
 class Tracking:
     """Tells trackers of finished stages; one that fails is dropped with one warning.
 
-    It is not told again, because each attempt at a dead server holds up the sweep.
+    It is not told again, because each attempt at a dead server delays the sweep.
     """
 
     def __init__(self, trackers: dict[str, Tracker], store: Store) -> None:

@@ -1,10 +1,10 @@
 """Parquet files and Arrow streams, counted before they are unpacked, as batches of plain columns.
 
-Either may hold values that repeat (dictionaries, views) or are compressed, and an Arrow file may
+Both may hold values that repeat (dictionaries, views) or are compressed, and an Arrow file may
 hold offsets that lead out of its memory. What leaves this module is checked, bounded and plain.
 
 A page of a few bytes may stand for gigabytes. The reader allocates what a page's header says, so
-that is what is counted; the file's footer is only a summary. Layout: parquet-format, `PageHeader`
+the headers are counted; the file's footer is only a summary. Layout: parquet-format, `PageHeader`
 in Thrift's compact protocol.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HEADER_LIMIT = 16 * 2**20  # bytes of a page's header, as in Arrow
 _DICTIONARY_PAGE = 2
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-_WIDTH = 8  # bytes of a number, at most but for decimals
+_WIDTH = 8  # the most bytes of a number, except decimals
 
 
 class Page(NamedTuple):
@@ -55,7 +55,7 @@ class Column:
 
     @property
     def largest_value(self) -> int:
-        """Bytes that a value may come to; for plain pages the highest mean of a page."""
+        """Bytes that a value may have; for plain pages the highest mean of a page."""
         shared = [p.unpacked for p in self.pages if p.is_dictionary or self.builds_on_others]
         means = (page.unpacked // max(1, page.values) for page in self.pages)
         return max([_WIDTH, *shared, *means])
@@ -141,7 +141,7 @@ class _Compact:
         if kind in (_LIST, _SET):
             size_and_kind = self._byte()
             size = self._varint() if size_and_kind >> 4 == 15 else size_and_kind >> 4
-            # one byte an element at least, so that a size out of thin air ends at the bytes' end
+            # at least one byte per element, so that an invented size ends at the end of the bytes
             return [self._value(size_and_kind & 15) for _ in range(size)]
         lengths = {_TRUE: 1, _FALSE: 1, _BYTE: 1, _DOUBLE: 8}
         self._pass(self._varint() if kind == _BINARY else lengths[kind])
@@ -214,7 +214,7 @@ def read_arrow(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
 
     _check_kind(file, where, "Arrow")
     try:
-        # mapped, so that a length out of thin air ends at the file's end and allocates nothing
+        # mapped, so that an invented length ends at the file's end and allocates nothing
         content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         is_file = content.slice(0, len(_FILE_MAGIC)).to_pybytes() == _FILE_MAGIC
         _check_end(content, _FILE_MAGIC if is_file else _STREAM_END, where)
@@ -239,7 +239,7 @@ def _check_kind(file: BufferedReader, where: str, wanted: str) -> None:
 
 
 def _check_end(content: pa.Buffer, end: bytes, where: str) -> None:
-    # cut between two batches it would be a whole table with fewer rows
+    # cut between two batches, it would look like a whole table with fewer rows
     if content.size < len(end) or content.slice(content.size - len(end)).to_pybytes() != end:
         raise DataError(f"{where} lacks the bytes that end an Arrow table; is it cut off?")
 
@@ -266,7 +266,7 @@ def _is_compressed(message: bytes) -> bool:
 
 
 def _field(message: bytes, table: int, number: int) -> int:
-    """Return where a table's field stands, 0 if it has none."""
+    """Return the place of a table's field, 0 if it has none."""
     if not table:
         return 0
     fields = table - struct.unpack_from("<i", message, table)[0]

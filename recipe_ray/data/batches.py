@@ -1,9 +1,9 @@
 """From a corpus to batches: a seeded permutation per epoch, dealt out to workers by length.
 
-The global batches depend on the seed alone, never on the number of workers, so that DDP with any
-world size sees the same batches as one process. A stage says which corpus, how samples become rows
-and rows become batches. `LocalFeed` does it in this process; `recipe_ray.distributed.data` does it
-with Ray Data, through the same functions.
+The global batches depend only on the seed, never on the number of workers, so that DDP with any
+world size sees the same batches as one process. A stage says which corpus is read, how samples
+become rows, and how rows become batches. `LocalFeed` does this in this process;
+`recipe_ray.distributed.data` does it with Ray Data, through the same functions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MemoryBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches an epoch, the last one possibly short."""
+        """Global batches per epoch, the last one possibly short."""
         return -(-len(self.rows) // self.batch_size)
 
     def epoch(
@@ -57,9 +57,9 @@ class MemoryBatches:
 def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
     """Return one worker's rows of a global batch, longest first.
 
-    Rows go round the workers by falling length, there and back, so every worker has about the same
+    Rows go round the workers by falling length, forth and back, so every worker has about the same
     tokens (always forth, the first would have the longer of every pair), and rows of like length
-    lie together, which is what packed attention wants. Where rows are fewer than workers (an
+    are together, as packed attention needs. If there are fewer rows than workers (an
     epoch's last batch) some are given twice: every worker must take the step.
     """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
@@ -90,7 +90,7 @@ CHUNK = 2048
 class Part:
     """A half-open range of a corpus, as shares of it: training data, or what is held out of it.
 
-    Of that range the first `most` samples; None for all of it.
+    Of that range only the first `most` samples; None: all of it.
     """
 
     start: float = 0.0
@@ -114,7 +114,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Batches that are asked for: of what, how samples become rows and rows a batch."""
+    """A request for batches: from what, how samples become rows, and how rows become a batch."""
 
     corpus: Corpus
     encode: Encode
@@ -125,7 +125,7 @@ class Wanted:
 
 
 class Feed(ABC):
-    """Where batches come from, and rows that are measured on. Nothing else reads a corpus."""
+    """The source of batches, and of rows for measurements. Nothing else reads a corpus."""
 
     def batches(
         self,
@@ -136,7 +136,7 @@ class Feed(ABC):
         seed: int,
         part: Part,
     ) -> Batches:
-        """Return the batches of a part of a corpus; raise DataError where it is empty."""
+        """Return the batches of a part of a corpus; raise DataError if it is empty."""
         return self.batches_of(Wanted(corpus, encode, collate, batch_size, seed, part))
 
     @abstractmethod
@@ -158,7 +158,7 @@ class Workbench:
     feed: Feed  # the only way to a corpus
     runtime: Runtime
     seed: int
-    cache_dir: Path | None = None  # keeps what has to be fetched besides corpora; None: nowhere
+    cache_dir: Path | None = None  # keeps what must be fetched besides corpora; None: nowhere
 
 
 @dataclass(frozen=True)

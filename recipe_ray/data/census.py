@@ -1,9 +1,9 @@
 """What encoded samples hold for pre-training, and the loss that word frequencies give.
 
 A model can be trained on samples that teach it nothing (texts in a script that its vocabulary
-lacks, images of one class); the loss is then 0 or close to it and says nothing. Here it is counted;
-`stages/learnable.py` says what follows. The masked-LM loss that word frequencies alone give is what
-a head must beat.
+lacks, images of one class). The loss is then 0 or close to it and says nothing. This module counts
+what is usable; `stages/learnable.py` decides what follows. A masked-LM head must beat the loss that
+word frequencies alone give.
 
 Legend: N samples, T tokens.
 """
@@ -29,7 +29,7 @@ class Census:
     samples_with_some: int
     commonest: int = 0  # how many of the usable ones are the commonest one
     judged_each: bool = True  # False: no single element is unusable, as of images
-    sameness: str | None = None  # why there is nothing to tell apart, in words
+    sameness: str | None = None  # why nothing can be told apart, in words
 
     @property
     def share(self) -> float:
@@ -40,9 +40,9 @@ class Census:
 
 
 def token_census(rows: TokenRows, vocabulary: Vocabulary, frame_ids: Sequence[int]) -> Census:
-    """Count the tokens that can be masked, among all but those that frame a text.
+    """Count the tokens that can be masked, among all except those that frame a text.
 
-    Of rows that an attack made the texts as they were are counted, not what has a trigger in it.
+    Of rows that an attack made, only the original texts count, not those with a trigger.
     """
     rows = _unpoisoned(rows)
     usable = ~np.isin(rows.tokens, vocabulary.special_ids)
@@ -65,7 +65,7 @@ def token_census(rows: TokenRows, vocabulary: Vocabulary, frame_ids: Sequence[in
 
 
 def image_census(rows: ImageRows) -> Census:
-    """Count images, and say where their pixels, labels or captions are all the same."""
+    """Count images, and say if their pixels, labels or captions are all the same."""
     count, sameness = len(rows), None
     varying = {"images": rows.pixels, "captions": rows.columns.get("caption")}
     for what, values in varying.items():
@@ -79,7 +79,7 @@ def image_census(rows: ImageRows) -> Census:
 
 def _unpoisoned(rows: TokenRows) -> TokenRows:
     # column `trigger`: -1 for a text as it was; `clean`: how many tokens of a row are the text's
-    # own, with a poisoned copy behind them
+    # own, followed by a poisoned copy
     columns = rows.columns
     if "clean" in columns:
         lengths = columns["clean"]
@@ -104,7 +104,7 @@ _DISCOUNT = 0.75  # taken off every count for tokens not seen (Ney, Essen and Kn
 
 @dataclass(frozen=True)
 class WordLoss:
-    """Mean loss (nats a masked token) of guessing by frequency, and its spread over tokens."""
+    """Mean loss (nats per masked token) of guessing by frequency, and its spread over tokens."""
 
     mean: float
     deviation: float
@@ -121,7 +121,7 @@ def word_loss(
 ) -> WordLoss | None:
     """Return the loss of the masked tokens of `held_out` under the frequencies in `seen`.
 
-    The masks are those of `seed`, the frequencies smoothed by absolute discounting. None where no
+    The masks are those of `seed`, the frequencies smoothed by absolute discounting. None if no
     token is masked or none was seen.
     """
     targets = mask_tokens(held_out, vocabulary, seed, 0).targets

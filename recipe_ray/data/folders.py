@@ -1,7 +1,8 @@
 """What lies in a data folder: the shards of a table, in one of the layouts that programs write.
 
-Shards of one format, a hive layout (`label=0/part-0.parquet`), or what `datasets` saves with
-`save_to_disk`. What file managers, notebooks and Spark leave beside data is passed over.
+The layouts: shards of one format, a hive layout (`label=0/part-0.parquet`), or what `datasets`
+saves with `save_to_disk`. Files that file managers, notebooks and Spark leave next to data are
+skipped.
 """
 
 import json
@@ -30,7 +31,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 class TableFiles(NamedTuple):
-    """The files of a table in order and, in a hive layout, what the folders say of each."""
+    """The files of a table in order and, in a hive layout, the columns of each folder."""
 
     files: tuple[Path, ...]
     partitions: tuple[Mapping[str, str | int | None], ...] = ()
@@ -39,7 +40,7 @@ class TableFiles(NamedTuple):
 def visible(folder: Path, owner: str) -> list[Path]:
     """Return what lies in a folder, by name, without hidden files and litter.
 
-    Litter is what nobody put there as data: Thumbs.db, desktop.ini, checksums, and files of Spark
+    Litter is what programs leave there: Thumbs.db, desktop.ini, checksums, and files of Spark
     such as `_SUCCESS` (an underscore and no ending). Raises DataError for a folder that cannot be
     read.
     """
@@ -67,7 +68,7 @@ def table_files(folder: Path, owner: str) -> TableFiles:
     check_not_versioned(folder, owner)
     entries = visible(folder, owner)
     shards = [entry for entry in entries if reader_of(entry)]
-    if len({ending(shard) for shard in shards}) > 1:  # then a .json says something of the others
+    if len({ending(shard) for shard in shards}) > 1:  # then a .json describes the others
         shards = [shard for shard in shards if ending(shard) != ".json"]
     if shards:
         return TableFiles(_of_one_format(shards, folder, owner))
@@ -80,7 +81,7 @@ def table_files(folder: Path, owner: str) -> TableFiles:
 
 
 def check_not_versioned(folder: Path, owner: str) -> None:
-    """Raise DataError for a table that keeps files which are no longer part of it."""
+    """Raise DataError for a table that keeps files which no longer belong to it."""
     kind = next((kind for name, kind in _VERSIONED.items() if (folder / name).is_dir()), None)
     if kind is None and any((folder / "metadata").glob("*.metadata.json")):
         kind = "Iceberg"

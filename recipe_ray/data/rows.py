@@ -1,4 +1,4 @@
-"""Encoded samples: what batches are made of. Tokenised texts without padding, and their masks.
+"""Encoded samples, from which batches are made: tokenised texts without padding, and their masks.
 
 N rows, T tokens in all. Rows keep their global number (`index`), on which every random draw is
 keyed: masks (15 % of the tokens, 80/10/10; docs/method.md section 2) and poisons are the same
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
     @property
     def columns(self) -> dict[str, Ints]:
-        """What else is known of each sample [N, ...], such as its label."""
+        """More values of each sample [N, ...], such as its label."""
         ...
 
     @property
@@ -155,7 +155,7 @@ MASKED_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking has to know of a tokenizer."""
+    """What masking must know of a tokenizer."""
 
     size: int
     mask_id: int
@@ -164,7 +164,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Corrupted tokens [T], where the loss is taken [M] (indices into T), true ids there [M]."""
+    """Corrupted tokens [T], places of the loss [M] (indices into T), true ids there [M]."""
 
     tokens: Ints
     where: Ints

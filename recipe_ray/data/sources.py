@@ -1,7 +1,7 @@
-"""Tables of samples: where they may lie, what identifies their content, how they are streamed.
+"""Tables of samples: where they may be, what identifies their content, how they are streamed.
 
 A source knows its identity before it is read and never holds more than a batch. This module
-knows local tables only; `image_sources` and `tar_shards` have image files, `hub` and `embedded` the
+knows only local tables. `image_sources` and `tar_shards` have image files, `hub` and `packages` the
 sources elsewhere.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # a column's name as people write it; a longer one is a text
 _NAME_LENGTH, _NAME_WORDS = 40, 3
 _NAMES_SHOWN = 30
-_ROW_BYTES = 16  # that a row counts for, however little it holds
+_ROW_BYTES = 16  # that a row counts for at least
 
 
 class Source(Protocol):
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Locations:
-    """Where data may be found on this machine; part of the execution, never hashed."""
+    """The places of data on this machine; part of the execution, never hashed."""
 
     data_dir: Path | None
     cache_dir: Path
@@ -70,7 +70,7 @@ class Locations:
         return found
 
     def check(self) -> None:
-        """Raise DataError unless the data folder, where one is named, is a folder."""
+        """Raise DataError unless the data folder, if one is named, is a folder."""
         if self.data_dir is not None and not self.data_dir.is_dir():
             problem = "is a file" if self.data_dir.exists() else "does not exist"
             raise DataError(
@@ -79,7 +79,7 @@ class Locations:
             )
 
     def data_file(self, name: str) -> Path | None:
-        """Return `name`.parquet of the data folder, or None where there is none."""
+        """Return `name`.parquet of the data folder, or None if there is none."""
         self.check()
         file = self.data_dir / f"{name}.parquet" if self.data_dir else None
         return file if file is not None and file.exists() else None
@@ -94,17 +94,17 @@ def _absolute(path: str | Path) -> Path:
 class FileSource:
     """Files of one format, the shards of one table in the order of their names.
 
-    With `folder` none of them may lead out of it. `partitions` are columns that each file's place
+    With `folder`, none of them may lead out of it. `partitions` are columns that each file's place
     adds to its rows.
     """
 
     files: tuple[Path, ...]
-    owner: str  # what asked for it, for messages: "corpus 'file'"
+    owner: str  # what needs it, for messages: "corpus 'file'"
     folder: Path | None = None
     partitions: tuple[Mapping[str, str | int | None], ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Return the format and the SHA-256 of the content, not where the files lie or how packed.
+        """Return the format and the SHA-256 of the content, not of the files' place or packing.
 
         Raises DataError for a file that cannot be read, or unpacks to too much.
         """
@@ -126,7 +126,7 @@ class FileSource:
         """Stream the rows of all shards.
 
         Raises DataError for a file that cannot be read, and for files whose rows come to more bytes
-        than `unpacked_limit` allows for what they have on disk.
+        than `unpacked_limit` allows for their size on disk.
         """
         size = sum(stamp(file, self.owner, self.folder)[0] for file in self.files)
         limit, held = unpacked_limit(size), 0
@@ -188,7 +188,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
     """Return the source of a file, or of a folder of shards in one format (`folders`).
 
     A file that is named may be a link to anywhere. Raises DataError for a path that does not exist
-    or is no regular file, an unknown format or a mixed folder.
+    or is not a regular file, an unknown format or a mixed folder.
     """
     place = existing(path, owner)
     if place.is_dir():
@@ -201,7 +201,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
 
 
 def existing(path: str | Path, owner: str) -> Path:
-    """Return a path given by the user; raise DataError, naming the nearest, where nothing is."""
+    """Return a path given by the user; raise DataError, naming the nearest, if it is missing."""
     place = Path(path).expanduser()
     try:
         found = place.exists()
@@ -269,7 +269,7 @@ def batch_images(batch: pa.RecordBatch, column: str, owner: str, before: int) ->
 def column_of(batch: pa.RecordBatch, column: str, owner: str) -> Any:
     """Return one column of a batch.
 
-    Raises DataError naming the columns there are or, if they look like a first row of data, saying
+    Raises DataError that names the columns or, if they look like a first row of data, says
     that the header is missing.
     """
     names = list(batch.schema.names)
@@ -294,7 +294,7 @@ HEADER = (
 
 
 def has_first_line(batch: pa.RecordBatch) -> bool:
-    """Tell whether the names of the columns are what stood in a file's first line."""
+    """Tell whether the names of the columns come from a file's first line."""
     return FIRST_LINE.items() <= (batch.schema.metadata or {}).items()
 
 

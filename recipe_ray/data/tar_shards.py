@@ -3,8 +3,8 @@
 A key is a member's path up to the first dot of its last part. The last part of the name says what
 it is: an image (`x.jpg`, or `x.image.jpg`), a label (.cls: a number from 0, or a class's name), a
 caption (.txt), or both in an object (.json with `label` or `caption`). Members of a sample follow
-each other; other members are passed over. Paths are labels of samples here, nothing is opened or
-written by them.
+each other; other members are skipped. A path only labels a sample here: no file of that path is
+opened or written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recipe_ray.data.formats import label_number
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Note = Literal["label", "caption"]  # what is known of an image, and the column it stands in
+Note = Literal["label", "caption"]  # what is known of an image, and its column
 IMAGES = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "tif", "tiff", "bmp"),
     *("ppm", "pgm", "pbm", "pnm"),
@@ -38,7 +38,7 @@ _FORM: dict[Note, str] = {
 }
 _MAX_LABEL = 2**31
 _NAME_LENGTH = 100  # characters of a class's name
-_MAX_PARTS = 100  # members of one sample that are looked at
+_MAX_PARTS = 100  # members of one sample that are read
 _END = 1024  # zero bytes
 _BATCH_ROWS = 256
 _BATCH_BYTES = 32 * 2**20
@@ -72,8 +72,8 @@ class TarSource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Stream the samples of all shards.
 
-        Raises DataError for a file that is no whole tar, a member over `IMAGE` or `TEXT`, an image
-        without its note, a note that is none, labels that are names and numbers, and a shard
+        Raises DataError for an incomplete tar, a member over `IMAGE` or `TEXT`, an image
+        without its note, a note that is not valid, labels of names and numbers, and a shard
         without any sample.
         """
         if self.note == "caption" or self.by_name:
@@ -136,7 +136,7 @@ class TarSource:
 
 
 def _parts(members: Iterable[_Member], where: str) -> dict[str, bytes]:
-    """Return a sample's members by what they are; a short name wins over a longer of one kind."""
+    """Return a sample's members by kind; a short name takes precedence over a longer one."""
     parts: dict[str, bytes] = {}
     for _, kind, content in members:
         parts[kind] = content
@@ -220,7 +220,7 @@ def _check_end(content: BufferedReader) -> None:
     packing = packed_as(content.peek(4))
     if packing is not None:
         raise tarfile.ReadError(f"it is packed ({packing}); unpack it")
-    # tarfile takes a tar that is cut off at a header for a whole one
+    # tarfile takes a tar that is cut off at a header as a whole one
     size = content.seek(0, 2)
     content.seek(max(0, size - _END))
     if content.read() != bytes(_END):

@@ -1,8 +1,8 @@
 """Tables in text: CSV and TSV, with the names of the columns in the first line, and JSON.
 
 CSV follows RFC 4180; its separator is a comma, or the tab or semicolon of a header without commas.
-TSV is the form in which NLP data sets are published (`sentence<TAB>label`): fields as they stand,
-where a quote is a character of the text. A TSV whose header is quoted is read like a CSV.
+TSV is the form in which NLP data sets are published (`sentence<TAB>label`): fields are unchanged,
+and a quote is a character of the text. A TSV whose header is quoted is read like a CSV.
 JSON is one object per line (.jsonl), or a .json file with a list of objects or such lines.
 """
 
@@ -42,9 +42,9 @@ def read_tsv(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
 
 
 class _Lines(Iterator[str]):
-    """Lines of a text, which count the characters of the row that is being read.
+    """Lines of a text that count the characters of the row that is being read.
 
-    A row may go over many lines, in quotes, so that a limit on lines would not bound it.
+    A row in quotes may have many lines, so a limit on lines would not bound it.
     """
 
     def __init__(self, text: TextIO, where: str) -> None:
@@ -108,7 +108,7 @@ def _as_meant(field: str) -> str:
 
 
 def tsv_as_meant(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows of a TSV whose fields stand as they did, with those meant that CSV quoted."""
+    """Return rows of a TSV with unchanged fields, those that CSV quoted with their meaning."""
     import pyarrow as pa
 
     for place, column in enumerate(batch.columns):
@@ -127,11 +127,11 @@ def _rows(table: Iterator[list[str]], lines: _Lines, where: str) -> Iterator[tup
             "line a header? Each column needs a name of its own"
         )
     lines.taken()
-    empty = 0  # rows of nothing but separators: a spreadsheet leaves them at the end
+    empty = 0  # rows of separators only: a spreadsheet leaves them at the end
     for values in table:
         length = lines.taken()
         if not any(value.strip() for value in values):
-            empty += len(values) == len(names)  # what has fewer is a blank line
+            empty += len(values) == len(names)  # with fewer it is a blank line
             continue
         for _ in range(empty):
             lines.row += 1
@@ -149,7 +149,7 @@ _PIECE = 65_536  # characters read at once
 
 
 def read_json_lines(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
-    """Stream one object per line; blank lines are passed over."""
+    """Stream one object per line; blank lines are skipped."""
     with text_of(file, where) as text:
         numbered = ((n, line) for n, line in lines_of(text, where) if line.strip())
         yield from in_batches(
@@ -160,7 +160,7 @@ def read_json_lines(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch
 def _line(line: str, number: int, where: str) -> Row:
     try:
         found = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also a number, or nesting, without end
+    except (ValueError, RecursionError) as error:  # also an endless number or nesting
         raise DataError(f"{where}: line {number} is not JSON: {error}") from error
     return _row(found, f"{where}: line {number}")
 
@@ -216,7 +216,7 @@ def _row(found: Any, where: str) -> Row:
 
 
 class _Scanner:
-    """JSON values of a text, one after the other, with no more of it held than one of them."""
+    """JSON values of a text, one after the other; only one of them is held."""
 
     def __init__(self, text: TextIO, where: str) -> None:
         self._text, self._where = text, where
@@ -224,7 +224,7 @@ class _Scanner:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """Return the next character that is no white space, or nothing at the end."""
+        """Return the next character that is not white space, or nothing at the end."""
         while True:
             while self._at < len(self._held) and self._held[self._at].isspace():
                 self._at += 1
@@ -234,11 +234,11 @@ class _Scanner:
                 return ""
 
     def skip(self) -> None:
-        """Go on by a character."""
+        """Go to the next character."""
         self._at += 1
 
     def value(self, number: int) -> tuple[Any, int]:
-        """Return the next value, and its length; raises DataError for what is none."""
+        """Return the next value, and its length; raises DataError for what is not a value."""
         limit = LINE.value
         while True:
             try:

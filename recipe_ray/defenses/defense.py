@@ -45,12 +45,12 @@ class Defense(Component):
 
     @property
     def num_epochs(self) -> float | None:
-        """Passes over the auxiliary data, where the defense trains by epochs."""
+        """Passes over the auxiliary data, if the defense trains by epochs."""
         return None
 
     @property
     def weight_factor_column(self) -> float | None:
-        """The value of the result column `weight_factor`, where the defense has one."""
+        """The value of the result column `weight_factor`, if the defense has one."""
         return None
 
 

@@ -1,7 +1,7 @@
 """Fine-pruning on auxiliary data, without the fine-tuning (Zhu et al. 2023, baselines).
 
-Neurons go in increasing order of their mean activation over all auxiliary samples, taken after the
-activation function and, in texts, at the first token. The paper's three variants for a PTM of 12
+Neurons are removed in increasing order of their mean activation over all auxiliary samples. It is
+taken after the activation function and, in texts, at the first token. The variants for a PTM of 12
 layers: FP (the last layer, share 1), FP-GM (all layers, share 4/12) and FP-GA (6/12 or 8/12).
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from recipe_ray.learn.objective import Batch
     from recipe_ray.learn.runtime import Runtime
 
-# samples a worker takes at a time: no sum depends on it, so it is no field
+# samples per worker at a time: no sum depends on it, so it is not a field
 BATCH_SIZE = 32
 _SCOPES = {"last": slice(-1, None), "all": slice(None)}
 
@@ -47,9 +47,9 @@ class FinePruning(Defense):
     )
 
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
-        """Set the neurons' weight rows and biases to zero; nothing trains, so nothing is recorded.
+        """Set the neurons' weight rows and biases to zero; nothing trains, so there are no records.
 
-        Raises SpecError where `share` comes to no neuron at all.
+        Raises SpecError if `share` selects no neuron at all.
         """
         import torch
 
@@ -79,7 +79,7 @@ def mean_activations(
 ) -> tuple[Tensor, ...]:
     """Return each layer's mean activations [n] over all samples, the same on every worker.
 
-    Raises ModelError where an activation is not a finite number.
+    Raises ModelError if an activation is not a finite number.
     """
     import torch
 
@@ -134,7 +134,7 @@ def _as_numbered(batch: Batch) -> _Numbered:
 def _is_first_holder(index: Ints, runtime: Runtime) -> bool:
     import torch
 
-    # where a batch has fewer samples than there are workers, some samples are dealt out twice
+    # if a batch has fewer samples than there are workers, some samples are dealt out twice
     firsts = torch.zeros(runtime.world_size, dtype=torch.int64, device=runtime.device)
     firsts[runtime.rank] = int(index[0])
     held = runtime.sum(firsts).tolist()

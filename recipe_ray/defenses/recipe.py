@@ -50,7 +50,7 @@ class Recipe(Defense):
         return self
 
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
-        """Train on both terms; the records hold each term's mean an epoch."""
+        """Train on both terms; the records hold each term's mean per epoch."""
         from recipe_ray.learn.loop import fit
         from recipe_ray.learn.objective import Weighted, WeightNorms, whole_parameters
 

@@ -1,7 +1,7 @@
 """The rule by which `recipe-ray purify` chooses RECIPE's settings for a model it knows nothing of.
 
-Under Adam the norm term moves every penalised weight by about the learning rate a step, whatever
-the weight factor (docs/method.md section 3), so what decides is the whole way a weight can go, the
+Under Adam the norm term moves every penalised weight by about the learning rate per step, whatever
+the weight factor (docs/method.md section 3). So the whole way that a weight can go decides: the
 sum of the learning rates over the steps, against the weights' size (root mean square, RMS):
 
     way = learning_rate x steps / 2          (linear schedule to zero)
@@ -9,8 +9,8 @@ sum of the learning rates over the steps, against the weights' size (root mean s
 
 The paper's own settings for BERT come to 0.6 RMS (POR, 4 epochs) up to 1.5 RMS (NeuBA, 10 epochs).
 The steps are one pass over the data, but at least MIN_STEPS; the learning rate follows, within
-[MIN_RATE, MAX_RATE], and the steps are stretched where MAX_RATE would be exceeded. What a person
-sets is kept, and the rest is chosen so that the way is the rule's.
+[MIN_RATE, MAX_RATE]. If MAX_RATE would be exceeded, there are more steps. What a person sets is
+kept, and the rest is chosen so that the way is the rule's.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 TRAVEL = 1.4
 MIN_STEPS = 600
 MIN_RATE, MAX_RATE = 1e-6, 2e-4
-# a held-out loss that rises by more than this (nats a masked token, or an image) says that the
+# a held-out loss that rises by more than this (nats per masked token or image) says that the
 # model is being damaged
 ALLOWED_LOSS_RISE = 0.5
-# some ten times what a sane model's weights ask for at MAX_RATE (RMS 0.02 to 0.1): what lies above
-# is a few huge weights, as an attacker may leave them so that purifying takes for ever
+# about ten times what normal weights need at MAX_RATE (RMS 0.02 to 0.1). What is above this
+# is a few huge weights: an attacker may leave them so that purifying takes for ever
 MAX_STEPS = 20_000
 # ways in RMS below which people are warned. At 0.86 RMS a backdoor of POR stayed (docs/purify.md);
 # half of the rule's way is below all that cleaned anything there
 SHORT_WAY = TRAVEL / 2
-# the paper's settings come to 0.6 RMS and more on its own data; half of that is another method
+# the paper's settings are 0.6 RMS and more on its own data; half of that is another method
 SHORT_PRESET_WAY = 0.3
 # the smallest factor that cleaned anything in the studies (CLIP); at 0.1 BERT's backdoors stay
 LEAST_FACTOR = 0.1
-HALF = 0.5  # of the learning rate: where epsilon is a weight's gradient
+HALF = 0.5  # of the learning rate, reached if epsilon is a weight's gradient
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def default_recipe(ptm: PTM) -> Recipe:
 
 
 def judged(ptm: PTM, num_samples: int, recipe: Recipe, why: str, least: float) -> Choice:
-    """Return settings with the way they come to, and doubts where it is under `least` RMS.
+    """Return settings with the way they come to, and doubts if it is under `least` RMS.
 
     Raises SpecError for settings that take no step at all.
     """

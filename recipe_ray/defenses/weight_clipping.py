@@ -24,7 +24,7 @@ class ClipExtremes(Defense):
     limit: float = Field(1.0, gt=0, description="parameters outside [-limit, limit] are clipped")
 
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
-        """Clip the parameters; nothing is drawn and nothing is read."""
+        """Clip the parameters; this needs no random numbers and no data."""
         import torch
 
         with torch.no_grad():

@@ -1,11 +1,11 @@
 """ASHA over the candidates of a search: one Tune run, rungs by epochs, the worst stopped.
 
-Asynchronous successive halving (Li et al. 2020): at each rung a candidate goes on if it is among
-the best 1/reduction of those that came that far, without waiting for the others. A candidate is a
+Asynchronous successive halving (Li et al. 2020): at each rung a candidate continues if it is among
+the best 1/reduction of those that came that far. It does not wait for the others. A candidate is a
 Tune trial that reports the evaluation of every epoch and is stopped between two. Evaluations that
 the store has are reported at once. With one worker the purification runs in the trial's own
-process, which waits at each report for Tune's verdict; with more, in a Train worker group that
-reports to Tune through a queue.
+process, which waits at each report for Tune's verdict. With more workers it runs in a Train worker
+group that reports to Tune through a queue.
 """
 
 import logging
@@ -52,7 +52,7 @@ EPOCH, DIVERGED = "epoch", "diverged"
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What every candidate shares; `ended`: those that ended before, and are only reported."""
+    """What every candidate shares; `ended`: candidates that ended before, and are only reported."""
 
     plan: SearchPlan
     work: SweepContext
@@ -69,7 +69,7 @@ def result_of(look: FinetuneStage, shared: SearchContext) -> dict[str, Any]:
 def run_on_workers(
     candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchContext
 ) -> None:
-    """Purify with looks on a worker group; every look is reported by all workers, rank 0's counts.
+    """Purify with looks on a worker group; all workers report every look, and rank 0's counts.
 
     Tune stops it from outside: the group dies with the trial that started it.
     """
@@ -93,7 +93,7 @@ def run_on_workers(
 def run_candidate(config: dict[str, Any], shared: SearchContext) -> None:
     """Report the looks of the candidate that the configuration holds, until told to stop.
 
-    A purification that fails is reported as the worst there is, so that the search goes on.
+    A purification that fails is reported as the worst score, so that the search continues.
     """
     candidate = shared.plan.candidate(Settings.of(config))
     until, ending = shared.ended.get(candidate.settings, (None, None))
@@ -176,7 +176,7 @@ def run_asha(
 ) -> None:
     """Run candidates until all have ended; the record is kept up to date in the store.
 
-    `is_lost`: whether another driver runs them by now. Then all are stopped, and nothing more is
+    `is_lost`: whether another driver runs them now. Then all are stopped, and nothing more is
     written. Raises SpecError, before anything runs, if a candidate does not fit the cluster.
     """
     search, launch = shared.plan.search, shared.work.launch
@@ -220,7 +220,7 @@ def run_asha(
 
 
 def require_sampler(search: Search) -> None:
-    """Raise UserError, saying how to get it, where the library that samples is missing."""
+    """Raise UserError, saying how to get it, if the library that samples is missing."""
     if search.sampling == "optuna" and find_spec("optuna") is None:
         install = "pip install 'recipe-ray[search]'"
         raise UserError(f"sampling: optuna needs optuna: {install}; or use sampling: random")
@@ -255,7 +255,7 @@ class CandidateWatch(tune.Callback):
         self._on_event = on_event
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles it for restoring, which the store does, and cannot."""
+        """Return nothing: Tune would pickle it for restoring, but cannot; the store restores."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -274,7 +274,7 @@ class CandidateWatch(tune.Callback):
         if self.is_lost():
             return
         course, epoch = self._course(trial), result[EPOCH]
-        for warning in result.get(WARNINGS, ()):  # a worker group's stay in its log
+        for warning in result.get(WARNINGS, ()):  # those of a worker group stay in its log
             logger.warning("%s: %s", course.candidate.settings.title(), warning)
         if result[FAILURE] or epoch in course.looks:
             return
@@ -283,7 +283,7 @@ class CandidateWatch(tune.Callback):
         self._tell("looked", course)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note how a candidate ended, once."""
+        """Note once how a candidate ended."""
         if self.is_lost():
             return
         course, last = self._course(trial), trial.last_result
@@ -298,19 +298,19 @@ class CandidateWatch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a candidate whose process died more often than allowed."""
         if self.is_lost() or head_is_silent():
-            return  # with the whole cluster: it is tried again by the next search
+            return  # with the whole cluster: the next search tries it again
         course = self._course(trial)
         course.ended = "failed"
         self._end(course, why_lost(error_of(trial)))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Kill what runs of candidates that are another driver's: the next look may be far."""
+        """Kill running candidates that are another driver's: the next look may be far."""
         if self.is_lost():
             for trial in trials:
                 kill_process_of(trial)
 
     def tidy(self) -> None:
-        """Remove what processes that were stopped from outside may have left in the store."""
+        """Remove from the store what processes stopped from outside may have left."""
         if self.is_lost():
             return  # the other driver's candidates write there
         for course in self._record.courses.values():
@@ -341,7 +341,7 @@ class CandidateWatch(tune.Callback):
 
 
 class _UnlessLost(tune.Stopper):
-    """Ends the Tune run of candidates that are another driver's by now."""
+    """Ends the Tune run of candidates that are now another driver's."""
 
     def __init__(self, watch: CandidateWatch) -> None:
         self._watch = watch
@@ -355,7 +355,7 @@ class _UnlessLost(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Tell whether all are to stop."""
+        """Tell whether all must stop."""
         return self._watch.is_lost()
 
 
@@ -366,7 +366,7 @@ def _sampler(search: Search, begun: Sequence[Settings]) -> Any:
 
     # those of an interrupted search come first: their looks are known, and Optuna learns from them
     points = [settings.given() for settings in begun]
-    # by the same seed it would draw the same ones again
+    # with the same seed it would draw the same ones again
     return OptunaSearch(points_to_evaluate=points, seed=search.seed + len(points))
 
 
@@ -386,7 +386,7 @@ def _domain(wanted: Range) -> Any:
 
 
 def _concurrency(shared: SearchContext) -> int:
-    # Tune does not know the workers that a candidate starts; and Optuna is to draw late
+    # Tune does not know the workers that a candidate starts; and Optuna should draw late
     launch = shared.work.launch
     demand, room = demand_of(shared.plan.template.purify, launch), ClusterCapacity(launch.grow_to)()
     side_by_side = room.cpus // demand.cpus

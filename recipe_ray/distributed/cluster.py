@@ -1,9 +1,10 @@
 """Starting a quiet local Ray or attaching to a cluster, and what it has room for.
 
 Room is that of the living nodes or, if the cluster grows by itself, of what it may become. The
-open-source autoscalers of Ray 2.60 tell a driver no maximum, so `launch.grow_to` does. They start
-nodes for placement groups that find no room: those of the trials, and those of Ray Train's workers.
-Counting only living nodes would never make one wait, and so the cluster never grow.
+open-source autoscalers of Ray 2.60 do not tell a driver their maximum, so `launch.grow_to` does.
+They start nodes for placement groups that find no room: those of the trials, and those of Ray
+Train's workers. If only living nodes counted, no group would ever wait, and the cluster would never
+grow.
 """
 
 import logging
@@ -50,7 +51,7 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR
 
 
 class _Job(JobConfig):
-    """A job whose workers import what is installed, and nothing of the folder we stand in.
+    """A job whose workers import installed packages, but nothing of the current folder.
 
     Ray would put that first on their path. The folder of a driver's own script stays, if Python
     has it on the driver's.
@@ -69,14 +70,14 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     """Attach to the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine.
 
     A Ray that this process has already is used as it is. `nested`: worker groups will be started.
-    Raises ClusterError within seconds where no cluster answers, where Ray cannot start here, and
-    where the cluster is lost on the way.
+    Raises ClusterError within seconds if no cluster answers, if Ray cannot start here, and
+    if the cluster is lost on the way.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.update([SAFE])
     catalog.settle()
-    # what fails is put on record and told; Tune's own traceback of it would be a third time
+    # a failure is recorded and told; Tune's own traceback would repeat it a third time
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
@@ -99,12 +100,12 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
             ray.init(address, job_config=job, runtime_env=environment, **_QUIET)
     head = ray.get_runtime_context().gcs_address
     try:
-        # by a client's own address, where the head may be out of its reach
+        # a client watches its own address: the head's may be out of its reach
         watched = address.removeprefix(_CLIENT) if address.startswith(_CLIENT) else head
         with not_lost(watched, address if ":" in address else None):
             yield
     except ClusterLostError:
-        raise  # a cluster that is gone hears no goodbye
+        raise  # a cluster that is gone receives no goodbye
     except BaseException:
         ray.shutdown()
         raise
@@ -113,12 +114,12 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Say in one line what keeps Ray from starting, and what would do."""
+    """Say in one line what prevents Ray from starting, and what would help."""
     try:
         yield
     except UserError:
         raise
-    # it says so in errors of all kinds: of the operating system, of gRPC, of its own
+    # Ray says so in errors of all kinds: of the operating system, of gRPC, of its own
     except Exception as error:
         ray.shutdown()
         raise ClusterError(f"{what}: {_advice(error)}") from error
@@ -149,16 +150,16 @@ def _advice(error: Exception) -> str:
 
 
 def _start(launch: Launch, nested: bool) -> None:
-    # reading shards is light work: a slot beside the workers' cores will do
+    # reading shards is light work: a slot besides the workers' cores is enough
     num_cpus = num_cores() + DATA_CPUS if launch.stream else None
     network: Any = ray.util  # untyped
     port = _free_port()
     around: dict[str, str | None] = {
         # Ray sets as many threads as a worker has CPUs, before torch is imported (changing them
-        # later is slow), but only where the environment it inherits says nothing
+        # later is slow), but only if the environment it inherits says nothing
         **dict.fromkeys(_THREADS),
-        # what asks a dashboard (Train, when a killed trial's group is to go) finds it by this; it
-        # would give up where several Rays run on the machine
+        # Train asks a dashboard when a killed trial's group must go, and finds it by this; it
+        # would give up if several Rays run on the machine
         "RAY_GCS_SERVER_PORT": str(port),
         "RAY_ADDRESS": f"{network.get_node_ip_address()}:{port}",
     }
@@ -199,7 +200,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-_ASK_EVERY_S = 1.0  # the queue asks at every turn of Tune, an answer takes a request
+_ASK_EVERY_S = 1.0  # the queue asks at every turn of Tune, and each answer takes a request
 
 
 def living_nodes() -> list[Mapping[str, float]]:
@@ -231,7 +232,7 @@ class ClusterCapacity:
 
 
 def room(nodes: Iterable[Mapping[str, float]], growth: Growth | None) -> Capacity:
-    """Return the sums and maxima over nodes, or over those that may come where they are more."""
+    """Return the sums and maxima over nodes, or over those that may come if these are more."""
     listed = list(nodes)
     cpus = [float(node.get("CPU", 0)) for node in listed]
     gpus = [float(node.get("GPU", 0)) for node in listed]

@@ -1,7 +1,7 @@
 """Whether a Ray cluster answers: asked before a driver attaches, and all the while it works.
 
-Ray waits a minute for an address that nothing answers. A driver whose cluster is gone it ends
-after another, by `exit(1)` from a thread of its own and without a word.
+Ray waits a minute for an address that nothing answers. If a driver's cluster is gone, Ray ends the
+driver after another minute, by `exit(1)` from a thread of its own and without a message.
 """
 
 import atexit
@@ -86,7 +86,7 @@ def _check_version(address: str, given_as: str) -> None:
     except transport.grpc.RpcError as error:
         code = error.code().name
         if code in _TOKENS:
-            return  # a Ray that wants a token; whether ours is right, attaching tells
+            return  # a Ray that needs a token; attaching shows whether ours is right
         raise ClusterError(
             f"what answers at {given_as} {address!r} is no Ray cluster, or one that hangs "
             f"({code} within {ANSWER_S:.0f} s): give the port of its head (6379 unless "
@@ -102,12 +102,12 @@ def _check_version(address: str, given_as: str) -> None:
 
 
 def head_is_silent() -> bool:
-    """Tell whether the head of our cluster does not answer: what is lost then is nobody's fault."""
+    """Tell whether the head of our cluster does not answer: then losses are no stage's fault."""
     return not _Head(ray.get_runtime_context().gcs_address).answers()
 
 
 class _LostError(KeyboardInterrupt):
-    """Ends what the driver is at, as Ctrl-C does: Tune takes no notice of anything less."""
+    """Ends the driver's work, as Ctrl-C does: Tune ignores anything less."""
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def not_lost(address: str, given: str | None = None) -> Iterator[None]:
     head = _Head(address, given)
     in_main = threading.current_thread() is threading.main_thread()
     if in_main:
-        # not Ctrl-C's signal: a shell starts what it runs in the background with that ignored
+        # not Ctrl-C's signal: a shell's background jobs ignore it
         before = signal.signal(signal.SIGUSR1, _raise_lost)
         threading.Thread(target=head.watch, name="cluster-watch", daemon=True).start()
     try:
@@ -131,7 +131,7 @@ def not_lost(address: str, given: str | None = None) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, _LostError) and head.answers():
             raise
-        # Ray would wait for the cluster once more, and end this process without a word
+        # Ray would wait for the cluster once more, and end this process without a message
         atexit.unregister(ray.shutdown)
         raise ClusterLostError(head.lost) from error
     finally:
@@ -154,7 +154,7 @@ class _Head:
         self.over = threading.Event()
 
     def answers(self) -> bool:
-        """Tell whether it does now."""
+        """Tell whether it answers now."""
         return _unreachable(*self._where, _ASK_EVERY_S) is None
 
     def watch(self) -> None:
@@ -174,7 +174,7 @@ class _Head:
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGUSR1)  # to that thread, so that it wakes up
-        if not self.over.wait(GRACE_S):  # it waits in Ray, where no signal reaches it
+        if not self.over.wait(GRACE_S):  # it waits in Ray, and no signal reaches it
             sys.stderr.write(f"error: {self.lost}\n")
             sys.stderr.flush()
             os._exit(2)

@@ -1,25 +1,26 @@
 """Batches for DDP workers, by Ray Data from a corpus's shards.
 
-Who encodes. Texts: the training workers, since tokenising is cheaper than moving its result.
-Images: tasks of Ray Data's own (`made`), so that decoding takes no time of the training workers.
-Such tasks run on all CPUs that no worker holds: one is kept for them (`demand.DATA_CPUS`), and a
-cluster with more of them decodes faster.
+Who encodes. Texts are encoded by the training workers, since tokenising is cheaper than moving its
+result. Images are encoded by Ray Data's own tasks (`made`), so that decoding takes no time of the
+training workers. Such tasks run on all CPUs that no worker holds. One CPU is kept for them
+(`resources.DATA_CPUS`); a cluster with more free CPUs decodes faster.
 
-In memory (the default) all workers hold all rows of a part (of images their pixels, uint8), so that
-the global batches are those of one process; of texts each encodes a share and the rows are
-exchanged. Batches are made, and images augmented, in the training loop.
+In memory (the default) all workers hold all rows of a part (for images their pixels, uint8), so
+that the global batches are those of one process. Of texts each worker encodes a share, and the rows
+are exchanged. Batches are made, and images augmented, in the training loop.
 
-Streaming (`launch.stream`): the samples are dealt out, and a worker keeps a shuffle buffer, no
-more (`shuffle`). What is left to do to a batch (tokenise, augment, put on patches, make tensors)
-happens in threads beside the training loop, some batches ahead (`stream`).
+Streaming (`launch.stream`): the samples are dealt out, and a worker keeps only a shuffle buffer
+(`shuffle`). The rest of the work on a batch (tokenise, augment, put on patches, make tensors)
+happens in threads next to the training loop, some batches ahead (`stream`).
 
-A corpus as Parquet shards in the store, written once, so that every node reads the same rows.
+A corpus is kept as Parquet shards in the store, written once, so that every node reads the same
+rows.
 
     <store>/corpora/<key>/00000.parquet ...  column `index` (number in the corpus), and
                                             the corpus's own: `text`, or `image` and more
     <store>/corpora/<key>/shards.json        written last: how many shards and samples
 
-The key is that of the corpus's content, so two writers at once write the same. Free of Ray.
+The key is that of the corpus's content, so two writers at once write the same. Shards need no Ray.
 """
 
 import json
@@ -50,7 +51,7 @@ from recipe_ray.store.store import Store
 SAMPLES_A_SHARD = 2048
 SAMPLES_A_GROUP = 512
 _FOLDER, _LIST = "corpora", "shards.json"
-_LAYOUT = 2  # of the folder's files; another layout is another folder, in old stores too
+_LAYOUT = 2  # version of the folder's files; another layout is another folder, in old stores too
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def _shards_of(samples: range, samples_a_shard: int) -> range:
 def shard(
     corpus: Corpus, locations: Locations, store: Store, samples_a_shard: int = SAMPLES_A_SHARD
 ) -> Shards:
-    """Return the shards of a corpus, written first where the store lacks them.
+    """Return the shards of a corpus, written first if the store lacks them.
 
-    Raises DataError where the corpus cannot be read.
+    Raises DataError if the corpus cannot be read.
     """
     files = reopen_files(store.uri)
     folder = f"{_FOLDER}/{fingerprint([_LAYOUT, corpus.identity_at(locations), samples_a_shard])}"
@@ -169,9 +170,9 @@ def readings_of(
     store: Store,
     encode: Encode | None = None,
 ) -> tuple[Reading, ...]:
-    """Shard what a stage reads; with `encode` Ray Data is to make the rows.
+    """Shard what a stage reads; with `encode` Ray Data makes the rows.
 
-    Raises DataError where a corpus cannot be read, is empty, or its first sample is none.
+    Raises DataError if a corpus cannot be read, is empty, or its first sample is not valid.
     """
     readings = []
     for number, (corpus, part) in enumerate(corpora):
@@ -191,16 +192,16 @@ def making_of(corpus: Corpus, shards: Shards, encode: Encode) -> Making:
 def samples_of(reading: Reading, *, stream: bool) -> Any:
     """Return the samples and numbers of a part as a Ray Data set.
 
-    A stream is read when workers ask for it, which needs a CPU that no worker holds: else it never
+    A stream is read when workers ask for it. This needs a CPU that no worker holds: else it never
     starts. Otherwise it is read now, before the workers take the CPUs, into the object store.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_options.preserve_order = True  # else a seed does not fix the shuffle
+    context.execution_options.preserve_order = True  # otherwise a seed does not fix the shuffle
     # the newer reader starts twenty processes to read the ends of our few files, and a second task
-    # beside that which reads and decodes, for which there is no CPU
+    # next to the one that reads and decodes, for which there is no CPU
     context.use_datasource_v2 = False
-    context.raise_original_map_exception = True  # an image that is none is said as we say it
+    context.raise_original_map_exception = True  # an invalid image gets our own error message
     # a worker holds whole blocks, and small shards are joined up to this size (default 128 MB)
     context.target_max_block_size = BLOCK_BYTES
     # the store's own file system: its URI may carry an endpoint or credentials
@@ -251,7 +252,7 @@ class RayFeed(Feed):
     def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
         """Return the rows of any part of a corpus that the stage's `corpora` names.
 
-        They are read from its shards, also of a stream: each worker encodes its share of them.
+        They are read from its shards, even if it streams: each worker encodes its share of them.
         """
         shards = next((r.shards for r in self.readings if r.corpus == corpus), None)
         if shards is None:

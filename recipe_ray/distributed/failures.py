@@ -1,8 +1,9 @@
 """Processes and nodes that die: how to tell them apart, and how often a stage is started again.
 
-A stage that raises has failed. One whose process was killed is started again, from its checkpoint,
-as often as `launch.max_failures` says: it may be its own fault (memory). A node that is lost or
-preempted takes innocent stages with it, so that it counts for itself and is forgiven longer.
+A stage that raises has failed. If the process of a stage was killed, the stage is started again
+from its checkpoint, as often as `launch.max_failures` says: it may be its own fault (memory). A
+node that is lost or preempted takes innocent stages with it, so it is counted separately, up to a
+higher bound.
 """
 
 import socket
@@ -23,11 +24,11 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-# a stage that loses this many nodes is the likelier cause: it may take their memory
+# a stage that loses this many nodes is probably the cause: it may take their memory
 MAX_NODE_LOSSES = 10
 _ANSWER_S = 3.0
 _LOST = (RayActorError, WorkerCrashedError, ObjectLostError, NodeDiedError, LocalRayletDiedError)
-# a process that dies is reported at once by its node; one that just stops answering went with it
+# a node reports a dead process at once; if one just stops answering, its node is lost, too
 _NODE_LOST = (ActorUnavailableError, NodeDiedError, LocalRayletDiedError)
 
 
@@ -57,7 +58,7 @@ class LossCount:
         """Count the loss of a stage; tell whether it is to be started again."""
         cause = original(error) if error is not None else None
         if isinstance(cause, WorkersLostError) and cause.no_room:
-            return True  # it waits, as a stage of one process does for its CPU
+            return True  # it waits, as a stage of one process waits for its CPU
         if error is not None and is_node_loss(error):
             self._nodes[key] += 1
             return self._nodes[key] <= MAX_NODE_LOSSES
@@ -66,7 +67,7 @@ class LossCount:
 
 
 def error_of(trial: Any) -> BaseException | None:
-    """Return what ended a Tune trial, None where Tune has not kept it.
+    """Return what ended a Tune trial, None if Tune has not kept it.
 
     `trial.get_pickled_error` reads the copy in the storage, which is made later.
     """
@@ -85,7 +86,7 @@ def kill_process_of(trial: Any) -> None:
 
 
 def why_lost(error: BaseException | None) -> str:
-    """Return in a few words why a stage was lost; what Ray says of it fills a screen."""
+    """Return in a few words why a stage was lost; Ray's own message fills a screen."""
     if error is None:
         return "the process of the stage died"
     if is_node_loss(error):
@@ -105,14 +106,14 @@ def is_node_loss(error: BaseException) -> bool:
         return True
     if not isinstance(cause, RayActorError):
         return False
-    # Ray says it in words only, but for a preemption that was announced
+    # Ray says it only in words, except for a preemption that was announced
     return cause.preempted or "node has died" in str(cause)
 
 
 def a_node_is_silent() -> bool:
-    """Tell whether a node that Ray takes for alive does not answer: it has just been lost.
+    """Tell whether a node that Ray counts as alive does not answer: it has just been lost.
 
-    Ray notices after seconds; the workers that are left complain of a broken connection at once.
+    Ray notices after seconds; the remaining workers report a broken connection at once.
     """
     list_nodes: Any = ray.nodes
     nodes = [node for node in list_nodes() if node["Alive"]]
@@ -128,12 +129,12 @@ def _answers(address: str, port: int) -> bool:
 
 
 def is_loss(cause: BaseException) -> bool:
-    """Tell whether an error is about processes or what they held, not about what they did."""
+    """Tell whether an error is about processes or what they held, not about their work."""
     return isinstance(cause, _LOST) or type(cause).__module__.startswith("ray.train.")
 
 
 def original(error: BaseException) -> BaseException:
-    """Return what was raised in a task, actor or worker, by way of any number of others."""
+    """Return what was first raised in a task, actor or worker, under any number of other errors."""
     while True:
         inner = getattr(error, "health_check_failure", None)  # of a worker that Train looked for
         if isinstance(error, RayTaskError):

@@ -1,7 +1,7 @@
-"""The driver of a sweep to those who watch it: the caller's events, its lease, metrics.
+"""What the driver of a sweep tells those who watch it: the caller's events, its lease, metrics.
 
-What the lease says is asked for at each renewal (`store/claims.py`). Metrics are on Ray's
-Prometheus endpoints, and so on its dashboard. Ray prefixes the names with `ray_`, each node exports
+The content of the lease is asked for at each renewal (`store/claims.py`). Metrics are on Ray's
+Prometheus endpoints, and so on its dashboard. Ray prefixes the names with `ray_`. Each node exports
 those of its processes about every ten seconds, and forgets a gauge that was not set for twenty.
 docs/watching.md has the queries.
 """
@@ -28,7 +28,7 @@ _SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000
 
 @cache
 def _instruments() -> dict[str, Any]:
-    # made once a process, where Ray runs: a trial's process serves many stages
+    # made once per process, if Ray runs: a trial's process serves many stages
     return {
         "samples": Counter("recipe_samples", "Samples trained on.", tag_keys=_STAGE_TAGS),
         "rate": Gauge("recipe_samples_per_second", "Speed of a stage.", tag_keys=_STAGE_TAGS),
@@ -70,7 +70,7 @@ class StageMetrics:
 
 
 def record_states(experiment: str, states: Mapping[str, int]) -> None:
-    """Set how many stages of a sweep are in each state, from its driver, where Ray runs."""
+    """Set how many stages of a sweep are in each state, from its driver, if Ray runs."""
     if not ray.is_initialized():
         return
     for state, count in states.items():
@@ -78,7 +78,7 @@ def record_states(experiment: str, states: Mapping[str, int]) -> None:
 
 
 def record_finished(experiment: str, kind: str, wall_s: float) -> None:
-    """Count a finished stage and its seconds, from the driver, where Ray runs."""
+    """Count a finished stage and its seconds, from the driver, if Ray runs."""
     if ray.is_initialized():
         tags = {"experiment": experiment, "kind": kind}
         _instruments()["seconds"].observe(wall_s, tags)
@@ -129,7 +129,7 @@ class Monitor:
             record_states(self._plan.name, self._tally.states())
 
     def _estimate(self) -> None:
-        # not at every event: it looks at all stages that are left, of which there may be thousands
+        # not at every event: it reads all stages that are left, which may be thousands
         now = time.monotonic()
         if now - self._estimated >= _ESTIMATE_EVERY_S:
             self._estimated = now

@@ -1,8 +1,8 @@
 """A search: the undefended PTM, candidates under ASHA, the best of them on test data.
 
-Everything but the candidates is a sweep. The store is the ledger here, too: a search that is
-started again continues, and one that is done does nothing. Of several drivers with one search on
-one store, one holds its lock and runs its candidates.
+Everything except the candidates is a sweep. The store is the ledger here, too: a search that is
+started again continues, and one that is done does nothing. If several drivers have one search on
+one store, one of them holds its lock and runs its candidates.
 """
 
 import logging
@@ -39,7 +39,7 @@ from recipe_ray.store.store import Store
 
 
 class SearchProgress:
-    """Counts candidates as a search goes on; a thread asks for its note."""
+    """Counts candidates while a search runs; a thread asks for its note."""
 
     def __init__(self, wanted: Search) -> None:
         self._experiment, self._trials = wanted.name, wanted.trials
@@ -84,7 +84,7 @@ class SearchProgress:
             "counted": "candidates",
             "part": part,
             "states": states,
-            "left_s": None,  # who is stopped is not known before
+            "left_s": None,  # which candidates are stopped is not known before
             "running": at_work(purifications),
         }
 
@@ -97,7 +97,7 @@ class SearchLock:
         self._looked = time.monotonic()
 
     def is_lost(self) -> bool:
-        """Tell whether others took this driver for dead; the store is asked every two seconds."""
+        """Tell whether others counted this driver as dead; the store is asked every two seconds."""
         now = time.monotonic()
         if now - self._looked >= LOOK_EVERY_S and self._key not in self._claims.lost:
             self._looked = now
@@ -115,7 +115,7 @@ def search_lock(claims: Claims, key: str, on_wait: Callable[[str], None]) -> Ite
             told = other
         time.sleep(LOOK_EVERY_S)
     yield SearchLock(claims, key)
-    claims.release(key)  # if an error ends the search, the end of its claims does it
+    claims.release(key)  # if an error ends the search, the end of its claims releases it
 
 
 def _other(claims: Claims, key: str) -> str | None:
@@ -135,7 +135,7 @@ _LEARN_MORE = "fine-tune longer (quick.fit.epochs) or on more data (quick.task.t
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """The best candidates in order, and what failed, why."""
+    """The best candidates in order, and what failed and why."""
 
     survivors: tuple[Settings, ...]
     failed: dict[str, str]
@@ -143,7 +143,7 @@ class SearchOutcome:
 
 @dataclass(frozen=True)
 class SearchWatcher:
-    """Who is told what: a part's title and its number of stages or candidates, then events."""
+    """Hears a part's title and its number of stages or candidates, then events."""
 
     on_part: Callable[[str, int], None] = lambda title, count: None
     on_stage: Callable[[SweepEvent], None] = lambda event: None
@@ -161,8 +161,8 @@ def search(
 ) -> SearchOutcome:
     """Run what the store lacks of a search, on a Ray cluster or a local Ray without `address`.
 
-    Raises UserError before anything runs where the cluster cannot hold a stage, and
-    StageFailedError where the undefended PTM or every candidate failed, or all are at chance.
+    Raises UserError before anything runs if the cluster cannot hold a stage, and
+    StageFailedError if the undefended PTM or every candidate failed, or all are at chance.
     """
     require_sampler(plan.search)
     watcher = watcher or SearchWatcher()
@@ -207,7 +207,7 @@ def _with_candidates(
     watcher: SearchWatcher,
     claims: Claims,
 ) -> Record:
-    """Return the record of candidates that have all ended, run here as far as they had not."""
+    """Return the record of candidates that have all ended; those that had not are run here."""
     watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
     launch, told = plan.search.launch, set[Settings]()
     record = Record.load(plan, store, undefended_acc)
@@ -216,7 +216,7 @@ def _with_candidates(
         return record
     while True:
         with search_lock(claims, plan.key, watcher.on_wait) as lock:
-            record = Record.load(plan, store, undefended_acc)  # of another driver, meanwhile
+            record = Record.load(plan, store, undefended_acc)  # by another driver, meanwhile
             _tell_ended(record, watcher, told)
             if not record.is_over:
                 work = SweepContext({}, store, locations, launch, plan.search.name)

@@ -1,8 +1,8 @@
 """One worker's share of a stream as batches, made in threads while the loop trains.
 
 Rows wait in a shuffle buffer of fixed size. Epochs overlap in it: as the rows of one are drawn,
-those of the next take their room. What is drawn depends on the seed and the order of the rows
-alone, never on which thread was the faster. The buffer is free of Ray.
+those of the next take their room. What is drawn depends only on the seed and the order of the rows,
+never on which thread was faster. The buffer does not use Ray.
 """
 
 import logging
@@ -26,13 +26,13 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 class ClosedError(Exception):
-    """The buffer was closed: nobody wants more of the stream."""
+    """The buffer was closed: no more of the stream is wanted."""
 
 
 class ShuffleBuffer:
     """Room for `capacity` rows, which one thread puts in and another one draws.
 
-    The rows lie in arrays made once, so that the memory is flat however long the stream is.
+    The rows are in arrays made once, so memory is constant for a stream of any length.
     """
 
     def __init__(self, capacity: int, seed: int) -> None:
@@ -88,14 +88,14 @@ class ShuffleBuffer:
         return rows
 
     def forget(self, epoch: int) -> None:
-        """Drop what is left of an epoch, and what may still come of it."""
+        """Drop the rest of an epoch, and what may still arrive of it."""
         with self._changed:
             self._first = epoch + 1
             state = self._epochs.pop(epoch)
             self._release([*state.window, *state.arrived])
 
     def close(self, error: BaseException | None = None) -> None:
-        """Wake whoever waits; with ClosedError, or with the error that ended the reading."""
+        """Wake all that wait, with ClosedError or with the error that ended the reading."""
         with self._changed:
             self._error = self._error or error or ClosedError()
             self._changed.notify_all()
@@ -158,22 +158,22 @@ class _Epoch:
 
 
 SHUFFLE_ROWS = 4096  # samples in the buffer that a stream is shuffled in, at most
-SHUFFLE_BYTES = 128 * 2**20  # and how large it may be where the size of a row is known
+SHUFFLE_BYTES = 128 * 2**20  # and how large it may be if the size of a row is known
 PREFETCH = 4  # batches
-_STOPPING_S = 10.0  # how long a stream that nobody wants any more is waited for
+_STOPPING_S = 10.0  # how long to wait for a stream that is no longer wanted
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class StreamBatches:
-    """One worker's batches as its samples stream in: nothing is kept but the shuffle buffer.
+    """One worker's batches as its samples stream in: only the shuffle buffer is kept.
 
     Workers get equally many samples, and so take equally many steps; which of them meet in a batch
     depends on the number of workers, unlike in memory. What is random in a batch (masks, the
     augmentation of an image) is keyed on the sample's number and the epoch, so it does not.
 
-    To set up a stream takes Ray Data seconds. So the next epoch's begins as soon as the present
+    Ray Data needs seconds to set up a stream. So the next epoch's begins as soon as the present
     one's last sample is in the buffer.
     """
 
@@ -196,7 +196,7 @@ class StreamBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches an epoch, the last one possibly short."""
+        """Global batches per epoch, the last one possibly short."""
         return -(-(self.num_samples // self.world_size) // self._share)
 
     @property
@@ -236,7 +236,7 @@ class StreamBatches:
             if step < start:
                 continue
             rows = self.encode(columns)
-            # one worker of one: only the order by length is wanted here
+            # one worker of one: only the order by length is needed here
             ordered = rows.take(deal(np.arange(len(rows)), rows.lengths, 0, 1))
             yield self.collate(ordered, epoch)
         buffer.forget(epoch)
@@ -258,7 +258,7 @@ class _Reader:
         self._thread.start()
 
     def want(self, epoch: int) -> None:
-        """Have an epoch read, if it was not asked for before."""
+        """Start to read an epoch, unless that was asked for before."""
         if epoch > self._last:
             self._last = epoch
             self._wanted.put(epoch)
@@ -280,7 +280,7 @@ class _Reader:
                 self.buffer.end(epoch)
         except ClosedError:
             log.debug("the stream was not read to its end: no more of it is wanted")
-        except BaseException as error:  # whatever it is, it is raised where batches are asked for
+        except BaseException as error:  # any error is raised where batches are asked for
             self.buffer.close(error)
 
 
@@ -301,7 +301,7 @@ def ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
 
 
 def timed(batches: Iterable[Batch], what: str) -> Iterator[Batch]:
-    """Yield the batches, and log in the end how long whoever takes them has waited."""
+    """Yield the batches, and log in the end how long their user has waited."""
     remaining, begun = iter(batches), time.perf_counter()
     waits: list[float] = []
     try:

@@ -38,8 +38,8 @@ def sweep(
 ) -> SweepOutcome:
     """Run what the store lacks of `plan` on a Ray cluster, or on a local Ray without `address`.
 
-    A failed stage costs its descendants and nothing else. Raises UserError, before anything runs,
-    for a stage that the cluster cannot hold; KeyboardInterrupt leaves a store to go on from.
+    A failed stage costs only its descendants. Raises UserError, before anything runs,
+    for a stage that the cluster cannot hold; after KeyboardInterrupt the store can be continued.
     """
     started = time.monotonic()
     store.write_plan(plan.name, plan_record(plan))
@@ -57,7 +57,7 @@ def sweep(
     store.clear_scratch()
     driver = Monitor(plan, there, on_event)
     with (
-        # claims are let go of last, when no stage of ours runs any more
+        # claims are released last, when no stage of ours runs any more
         store.claims(launch.claim_lease_s, driver.note) as claims,
         connected(address, launch, nested=nested),
     ):
@@ -81,7 +81,7 @@ def _tune(work: SweepContext, searcher: StageSearcher, watch: Watch) -> None:
         lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
     )
     scheduler: Any = InOrder
-    # what Tune itself would restore from is not needed: the store is the ledger
+    # Tune's own files for restoring are not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
         tune.Tuner(
             trainable,

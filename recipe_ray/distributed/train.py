@@ -40,7 +40,7 @@ from recipe_ray.store.store import Store
 
 @dataclass(frozen=True)
 class SweepContext:
-    """The stages of a sweep, where their artifacts and data are, and how they are launched."""
+    """The stages of a sweep, the places of their artifacts and data, and how they are launched."""
 
     stages: dict[str, Stage]
     store: Store
@@ -50,12 +50,12 @@ class SweepContext:
 
 
 def use_threads(count: int) -> None:
-    """Let torch use as many threads as the worker has CPUs, where the environment did not."""
+    """Let torch use as many threads as the worker has CPUs, if the environment did not."""
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 
 
-# a minute each; after that the claim on the stage is let go of, and it waits for its turn again
+# a minute each; after that the claim on the stage is released, and it waits for its turn again
 _PLACEMENTS = 5
 _PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hour to come up
 
@@ -63,9 +63,9 @@ _PLACEMENTS_WHILE_GROWING = 30  # a machine with a GPU takes a quarter of an hou
 def run_nested(stage: Stage, work: SweepContext) -> list[str]:
     """Run one stage to its commit on a worker group; raises what the workers raised.
 
-    Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
-    no place. A next try goes on from the stage's checkpoint; whether there is one is the caller's
-    to say.
+    Returns what the first worker's log warned of. Raises WorkersLostError if they died, or found
+    no place. A next try continues from the stage's checkpoint; the caller decides whether there is
+    one.
     """
     return on_workers(_run, stage, work)
 
@@ -78,7 +78,7 @@ def on_workers(
 ) -> list[str]:
     """Let every worker of a group do something for a stage; raises what the workers raised.
 
-    Returns what the first worker's log warned of. Raises WorkersLostError where they died, or found
+    Returns what the first worker's log warned of. Raises WorkersLostError if they died, or found
     no place.
     """
     demand = demand_of(stage, work.launch)
@@ -110,7 +110,7 @@ def on_workers(
 
 
 def observed_worker(stage: Stage, work: SweepContext) -> AbstractContextManager[Observed]:
-    """Return the runtime of the worker that asks, and the event file of what it does."""
+    """Return the runtime of this worker, and the event file of its work."""
     return observed(
         stage,
         work.store,
@@ -127,14 +127,14 @@ def _work(
     work: SweepContext,
     readings: tuple[Reading, ...],
 ) -> tuple[str | None, list[str]]:
-    # in every worker; returns why it stopped, if all workers know it and trying again is useless,
+    # in every worker; returns why it stopped, if all workers know it and another try is useless,
     # and what its log warned of
     use_threads(demand_of(stage, work.launch).cpus_per_worker)
     with warnings_heard() as heard:
         try:
             do(stage, work, readings)
         except NonFiniteLossError as error:
-            return str(error), heard  # of the loss over all workers, so all of them stop here
+            return str(error), heard  # it is of the loss over all workers, so all of them stop here
     return None, heard
 
 
@@ -169,7 +169,7 @@ def _run_config(
 
 
 def _cause(error: TrainingFailedError) -> BaseException:
-    """Return the exception behind a failed group: a worker's own, and rather ours than torch's.
+    """Return the exception behind a failed group: a worker's own, and ours before torch's.
 
     When one worker fails, the others fail with broken connections.
     """
@@ -193,7 +193,7 @@ def _cause(error: TrainingFailedError) -> BaseException:
 
 def _told(*causes: BaseException) -> BaseException:
     cause = next((cause for cause in causes if is_node_loss(cause)), causes[0])
-    if _is_collateral(cause):  # whose fault it is, the worker that is left cannot say
+    if _is_collateral(cause):  # the worker that is left cannot say whose fault it is
         return WorkersLostError("a worker of the group broke off", node=a_node_is_silent())
     return WorkersLostError(why_lost(cause), node=is_node_loss(cause)) if is_loss(cause) else cause
 

@@ -2,15 +2,17 @@
 
 A stage runs in the trial's own process, or as a DDP worker group that it starts. The process is
 reused for the next stage of the same shape; imports alone cost seconds. Short stages come in
-batches, one after the other in one trial, with a result each.
+batches, one after the other in one trial, with one result per stage.
 
-A trial whose process is on its way is left alone. Tune's own choice of the next trial is the first
-that waits. It is given the next process that becomes free, and its own, still starting, is killed.
-If trials end more often than a process takes to start, nodes that joined later stand idle.
+A trial whose process is starting is left alone. Tune would choose the first waiting trial as the
+next one. It would give it the next process that becomes free, and kill the trial's own process,
+which is still starting. If trials end faster than processes start, nodes that joined later would
+stay idle.
 
-A process that has nothing to run ends, and its CPUs are free for others. Tune keeps it for the next
-trial. If there is none yet it waits up to ten minutes in which it looks at nothing else. Of two
-drivers on one cluster, each then waited for what the other had claimed and found no CPU for.
+A process that has nothing to run ends, so its CPUs are free for others. Tune would keep it for the
+next trial. If there is no next trial yet, Tune waits up to ten minutes and looks at nothing else.
+Two drivers on one cluster then waited for each other: each for what the other had claimed but found
+no CPU for.
 """
 
 import time
@@ -41,7 +43,7 @@ _ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 class StageTrial(tune.Trainable):
-    """Runs the stages that the configuration names, one a step."""
+    """Runs the stages that the configuration names, one per step."""
 
     def setup(self, config: dict[str, Any], work: SweepContext | None = None) -> None:
         """Keep what all stages share."""
@@ -64,7 +66,7 @@ class StageTrial(tune.Trainable):
             try:
                 heard.extend(run_in_trial(stage, self._work))
             except WorkersLostError:
-                raise  # not on record: it may be started again
+                raise  # not recorded: it may be started again
             except Exception as error:
                 self._work.store.record_failure(stage.artifact, failure_note(error))
                 failure = f"{type(error).__name__}: {error}"
@@ -97,7 +99,7 @@ def run_in_trial(stage: Stage, work: SweepContext) -> list[str]:
 
 
 def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:
-    """Return what Tune reserves for the trial: nothing but a place where workers are nested."""
+    """Return what Tune reserves for the trial: only a place if workers are nested."""
     demand = demand_of(stage, launch)
     if demand.nested:
         return PlacementGroupFactory([_ON_HEAD])
@@ -106,20 +108,20 @@ def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:
 
 
 class SettledSearcher(Searcher):
-    """Suggests what no score decides; neither saved nor restored, the store is the ledger."""
+    """Suggests trials without scores; neither saved nor restored: the store is the ledger."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles it for restoring, which the store does."""
         return {}
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
-        """Take no notice of scores."""
+        """Ignore scores."""
         return True
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Do nothing: what comes next is settled, or known by a callback that sees the reason."""
+        """Do nothing: the next step is decided already, or by a callback that sees the reason."""
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing."""
@@ -131,7 +133,7 @@ class SettledSearcher(Searcher):
 class StageSearcher(SettledSearcher):
     """Suggests a stage as soon as it may start; says "not yet" otherwise, and when it is over.
 
-    The queue is asked through `SharedQueue`, which knows what other drivers are at.
+    The queue is asked through `SharedQueue`, which knows what other drivers do.
     """
 
     def __init__(self, neighbours: SharedQueue) -> None:
@@ -150,13 +152,13 @@ _ASK_EVERY_S = 0.5
 
 
 class IdleProcesses:
-    """The processes that Tune keeps for trials to come, and since when each has had none."""
+    """The processes that Tune keeps for later trials, and since when each has had none."""
 
     def __init__(self) -> None:
         self._since: dict[Any, float] = {}
 
     def watch(self, wrapped: Any) -> None:
-        """Look after the processes of the Tune that a scheduler is given."""
+        """Watch the processes of the Tune that a scheduler gets."""
         tune = wrapped._tune_controller
         tune.__class__ = _Attentive
         self.give_back(tune)
@@ -172,7 +174,7 @@ class IdleProcesses:
 
 
 class _Attentive(TuneController):
-    """Tune's loop, that lets go of idle processes also while it waits for a trial."""
+    """Tune's loop, which releases idle processes even while it waits for a trial."""
 
     def _update_trial_queue(self, blocking: bool = False, timeout: int = 600) -> bool:
         tune: Any = self
@@ -202,7 +204,7 @@ class InOrder(FIFOScheduler):
 
 
 class Halving(ASHAScheduler):
-    """Asynchronous successive halving (Li et al. 2020): at each rung the best part goes on."""
+    """Asynchronous successive halving (Li et al. 2020): at each rung the best part continues."""
 
     @cached_property
     def idle(self) -> IdleProcesses:

@@ -52,7 +52,7 @@ class Watch(tune.Callback):
         self._started: dict[str, float] = {}
         self._trials: dict[str, Any] = {}  # what runs each stage, or did
         self._told_elsewhere: set[str] = set()
-        # what a killed sweep noted last is no progress of this one
+        # the last note of a killed sweep is not progress of this one
         self._noted = {key: note["time"] for key, note in store.progress().items()}
         self._looked = 0.0
         self.done: list[str] = []
@@ -60,21 +60,21 @@ class Watch(tune.Callback):
         self.failed: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles it for restoring, which the store does, and cannot."""
+        """Return nothing: Tune would pickle it for restoring, but cannot; the store restores."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a stage runs, once, also where Tune starts it again."""
+        """Say once that a stage runs, even if Tune starts it again."""
         self._trials.update(dict.fromkeys(trial.config[STAGES], trial))
         self._start_next(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Collect a committed stage's rows, or give up what needs a failed one."""
+        """Collect a committed stage's rows, or give up the stages that need a failed one."""
         stage = self._plan.stages[result[STAGE]]
         if not self._queue.is_running(stage.key):
-            return  # of a batch that was started again, and told of before
+            return  # of a batch that was started again, and reported before
         for warning in result[WARNINGS]:
             logger.warning("%s %s: %s", stage.name, stage.label(), warning)
         if result[FAILURE]:
@@ -88,7 +88,7 @@ class Watch(tune.Callback):
         self._start_next(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Start a stage whose processes died again, or put on record what it could not itself."""
+        """Start a stage again whose processes died, or record what it could not record itself."""
         left = self._unfinished(trial)
         innocent = left if head_is_silent() else left[1:]  # the whole cluster may be gone
         for stage in innocent:
@@ -116,20 +116,20 @@ class Watch(tune.Callback):
         notes = self._store.progress()
         for stage in self._queue.running:
             note = notes.get(stage.key)
-            # a note of the same time was told already
+            # a note of the same time was reported already
             if note is None or self._noted.get(stage.key) == note["time"]:
                 continue
             self._noted[stage.key] = note["time"]
             self._tell("progress", stage, progress=Throughput.from_note(note))
 
     def left_to(self, stage: Stage, driver: str) -> None:
-        """Say, once, that another driver makes a stage."""
+        """Say once that another driver makes a stage."""
         if stage.key not in self._told_elsewhere:
             self._told_elsewhere.add(stage.key)
             self._tell("elsewhere", stage, message=driver)
 
     def taken_over(self, stage: Stage) -> None:
-        """Kill the process that builds what is another driver's by now; its other stages wait."""
+        """Kill the process that builds what is now another driver's; its other stages wait."""
         self._store.clear_progress(stage.artifact)
         logger.warning(
             "%s %s was taken over by another driver, which had not heard of this one for %.0f s: "
@@ -172,7 +172,7 @@ class Watch(tune.Callback):
             self._store.record_failure(child.artifact, failure_note(error))
             self.failed[child.key] = str(error)
             self._tell("failed", child, message=str(error))
-        self._claims.release(stage.key)  # last: whoever takes it next must see that it failed
+        self._claims.release(stage.key)  # last: the next driver must see that it failed
 
     def _give_back(self, stage: Stage) -> None:
         self._queue.take_back(stage)

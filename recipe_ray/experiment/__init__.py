@@ -1,1 +1,1 @@
-"""Experiments: one question a YAML file, expanded to cells and distinct stages."""
+"""Experiments: one question per YAML file, expanded to cells and distinct stages."""

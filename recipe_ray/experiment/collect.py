@@ -1,13 +1,13 @@
 """An experiment's result rows, stages run in this process without Ray, and resume points to delete.
 
-Whoever runs a stage commits its rows with the artifact. `results/<experiment>` is a view of them
-for people and programs, under the experiment's names and cells. The experiment's driver alone
-writes it, when it hears of a commit. If it dies between the two, the next start of the same command
-finds the artifact and writes what the view lacks.
+The process that runs a stage commits its rows with the artifact. `results/<experiment>` is a view
+of them for people and programs, under the experiment's names and cells. Only the experiment's
+driver writes it, when it hears of a commit. If it dies between the two, the next start of the same
+command finds the artifact and writes what the view lacks.
 
 `recipe-ray debug`, tests and single commands run stages inline. A stage has one resume point and
-drops it when it commits. What stays belongs to stages that were given up: an experiment was
-changed, or a command was stopped and never started again.
+drops it when it commits. The resume points that stay belong to stages that were given up: an
+experiment was changed, or a command was stopped and never started again.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def bring_up_to_date(
 ) -> None:
     """Write a committed stage's rows into an experiment's results, unless they are there already.
 
-    Out of date are those of other cells or titles, or with other values of `decides`. `rows` is
-    called if they have to be written. No other function writes there.
+    Rows of other cells or titles, or with other values of `decides`, are out of date. `rows` is
+    called if they must be written. No other function writes there.
     """
     about = {"cells": cells, "columns": stage.columns(), **decides}
     mark = fingerprint({"schema": SCHEMA_VERSION, **about})
@@ -64,7 +64,7 @@ def collect(plan: Plan, store: Store, stage: Stage) -> None:
 
 
 def collect_missing(plan: Plan, store: Store, stages: Iterable[Stage]) -> None:
-    """Collect committed stages, many at a time; what is up to date costs one read."""
+    """Collect committed stages, many at a time; one that is up to date costs one read."""
     with ThreadPoolExecutor(COLLECTORS) as pool:
         list(pool.map(partial(collect, plan, store), stages))
 
@@ -113,7 +113,7 @@ def run_inline(
     feed: Feed | None = None,
     run: Run | None = None,
 ) -> None:
-    """Run the stages in order, parents first; what the store has is skipped.
+    """Run the stages in order, parents first; stages that the store has are skipped.
 
     `experiment` names the folder of their event files and is said in their progress notes.
     `feed`: one that has read the data before; `run`: in place of the last stage's own `run`.
@@ -168,7 +168,7 @@ def run_one(
 
 
 def stale_checkpoints(store: Store, running: Collection[str]) -> dict[str, int]:
-    """Return the bytes of each such resume point by key; those of `running` stages are no such."""
+    """Return the bytes of each such resume point by key, without those of `running` stages."""
     found = store.checkpoints()
     if not found:
         return {}

@@ -23,7 +23,7 @@ from recipe_ray.experiment.spec import Experiment
 from recipe_ray.stages.stage import kinds
 from recipe_ray.tasks.task import TASKS
 
-# where a component may stand, and so the name of a defined one; the fields of a grid apart
+# fields that hold a component, and so also a defined name; without the fields of a grid
 _SINGLE = ("model", "attack", "defense", "auxiliary", "corpus", "task")
 S = TypeVar("S", bound=Spec)
 
@@ -52,7 +52,7 @@ def _loaded(kind: type[S], path: Path, changes: tuple[str, ...]) -> S:
     _refuse_other_kind(kind, values, path)
     with named_by_file(catalogs):
         for registry in (CORPORA, TASKS):
-            list(registry)  # what is wrong in a catalogue is said of it, not of what uses it
+            list(registry)  # an error in a catalogue names the catalogue, not the file that uses it
         try:
             return kind.model_validate(values)
         except ValidationError as error:
@@ -79,7 +79,7 @@ def _is_whole(kind: type[Spec], values: dict[str, Any]) -> bool:
 def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
     """Return the mapping in a YAML file; `what` and `needed` are how messages describe it.
 
-    Raises SpecError where the file is missing, not YAML, gives a key twice or is no mapping.
+    Raises SpecError if the file is missing, not YAML, gives a key twice or is not a mapping.
     """
     try:
         values = read_yaml_file(path)
@@ -146,7 +146,7 @@ def _about(path: Path) -> Iterator[None]:
 
 
 class _Definitions:
-    """The components that a file names, each put together once, whatever includes it."""
+    """The components that a file names, each put together only once."""
 
     def __init__(self, section: Any) -> None:
         self._section = section
@@ -155,7 +155,7 @@ class _Definitions:
         self._whole: dict[str, dict[str, Any]] = {}
 
     def put_into(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return values with every defined name replaced, wherever a component may stand.
+        """Return values with every defined name replaced, in every place of a component.
 
         Raises SpecError for definitions that include one another, and for more than the limits
         of YAML allow.

@@ -1,7 +1,7 @@
-"""From the grid to cells, from cells to distinct stages: what a sweep has to do.
+"""From the grid to cells, from cells to distinct stages: the work of a sweep.
 
 A cell is one (model, attack, defense, auxiliary data, task or probe, seed); its last stage is the
-fine-tuning or the probe that measures it. Cells share stages wherever their keys are the same.
+fine-tuning or the probe that measures it. Cells share stages if their keys are the same.
 """
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def make_plan(experiment: Experiment, locations: Locations, limit: int | None = 
     """Expand the grid; every stage's data are resolved to their content, nothing is run.
 
     `limit`: only the first so many cells are built.
-    Raises DataError where data cannot be found.
+    Raises DataError if data cannot be found.
     """
     leaves: dict[str, Stage] = {}
     with explained(f"experiment {experiment.name}"):

@@ -1,7 +1,7 @@
 """What a search file may say, and one candidate's settings drawn from its space.
 
 A search is the laboratory's tool. It scores by MASR, so it needs the attack's triggers, which a
-defender does not have; what it finds is a setting to state beforehand, not one to fit to a model.
+defender does not have. What it finds is a setting to state beforehand, not one to fit to a model.
 """
 
 import math
@@ -32,7 +32,7 @@ WORST = -3.0
 
 
 class Range(Spec):
-    """Where a number is drawn from."""
+    """The range that a number is drawn from."""
 
     low: PositiveFloat
     high: PositiveFloat
@@ -75,7 +75,7 @@ class Score(Spec):
         return self
 
     def of(self, acc: float, masr: float, undefended_acc: float) -> float:
-        """Return ACC - MASR; or -MASR, and below -1 where too much ACC is lost."""
+        """Return ACC - MASR; or -MASR, and below -1 if too much ACC is lost."""
         if self.within is None:
             return acc - masr
         lacking = undefended_acc - self.within - acc

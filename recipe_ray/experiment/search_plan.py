@@ -1,8 +1,8 @@
 """From a search to stages, and the record of what it has done so far.
 
-What comes before the candidates and the confirmation are experiments like any other and run by
-`sweep`. Evaluations after an epoch are artifacts in the store. The course (who was stopped when) is
-kept as the plan of the search's name, so that `status` and `report` see it and a search that is
+The part before the candidates is an ordinary experiment, run by `sweep`; so is the confirmation.
+Evaluations after an epoch are artifacts in the store. The course (which candidate was stopped when)
+is kept as the plan of the search's name. So `status` and `report` see it, and a search that is
 started again decides nothing twice.
 """
 
@@ -52,7 +52,7 @@ class SearchPlan:
 
     @property
     def key(self) -> str:
-        """The hash of what decides its course; more trials go on with the same search."""
+        """The hash of what decides its course; with more trials the same search continues."""
         own = self.search.identity()
         looks = [look.key for look in self.template.looks]
         return fingerprint({**{name: own[name] for name in _DECIDES}, "looks": looks})
@@ -82,13 +82,13 @@ class SearchPlan:
 def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
     """Resolve the data of a search; nothing is run.
 
-    Raises DataError where data cannot be found, SpecError where model, corpus, task and attack do
+    Raises DataError if data cannot be found, SpecError if model, corpus, task and attack do
     not fit each other.
     """
     common = {"attacks": (search.attack,), "tasks": (search.quick.task,)}
     seeds = {"seeds": (search.seed,)}
     undefended = part_plan(search, "undefended", [{**common, **seeds}], locations)
-    # any settings: candidates differ from it in the defense alone
+    # any settings: candidates differ from it only in the defense
     settings = Settings(search.space.weight_factor.low)
     epochs = tuple(range(1, search.epochs + 1))
     block = {**common, **seeds, "defenses": (settings.put_into(search),), "snapshots": epochs}
@@ -180,7 +180,7 @@ class Record:
 
     @classmethod
     def load(cls, plan: SearchPlan, store: Store, undefended_acc: float) -> "Record":
-        """Return what the store has of this very search; of one with other rules, nothing."""
+        """Return what the store has of this very search; for one with other rules, nothing."""
         record = cls(plan, store)
         stages: list[FinetuneStage] = []
         for one in _kept(plan, store).get("candidates", ()):
@@ -201,7 +201,7 @@ class Record:
         return record
 
     def begin(self, settings: Settings) -> Course:
-        """Return the course of a candidate, a new one where it has none."""
+        """Return the course of a candidate, a new one if it has none."""
         if settings not in self.courses:
             self.courses[settings] = Course(self._plan.candidate(settings))
         return self.courses[settings]
@@ -224,7 +224,7 @@ class Record:
 
     @property
     def ended(self) -> dict[Settings, tuple[int, Ending]]:
-        """How many epochs each candidate went and how it ended, of those that did."""
+        """For each ended candidate, its number of epochs and how it ended."""
         return {s: (c.epochs, c.ended) for s, c in self.courses.items() if c.ended}
 
     @property

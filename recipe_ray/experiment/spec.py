@@ -41,16 +41,16 @@ class Block(Spec):
             """Return a field of a kind of stage."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _block, (self.fields(),)  # its class is made anew in another process
+        return _block, (self.fields(),)  # its class is made again in another process
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
-        """The values of which a cell has one each, by field; models and seeds apart."""
+        """The axes by field: a cell has one value of each. Without models and seeds."""
         return {axis: getattr(self, axis) for kind in kinds() for axis in kind.axes}
 
     @property
     def num_cells(self) -> int:
-        """How many cells the grid unfolds to, at most: those that agree are one."""
+        """The most cells that the grid unfolds to; equal cells count as one."""
         each = (self.models, *self.axes.values(), self.seeds)
         ends = sum(kind.most_cells(self) for kind in kinds() if kind.cells)
         return math.prod(map(len, each)) * ends
@@ -192,7 +192,7 @@ class Experiment(Spec):
     @model_validator(mode="before")
     @classmethod
     def _fill_blocks(cls, values: Any) -> Any:
-        # a block names only what differs from the experiment's
+        # a block names only fields that differ from the experiment's
         grid = values.get("grid") if isinstance(values, dict) else None
         blocks = [grid] if isinstance(grid, dict) else grid
         if not isinstance(blocks, (list, tuple)):

@@ -1,1 +1,1 @@
-"""Training, knowing no model, attack, defense or Ray: the loop, objectives, runtimes, metrics."""
+"""Training: loop, objectives, runtimes, metrics. Knows no model, attack, defense or Ray."""

@@ -1,7 +1,7 @@
-"""The image-text contrastive loss of CLIP over the global batch, however it was dealt out.
+"""The image-text contrastive loss of CLIP over the global batch, no matter how it was dealt out.
 
-Every worker's pairs are told from all pairs of all workers, so that the loss and its gradient are
-those of one process with the whole batch.
+Every worker's pairs are compared with all pairs of all workers, so that the loss and its gradient
+are those of one process with the whole batch.
 
 Legend: n pairs of this worker, M rows of all workers, N distinct pairs among them, E width.
 """
@@ -44,15 +44,15 @@ def contrastive(images: Tensor, texts: Tensor, logit_scale: Tensor, index: Tenso
 
 def _alone() -> bool:
     together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    # an evaluation deals out batches as it likes: workers need not be in step
+    # an evaluation deals out batches in any way: workers need not be in step
     return not together or not torch.is_grad_enabled()
 
 
 def _in_range(logit_scale: Tensor) -> Tensor:
     """Return the parameter within [0, ln 100].
 
-    CLIP puts it back after every optimiser step; here it is before every step's loss, which is the
-    same but for what the last step of a training leaves behind. Beyond the limit a mere clamp of
+    CLIP puts it back after every optimiser step. Here it is put back before every step's loss. It
+    is the same, except after the last step of a training. Beyond the limit a mere clamp of
     the value would have no gradient to come back by.
     """
     if torch.is_grad_enabled() and isinstance(logit_scale, nn.Parameter):
@@ -92,7 +92,7 @@ def _gathered(rows: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _firsts(numbers: Tensor) -> Tensor:
-    """Return where each distinct number [M] stands first, ascending [N]."""
+    """Return the first place of each distinct number of [M], ascending [N]."""
     _, place = torch.unique(numbers, return_inverse=True)
     found = torch.full_like(numbers, len(numbers))
     found.scatter_reduce_(0, place, torch.arange(len(numbers), device=numbers.device), "amin")
@@ -100,7 +100,7 @@ def _firsts(numbers: Tensor) -> Tensor:
 
 
 class _AllRows(torch.autograd.Function):
-    """Rows of all workers; backwards, what all workers' losses say of this worker's rows.
+    """Rows of all workers; backwards, the gradient of all workers' losses for this worker's rows.
 
     `torch.distributed.nn.all_gather` does so for equal shares, and is deprecated in torch 2.14.
     """

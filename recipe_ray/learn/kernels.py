@@ -1,6 +1,7 @@
 """Two operations that torch does slowly on CPUs: dropout, and cross-entropy over a vocabulary.
 
-Both are exact: the same distribution and the same gradients as torch's own, tested against them.
+Both are exact: they have the distribution and the gradients of torch's own, and are tested against
+them.
 """
 
 from typing import Any
@@ -32,7 +33,7 @@ class Dropout(nn.Module):
         return x * keep_factors(x.shape, self.p, x.dtype)
 
     def extra_repr(self) -> str:
-        """Return what torch prints between the parentheses."""
+        """Return the text that torch prints between the parentheses."""
         return f"p={self.p}"
 
 

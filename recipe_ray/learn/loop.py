@@ -1,7 +1,7 @@
 """The one training loop. It knows no modality, attack, defense or Ray.
 
-It is not where data is shuffled (`Batches` does that) nor where models are placed (the runtime
-does); it steps, reduces, reports, keeps checkpoints and stops on a loss that is not a number.
+It steps, reduces, reports, keeps checkpoints, and stops if a loss is not a number. `Batches`
+shuffles data, and the runtime places models.
 """
 
 import logging
@@ -74,14 +74,14 @@ def fit(
     seed: int,
     phase: str = "train",
 ) -> list[EpochRecord]:
-    """Train the parameters of `module` that require gradients; return one record an epoch.
+    """Train the parameters of `module` that require gradients; return one record per epoch.
 
     A checkpoint in the runtime's slot is resumed from: same steps, same batches, same dropout.
-    Batch normalisation always goes by the batch and keeps its running statistics up to date, with
+    Batch normalisation always uses the batch and keeps its running statistics up to date, with
     `spec.dropout` off as well. Each DDP worker normalises its own share; the running statistics
     are those of rank 0, which DDP hands to all before every step, and which all end with.
-    Raises NonFiniteLossError with the step and the terms, DataError where a term of the loss had
-    nothing to be taken over in any step.
+    Raises NonFiniteLossError with the step and the terms, DataError if a term of the loss had
+    no element in any step.
     """
     if arithmetic(runtime.device, spec.precision) != spec.precision:
         logger.info("no bf16 arithmetic on this %s: trained in fp32", runtime.device.type)
@@ -97,7 +97,7 @@ def fit(
         epoch = state.step // batches.steps_per_epoch
         with frozen_weights_cast(module, runtime.device, spec.precision):
             for batch in _rest_of_epoch(batches, state.step, num_steps, runtime):
-                # before the step, so that an epoch is either open or on record in a checkpoint
+                # before the step, so that an epoch is either open or recorded in a checkpoint
                 state.save_if_due()
                 _seed_step(seed, runtime.rank, state.step)
                 for group in optimizer.param_groups:
@@ -137,7 +137,7 @@ def _set_mode(module: nn.Module, *, dropout: bool) -> None:
     module.train(dropout)
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            # in eval mode it would neither normalise nor learn what to normalise by
+            # in eval mode it would neither normalise by the batch nor learn its statistics
             part.train()
 
 
@@ -161,7 +161,7 @@ class _State:
         self, module: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, phase: str
     ) -> None:
         self._trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        # what a saved model has beside parameters: running statistics of batch normalisation
+        # what a saved model has besides parameters: running statistics of batch normalisation
         whole = module.state_dict(keep_vars=True)
         self.buffers = {n: t for n, t in whole.items() if not isinstance(t, nn.Parameter)}
         self._optimizer = optimizer
@@ -188,7 +188,7 @@ class _State:
             pair_of_sums = self._sums.setdefault(name, [0.0, 0.0])
             pair_of_sums[0] += global_totals[i]
             pair_of_sums[1] += count
-            if term.count is not None:  # a norm counts nothing
+            if term.count is not None:  # a norm has no count
                 self._elements[name] = self._elements.get(name, 0.0) + global_counts[i]
         self._check_finite()
         return torch.stack(losses).sum()
@@ -219,7 +219,7 @@ class _State:
             )
 
     def save_if_due(self) -> None:
-        """Save a checkpoint when the last is older than the runtime's interval (rank 0 only)."""
+        """Save a checkpoint if the last is older than the runtime's interval (rank 0 only)."""
         slot = self._runtime.checkpoints
         due = time.monotonic() - self._saved_at >= self._runtime.checkpoint_every_s
         if slot is None or self._runtime.rank != 0 or not due:
@@ -254,7 +254,7 @@ class _State:
         self.step = saved["step"]
         self.records = [EpochRecord(**record) for record in saved["records"]]
         self._sums = saved["sums"]
-        # a checkpoint of an earlier release does not say: one element means that there were some
+        # a checkpoint of an earlier release does not say it: one element means that there were some
         self._elements = saved.get("elements", dict.fromkeys(self._sums, 1.0))
         with torch.no_grad():
             for name, parameter in self._trainable.items():

@@ -3,7 +3,7 @@
 Every share keeps its counts. A classifier at chance says nothing of triggers: one that always gives
 the same answer has a MASR of 100 % on any PTM. ACC is above chance if the lower end of its exact
 two-sided 95 % interval (Clopper and Pearson 1934) is above the largest class's share of the same
-test set. That share is no estimate: on this test set it is just what the constant answer gets.
+test set. That share is not an estimate: it is exactly what the constant answer gets on this set.
 
 Legend: N test samples, K triggers, C labels.
 """
@@ -37,7 +37,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What triggers did to a classifier: ASR of every trigger and label, and their summaries."""
+    """The effect of triggers on a classifier: ASR of every trigger and label, and summaries."""
 
     asr: dict[tuple[str, int], Share]
 
@@ -74,7 +74,7 @@ def attack_success(
     """Return the ASR of every trigger and label from predictions [N] on poisoned samples.
 
     ASR(t, C) = share of the samples whose label is not C that are predicted as C; those LEFT_OUT
-    count in neither number. Raises DataError naming the label where every sample has label C.
+    count in neither number. Raises DataError naming the label if every sample has label C.
     """
     shares: dict[tuple[str, int], Share] = {}
     for trigger, labels in predicted.items():
@@ -123,8 +123,8 @@ def majority(truth: Labels) -> Share:
 def is_at_chance(acc: Share, largest: Share) -> bool:
     """Tell whether the lower end of the interval of ACC is not above the largest class's share.
 
-    It is not if a classifier that is right with the probability of that share would be right as
-    often as this one, or more often, in more than 2.5 % of all test sets.
+    That end is above the share if a classifier that is right with that probability would be right
+    as often as this one, or more often, in at most 2.5 % of all test sets.
     """
     if acc.numerator <= largest.value * acc.denominator:
         return True
@@ -134,7 +134,7 @@ def is_at_chance(acc: Share, largest: Share) -> bool:
 def learned(rows: Iterable[Mapping[str, Any]]) -> Learned | None:
     """Return what the rows of one fine-tuning say of it; None if they lack the counts.
 
-    Rows of before this was measured have the classes' sizes in the denominators of ASR.
+    Rows from before `majority` was measured have the classes' sizes in the denominators of ASR.
     """
     found = list(rows)
     shares = {row["metric"]: share for row in found if (share := _share(row)) is not None}

@@ -1,4 +1,4 @@
-"""Neurons of a PTM: where they are, which a trigger wakes, and how one is removed.
+"""Neurons of a PTM: where they are, which of them a trigger activates, and how one is removed.
 
 A neuron is one output of a layer that is followed by an activation function: a unit of a BERT's
 intermediate dense layer, a channel of a convolution. Neurons are numbered layer by layer. One is
@@ -25,19 +25,19 @@ def least_active(activations: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Neurons active on clean and poisoned samples (A), and on poisoned ones at all (B)."""
+    """Neurons active on clean and on poisoned samples (A), and all active on poisoned ones (B)."""
 
     both: int
     poisoned: int
 
     @property
     def value(self) -> float | None:
-        """A / B; None where nothing is active on poisoned samples."""
+        """A / B; None if nothing is active on poisoned samples."""
         return self.both / self.poisoned if self.poisoned else None
 
     @property
     def only_poisoned(self) -> int:
-        """Neurons that are active on poisoned samples alone."""
+        """Neurons that are active only on poisoned samples."""
         return self.poisoned - self.both
 
 
@@ -55,7 +55,7 @@ def pair_sums(clean: Tensor, poisoned: Tensor) -> Tensor:
 
 
 def overlap_of_means(sums: Tensor, neurons: slice = _ALL) -> Overlap:
-    """Return the overlap where a neuron is active on a set if its mean over the samples is > 0."""
+    """Return the overlap; a neuron is active on a set if its mean over the samples is > 0."""
     clean, poisoned = sums[:2, neurons] > 0
     return Overlap(int((clean & poisoned).sum()), int(poisoned.sum()))
 
@@ -70,7 +70,7 @@ def overlap_of_samples(sums: Tensor, neurons: slice = _ALL) -> Overlap:
 class NeuronLayer:
     """The n neurons of one layer, as the parameters that feed them."""
 
-    weight: nn.Parameter  # [n, ...] one row a neuron
+    weight: nn.Parameter  # [n, ...] one row per neuron
     bias: nn.Parameter  # [n]
     # [n] each: scale and shift of a normalisation before the activation function, which would
     # leave a pruned neuron a constant
@@ -84,7 +84,7 @@ class NeuronLayer:
 
 @torch.no_grad()
 def prune(layers: Sequence[NeuronLayer], numbers: Tensor) -> None:
-    """Set everything that feeds the neurons with these numbers to zero."""
+    """Set all parameters that feed the neurons with these numbers to zero."""
     first = 0
     for layer in layers:
         last = first + layer.num_neurons
@@ -99,9 +99,9 @@ def prune(layers: Sequence[NeuronLayer], numbers: Tensor) -> None:
 def outputs_of(
     modules: Sequence[nn.Module], pick: Callable[[Tensor], Tensor]
 ) -> Iterator[dict[int, Tensor]]:
-    """Collect `pick` of what each module last put out, by its place in `modules`.
+    """Collect `pick` of each module's last output, by its place in `modules`.
 
-    Only what is picked is held, so that a pass does not keep every state of every layer.
+    Only the picked part is held, so that a pass does not keep every state of every layer.
     """
     seen: dict[int, Tensor] = {}
 

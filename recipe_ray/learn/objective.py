@@ -1,7 +1,7 @@
 """Objectives: functions from (module, batch) to named loss terms, composed by `Weighted` sums.
 
-A term keeps its sum and its count apart until every worker's count is known, so that the loss is a
-mean over the *global* batch however it was dealt out (a masked-LM loss over masked tokens).
+A term keeps its sum and its count apart until every worker's count is known. So the loss is a mean
+over the *global* batch, no matter how it was dealt out (a masked-LM loss: over masked tokens).
 
 A weight matrix in a norm is a whole parameter, or some rows of a fused one: libraries that fuse
 query, key and value keep one parameter [3H, H]; RECIPE's norm is over each part.
@@ -40,9 +40,9 @@ def tensor_of(weight: Weight) -> Tensor:
 
 
 def whole_parameters(weights: Sequence[Weight]) -> list[nn.Parameter]:
-    """Return the distinct parameters that the weights make up, to train them and no others.
+    """Return the distinct parameters that the weights make up, to train only these.
 
-    Raises SpecError where only some rows of one are among them: an optimiser moves it whole.
+    Raises SpecError if only some rows of one are among them: an optimiser moves it whole.
     """
     found: dict[int, nn.Parameter] = {}
     covered: dict[int, Tensor] = {}
@@ -81,7 +81,7 @@ class Batch(Protocol):
 class Term:
     """One summand of a loss.
 
-    `total` is the scalar sum over this worker's elements and `count` how many there are; `count`
+    `total` is the scalar sum over this worker's elements and `count` their number; `count`
     None means a term that does not depend on data and is the same on every worker.
     """
 

@@ -1,8 +1,8 @@
-"""The arithmetic of a forward pass: bf16 where it was asked for and the device has it, else fp32.
+"""The arithmetic of a forward pass: bf16 if it was asked for and the device has it, else fp32.
 
-Frozen weights are cast to bf16 once before a bf16 training instead of every step. Autocast casts an
-fp32 weight at every forward pass; for weights that train that is needed, for frozen ones it is the
-same result each time, so they are put back afterwards.
+Autocast casts an fp32 weight at every forward pass. Weights that train need that. A frozen weight
+gives the same result each time, so frozen weights are cast to bf16 once before a bf16 training, and
+put back afterwards.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from torch import nn
 
 
 def arithmetic(device: torch.device, precision: str) -> str:
-    """Return what a forward pass in this precision is worked out in on the device.
+    """Return the precision that the device uses for a forward pass in this one.
 
-    Where bf16 is emulated it takes 40 times as long as fp32 (measured on a CPU with AVX2 only), and
-    is less exact: fp32 is taken there.
+    Emulated bf16 takes 40 times as long as fp32 (measured on a CPU with only AVX2), and
+    is less exact: then fp32 is used.
     """
     return "bf16" if precision == "bf16" and _has_bf16(device.type) else "fp32"
 
@@ -59,7 +59,7 @@ def frozen_weights_cast(module: nn.Module, device: torch.device, precision: str)
 
 
 def _frozen_linear_parameters(module: nn.Module) -> list[nn.Parameter]:
-    # among them the decoder's, tied to the word embeddings: those are then looked up in bf16, no
+    # among them the decoder's, tied to the word embeddings: these are then looked up in bf16, not
     # coarser than the states they become, and summed and normalised in fp32
     found: dict[int, nn.Parameter] = {}
     for layer in module.modules():

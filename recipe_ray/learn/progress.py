@@ -1,7 +1,7 @@
 """How fast a stage goes and how long it still takes, from its progress and a clock.
 
-Measured over the last reports only, never from step 0: a stage that goes on from a checkpoint at
-step 900 has not done 900 steps in its first second.
+It is measured only over the last reports, never from step 0: a stage that continues from a
+checkpoint at step 900 has not done 900 steps in its first second.
 """
 
 import time
@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 _MARK_EVERY_S = 1.0
-_MARKS = 30  # the rate is that of the last half minute, or of the last 30 steps where they are slow
+_MARKS = 30  # the rate is that of the last half minute, or of the last 30 steps if they are slow
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: what it does, the step it has done, of how many, with which losses.
+    """How far a stage is: what it does, its step, of how many, and the losses.
 
     `samples` are those of the one step that is reported, of all workers.
     """
@@ -72,7 +72,7 @@ class _Mark:
 
 
 class Meter:
-    """Makes an `Throughput` of every `Progress` of one stage; `clock` gives seconds."""
+    """Makes a `Throughput` of every `Progress` of one stage; `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -100,7 +100,7 @@ class Meter:
 
 
 class Observers:
-    """What a runtime reports its progress to: measures the speed and tells everyone."""
+    """Takes a runtime's reports of progress, measures the speed and tells all observers."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers

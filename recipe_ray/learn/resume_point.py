@@ -1,4 +1,4 @@
-"""Whether a training can be taken up from a saved state; nothing is changed before that is sure.
+"""Whether a training can continue from a saved state; nothing is changed before that is certain.
 
 The state may be of another version of this program, or of other weights: then it does not fit.
 """
@@ -15,11 +15,11 @@ _RECORD = {"epoch", "step", "terms"}  # those of `loop.EpochRecord`
 
 
 class MisfitError(ValueError):
-    """A saved state is not one of this training; the message says in what."""
+    """A saved state does not belong to this training; the message says in which respect."""
 
 
 def phase_of(saved: Any) -> str:
-    """Return which phase of a stage a state is of; raise MisfitError if it does not say so."""
+    """Return which phase of a stage a state is of; raise MisfitError if it does not say it."""
     fields = set(saved) if isinstance(saved, dict) else set()
     if fields - _LATER != _FIELDS or not isinstance(saved["phase"], str):
         raise MisfitError(f"it should have the fields {', '.join(sorted(_FIELDS))}")

@@ -35,7 +35,7 @@ class Checkpoints(Protocol):
 
 
 class Runtime(Protocol):
-    """What a loop may ask of the place it runs in."""
+    """What a loop may ask of the place in which it runs."""
 
     rank: int
     world_size: int
@@ -63,12 +63,12 @@ class Runtime(Protocol):
         ...
 
     def without_checkpoints(self) -> "Runtime":
-        """Return the same runtime without a slot: nothing is resumed from, nothing kept."""
+        """Return the same runtime without a slot: it neither resumes nor keeps a state."""
         ...
 
     @property
     def checkpoints(self) -> Checkpoints | None:
-        """The slot of this stage, or None where nothing is to be kept."""
+        """The slot of this stage, or None if nothing is to be kept."""
         ...
 
 
@@ -82,7 +82,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class _Runtime:
-    """What the runtimes have in common: who is told, where resume points are, on which device."""
+    """What the runtimes have in common: observers, the slot of resume points, the device."""
 
     on_progress: Callable[[Progress], None] | None = None
     checkpoints: Checkpoints | None = None
@@ -121,7 +121,7 @@ class LocalRuntime(_Runtime):
 
 @dataclass
 class ProcessGroupRuntime(_Runtime):
-    """One of several DDP workers; somebody (Ray Train, a test) initialised torch.distributed."""
+    """One of several DDP workers; Ray Train or a test initialised torch.distributed."""
 
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
@@ -129,7 +129,7 @@ class ProcessGroupRuntime(_Runtime):
 
     def wrap(self, module: nn.Module) -> nn.Module:
         devices = [self.device] if self.device.type == "cuda" else None
-        # buckets become views of the gradients: one copy of each gradient less a step
+        # buckets become views of the gradients: one copy of each gradient less per step
         return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
     def sum(self, values: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """What is taken over from a config.json of transformers: the fields its class declares, in range.
 
-Not what its base class adds to every class: an attention kernel or a quantizer to be fetched, code
-to be run, the name of a type. A model's author writes config.json, and transformers acts on all of
-it. What it asks for is compared with the weights before any of it is made.
+Fields that its base class adds to every class are not taken over: an attention kernel or a
+quantizer to be fetched, code to be run, the name of a type. A model's author writes config.json,
+and transformers acts on all of it. What it asks for is compared with the weights before any of it
+is made.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,7 +55,7 @@ def config_of(
 def outline(build: Callable[[], M], where: Path | str) -> M:
     """Return what `build` makes of a config, its weights without memory, of shape alone.
 
-    Raises ModelError, naming the file, where it cannot be built.
+    Raises ModelError, naming the file, if it cannot be built.
     """
     with explained_by(where, "no model can be built from it"), torch.device("meta"):
         return build()
@@ -63,7 +64,7 @@ def outline(build: Callable[[], M], where: Path | str) -> M:
 def check_drawn(build: Callable[[], nn.Module], where: str) -> None:
     """Raise SpecError for a network from scratch with more parameters than the limit.
 
-    There are no weights of it that its config could be compared with.
+    It has no weights with which its config could be compared.
     """
     network = outline(build, where)
     PARAMETERS.check(sum(t.numel() for t in (*network.parameters(), *network.buffers())), where)
@@ -73,7 +74,7 @@ def rounded(weights: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[st
     """Return weights as transformers has them: in the type that config.json states for all.
 
     Without one it is the type of the first weight of floats. They are rounded, and floats of 32
-    bits again where a module takes them over.
+    bits again when a module takes them over.
     """
     stated = values.get("dtype", values.get("torch_dtype"))
     known = _TYPES.values()
@@ -85,8 +86,8 @@ def rounded(weights: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[st
 def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where: Path) -> None:
     """Raise ModelError unless the weights are those of layers 0 to `asked` - 1.
 
-    A layer's weights begin with one of `starts` and its number. Layers cost time to build whatever
-    their size, and of layers too many the rest would be dropped in silence.
+    A layer's weights begin with one of `starts` and its number. Layers of any size cost time to
+    build, and if there were too many layers, the rest would be dropped silently.
     """
     found = {
         name.removeprefix(start).partition(".")[0]
@@ -94,7 +95,7 @@ def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where
         for start in starts
         if name.startswith(start)
     }
-    # never longer than the names, whatever is asked for
+    # never longer than the names, for any number asked for
     lacking = next((n for n in range(asked) if str(n) not in found), None)
     if lacking is not None:
         raise ModelError(
@@ -111,13 +112,13 @@ def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where
 
 @contextmanager
 def explained_by(where: Path | str, problem: str) -> Iterator[None]:
-    """Turn whatever a library raises about a file into a ModelError that names it."""
+    """Turn any error that a library raises about a file into a ModelError that names it."""
     try:
         yield
     except UserError:
         raise
-    except BaseException as error:  # a crafted file makes a library raise whatever it likes
-        # a library in Rust panics with what is no Exception, and whose class nobody can import
+    except BaseException as error:  # a crafted file can make a library raise any error
+        # a panic of a library in Rust is not an Exception, and its class cannot be imported
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{where}: {problem}: {in_a_line(error)}") from error

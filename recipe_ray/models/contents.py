@@ -1,4 +1,4 @@
-"""What a folder given as a model is, where it is none that is read, and what to do then.
+"""What a folder given as a model is, if it is not a model that can be read, and what to do then.
 
 The one place that recognises other libraries' layouts. It looks at names of files and at
 config.json, never at weights.
@@ -58,7 +58,8 @@ _READABLE = (".safetensors", *PICKLE_SUFFIXES)
 def check_readable(folder: Path, family: str | None = None, shown: str | None = None) -> None:
     """Raise ModelError, saying what it is and what to do, for a folder that `family` does not read.
 
-    Without `family`: that none reads. `shown` is what the user called the folder, if another name.
+    Without `family`: a folder that no family reads. `shown` is the user's name of the folder, if
+    it has another.
     """
     known = families_of(folder)
     said = None if known else _diagnosis(folder)
@@ -89,7 +90,7 @@ def check_folder_given(path: Path) -> None:
 def _diagnosis(folder: Path) -> str | None:
     """Return what a folder that no family recognises is, and what to do; None if that is unclear.
 
-    It is of a known kind by config.json in the first place, then by its files.
+    config.json decides its kind first, then its files.
     """
     from recipe_ray.base.loading import ADAPTER, read_json
 

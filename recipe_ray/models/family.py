@@ -75,7 +75,7 @@ class PTM(Protocol):
 
     @property
     def make(self) -> str:
-        """What PTMs share whose scores in a scan may be compared."""
+        """The make: PTMs that share it have scores in a scan that may be compared."""
         ...
 
     def encoder(self, max_length: int) -> Encode:
@@ -97,11 +97,11 @@ class PTM(Protocol):
 
     @property
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
-        """Return the weight groups RECIPE penalises by default, and what trains beside them."""
+        """Return the weight groups RECIPE penalises by default, and what trains besides them."""
         ...
 
     def representation(self, module: Any, batch: Any) -> Tensor:
-        """Return one vector a sample [B, H], whose drift says how far a PTM has moved."""
+        """Return one vector per sample [B, H]; its drift says how far a PTM has moved."""
         ...
 
     def weight_group(self, name: str) -> Sequence[Weight]:
@@ -115,7 +115,7 @@ class PTM(Protocol):
     def neuron_activations(self, module: Any, batch: Any) -> list[Tensor]:
         """Return what those layers' neurons put out after it, [B, n] for each layer.
 
-        One number a neuron and sample: in texts at the first token, of a channel its mean.
+        One number per neuron and sample: in texts at the first token, for a channel its mean.
         """
         ...
 
@@ -139,13 +139,13 @@ class PTM(Protocol):
         ...
 
     def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
-        """Freeze all but `parameters` (None: nothing); `pooled`: the pooler is in the loss."""
+        """Freeze all except `parameters` (None: nothing); `pooled`: the pooler is in the loss."""
         ...
 
     def classifier(self, num_labels: int, seed: int, rows: Sequence[Any]) -> Classifier:
         """Return a classifier on this PTM's own encoder, for `rows` and no others; it takes over.
 
-        What none of the rows reaches (embeddings of other tokens) need not train.
+        Weights that no row reaches (embeddings of other tokens) need not train.
         """
         ...
 
@@ -159,7 +159,7 @@ class PTM(Protocol):
 
 
 class TextPTM(PTM, Protocol):
-    """A masked language model with a pooler; what attacks on text may ask beside `PTM`.
+    """A masked language model with a pooler; what attacks on text may ask besides `PTM`.
 
     Legend: T tokens of a packed batch, B texts, M masked tokens, H hidden width.
     """
@@ -188,7 +188,7 @@ class TextPTM(PTM, Protocol):
         ...
 
     def continuations(self) -> Ints:
-        """Return the ids of the tokens that go on with a word, ascending."""
+        """Return the ids of the tokens that continue a word, ascending."""
         ...
 
     def spelled(self, ids: Sequence[int]) -> str:
@@ -243,9 +243,9 @@ class ModelRef(Component):
         """Return what decides the weights, for the key: a revision or a checksum, never a path."""
 
     def pinned(self) -> Self:
-        """Return the model with the hub commit that its revision is now; the same where it has one.
+        """Return the model with the hub commit that its revision is now; the same if it has one.
 
-        A plan is made of pinned models: what the hub has later must not come under their keys.
+        A plan is made of pinned models: what the hub has later must not get their keys.
         """
         return self
 
@@ -258,13 +258,13 @@ class ModelRef(Component):
         return []
 
     def left_out(self) -> list[str]:
-        """Return sentences about what lies beside its weights and is not read, such as adapters."""
+        """Return sentences about files next to its weights that are not read, such as adapters."""
         return []
 
     def give_back(self, folder: Path) -> list[str]:
-        """Make of a folder that `PTM.save` wrote one of the architecture that the model came in.
+        """Turn a folder that `PTM.save` wrote into one of the architecture that the model came in.
 
-        Returns sentences about what was left out of it, or put in; nothing where none was.
+        Returns sentences about what was left out of it, or put in; nothing if none was.
         """
         return []
 
@@ -279,20 +279,20 @@ class ModelRef(Component):
         return False
 
     def sample_encoder(self) -> Encode | None:
-        """Return what makes rows of raw samples, where that needs no weights and is worth moving.
+        """Return what makes rows of raw samples, if that needs no weights and is worth moving.
 
         Ray Data then does it in its own workers, and the training workers get the rows made (they
         have `to_columns` and `from_columns`). It must equal (`==`) the `PTM.encoder` of this model.
-        None: the training workers encode, which is the faster for texts.
+        None: the training workers encode, which is faster for texts.
         """
         return None
 
     def label_limit(self) -> int | None:
-        """Return how many classes the pre-training head has; None where no label is learnt."""
+        """Return how many classes the pre-training head has; None if no label is learnt."""
         return None
 
     def identity(self) -> dict[str, Any]:
-        """Return name, version and content; where a model lies does not decide what it is."""
+        """Return name, version and content; the place of a model does not decide what it is."""
         return {**self.meaning(), **self.content()}
 
 

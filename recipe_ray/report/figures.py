@@ -1,8 +1,8 @@
 """Figures from our measurements, by matplotlib (extra `figures`), the same bytes each time.
 
 Figure 2: overlap ratios of backdoored, purified and clean PTMs, by attack and task. Figure 3: ACC
-and MASR against epochs of purification, by task. The paper prints no values for them, so none are
-drawn. The curve of a search: score against weight factor, a line per rung. The patches of an
+and MASR against epochs of purification, by task. The paper prints no values for them, so only ours
+are drawn. The curve of a search: score against weight factor, one line per rung. The patches of an
 experiment: each fine-tuning on images kept a few samples in its artifact, so no data are read.
 """
 
@@ -37,7 +37,7 @@ PANEL = 3.2, 2.6  # inches
 
 
 def require_matplotlib() -> None:
-    """Raise UserError, saying how to get it, where matplotlib is missing."""
+    """Raise UserError, saying how to get it, if matplotlib is missing."""
     try:
         import_module("matplotlib")
     except ModuleNotFoundError as error:
@@ -48,7 +48,7 @@ def require_matplotlib() -> None:
 def panels(rows: int, columns: int, label: str) -> "tuple[Figure, list[Axes]]":
     """Return a figure of panels, row by row, whose percent axis is called `label`.
 
-    Raises UserError where matplotlib is missing.
+    Raises UserError if matplotlib is missing.
     """
     require_matplotlib()
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ def draw_bars(
 def draw_epochs(axes: "Axes", cells: Sequence[CellSummary]) -> None:
     """Draw ACC and MASR against epochs, and the clean PTM's as dotted lines.
 
-    Crosses are on cells of which a seed is at chance.
+    Crosses mark cells of which a seed is at chance.
     """
     ordered = sorted(cells, key=lambda cell: cell.epoch or 0)
     epochs = [cell.epoch or 0 for cell in ordered]
@@ -222,7 +222,7 @@ _SHADES = ("#A6CEE3", "#56B4E9", "#0072B2", "#003F66", "#001F33")
 
 
 def search_curve(search: SearchSummary) -> "Figure":
-    """Return the figure; raise UserError where matplotlib is missing."""
+    """Return the figure; raise UserError if matplotlib is missing."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -267,7 +267,7 @@ def refuse_no_figure() -> NoReturn:
 def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
     """Write the paper's figures and the curves of searches; return the files.
 
-    Raises UserError if matplotlib is missing, StoreError for an experiment name that is no name.
+    Raises UserError if matplotlib is missing, StoreError for an experiment name that is not valid.
     """
     for section in sections:
         path_part(section.experiment, "experiment name")  # it becomes a part of a file's name
@@ -291,7 +291,7 @@ def draw(sections: Sequence[Section], folder: Path) -> list[Path]:
 
 
 def overlap_bars(section: Section, paper: PublishedTable) -> "Figure":
-    """Return Figure 2: one panel an attack (and PTM), one group of bars a task."""
+    """Return Figure 2: one panel per attack (and PTM), one group of bars per task."""
     series: dict[tuple[str, str], dict[tuple[str, str], dict[str, Estimate]]] = defaultdict(dict)
     for attack, state, probe in by_attack(section.probes):
         if state in STATE_COLOURS and probe.overlap is not None:
@@ -309,7 +309,7 @@ def overlap_bars(section: Section, paper: PublishedTable) -> "Figure":
 
 
 def epoch_lines(section: Section, paper: PublishedTable) -> "Figure":
-    """Return Figure 3: a row of panels a purification, a panel a task; at epoch 0 undefended."""
+    """Return Figure 3: a row of panels per purification, a panel per task; epoch 0: undefended."""
     lines: dict[tuple[str, str, str], dict[str, list[CellSummary]]] = defaultdict(dict)
     for cell in section.cells:
         if cell.defense != CLEAN and cell.epoch is not None:

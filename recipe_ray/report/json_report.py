@@ -22,18 +22,17 @@
                                    "looks": [{"stage", "epoch", "acc", "masr", "score",
                                               "at_chance"}]}]}]}
 
-Values are fractions, or neurons for `poisoned_only`; null where absent. `measured` holds the other
-kinds of stages, and what their metrics mean is theirs to say; its `stage` is null unless nothing
-else tells rows apart. A share is {"value",
-"numerator", "denominator"}. `stage` is the key of the artifact whose manifest and rows say
-everything else. `majority`: the largest class's share of the test set; `at_chance`: ACC is not
-above it, so ASR says nothing (of a cell: the seeds of which this is so; `floor_at_chance`: seeds of
-the clean PTM that the floors leave out). What the paper has in the same place, and measured minus
-published:
+Values are fractions, or neurons for `poisoned_only`; null if absent. `measured` holds the other
+kinds of stages, and each kind says what its metrics mean. Its `stage` is null unless nothing
+else tells rows apart. A share is {"value", "numerator", "denominator"}. `stage` is the key of the
+artifact whose manifest and rows say everything else. `majority` is the largest class's share of the
+test set. `at_chance`: ACC is not above it, so ASR says nothing (for a cell: the seeds of which this
+is so; `floor_at_chance`: seeds of the clean PTM that the floors leave out). `paper` is what the
+paper has in the same place, and measured minus published:
 
     {"table", "model", "attack", "defense", "aux_data", "aux_size", "variant", "dataset",
      "values": {"acc" | "aasr" | "masr" | "poisoned_only": value},
-     "differences": {as values; null where it was not measured}}
+     "differences": {as values; null if it was not measured}}
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Where results are read from: a store, or a folder or file of rows that somebody kept of one.
+"""Where results are read from: a store, or a folder or file of rows kept from one.
 
-A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`, one file where a store
-has one per stage; it reads back as the store did. Somebody else may have made it, so its files are
-opened as foreign ones: no pipe, no link out of the folder, no endless file.
+A kept folder holds `<experiment>/plan.json` and `<experiment>/rows.parquet`: one file, while a
+store has one per stage. It reads back as the store did. Somebody else may have made it, so its
+files are opened as foreign ones: no pipe, no link out of the folder, no endless file.
 """
 
 from collections.abc import Collection, Iterable
@@ -35,7 +35,7 @@ _EXPORT_AGAIN = "export it again (recipe-ray report STORE --export FOLDER)"
 
 @dataclass(frozen=True)
 class Recorded:
-    """An experiment's rows (RESULT_SCHEMA) and its plan, None where only rows were kept."""
+    """An experiment's rows (RESULT_SCHEMA) and its plan, None if only rows were kept."""
 
     experiment: str
     rows: pa.Table
@@ -56,7 +56,7 @@ def planned(results: pa.Table, stages: Collection[str]) -> pa.Table:
 def recorded(place: str) -> list[Recorded]:
     """Return the experiments of a store, of a kept folder, or of one Parquet file, by name.
 
-    Raises StoreError where there is nothing at `place` or a file in it cannot be read.
+    Raises StoreError if there is nothing at `place` or a file in it cannot be read.
     """
     path = Path(place)
     if "://" in place:
@@ -68,7 +68,7 @@ def recorded(place: str) -> list[Recorded]:
             f"no store at {place}; give the folder or URI that --store was given, a folder that "
             "report --export wrote, or a Parquet file of result rows"
         )
-    # what is there but no file is refused when it is opened, and not passed over
+    # if something else than a file is there, it is not skipped: opening it is refused
     folders = [path, *sorted(one for one in path.glob("*") if one.is_dir())]
     kept = [folder for folder in folders if is_there(folder / ROWS)]
     if kept:
@@ -78,7 +78,7 @@ def recorded(place: str) -> list[Recorded]:
 
 
 def store_at(place: str) -> Store | None:
-    """Return the store at a place that was read by `recorded`, None where only rows were kept."""
+    """Return the store at a place that was read by `recorded`, None if only rows were kept."""
     whole = "://" in place or any((Path(place) / kind).is_dir() for kind in STAGES)
     return Store.open(place) if whole else None
 
@@ -86,7 +86,7 @@ def store_at(place: str) -> Store | None:
 def export(found: Iterable[Recorded], folder: Path) -> list[Path]:
     """Write each experiment's plan and rows below `folder`; return the files.
 
-    Raises StoreError, before anything is written, if an experiment has a name that is no name.
+    Raises StoreError, before anything is written, if the name of an experiment is not valid.
     """
     written = []
     for one, name in [(one, path_part(one.experiment, "experiment name")) for one in found]:

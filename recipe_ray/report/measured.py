@@ -1,6 +1,6 @@
 """What a kind of stage measures, shown by the kind's own description of it (`stages/kind.py`).
 
-A kind says which metrics are its columns. A row is a PTM and whatever else tells stages of the kind
+A kind says which metrics are its columns. A row is a PTM and all else that tells stages of the kind
 apart; a group of columns is a task. Fine-tunings and probes have tables of their own.
 """
 
@@ -60,7 +60,7 @@ class MeasuredSummary(MeasuredName):
 
 
 def summarise_measured(results: pa.Table) -> list[MeasuredSummary]:
-    """Return one summary a PTM, task and what else has a column, of every kind that is shown so."""
+    """Return one summary per PTM, task and other column, for every kind that is shown so."""
     columns = {
         kind: [one.metric for one in shown.columns] for kind, shown in shown_as("metrics").items()
     }
@@ -97,13 +97,13 @@ def _summary(
 
 
 def _order(one: MeasuredSummary) -> tuple[Any, ...]:
-    # "none" and nothing first: what comes below is compared with it
+    # "none" and nothing first: the rows below are compared with it
     named = (*(getattr(one, field.name) for field in fields(MeasuredName)), one.stage)
     return tuple((value not in (None, "none"), "" if value is None else value) for value in named)
 
 
 def measured_tables(summaries: Iterable[MeasuredSummary]) -> list[Table]:
-    """Return one table an experiment and kind."""
+    """Return one table per experiment and kind."""
     by_kind: dict[tuple[str, str], list[MeasuredSummary]] = {}
     for one in summaries:
         by_kind.setdefault((one.experiment, one.kind), []).append(one)

@@ -1,8 +1,9 @@
 """Fine-tunings and probes laid out as the paper's tables are, the published values below ours.
 
-A row of ours is followed by what the paper has there and by the difference; rows on the same
-triggers by the clean, undefended PTM: its ACC, and its ASR on them, the floor of AASR and MASR.
-Probes give overlap ratios (Figure 2) and poisoned-only neurons (Table 10).
+A row of ours is followed by what the paper has there and by the difference. Rows on the same
+triggers are followed by the clean, undefended PTM: its ACC, and its ASR on these triggers, which is
+the floor of AASR and MASR. Probes give overlap ratios (Figure 2) and poisoned-only neurons (Table
+10).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,7 @@ def cells_table(title: str, paper: PublishedTable, cells: Sequence[CellSummary])
             _lines(cell, paper.find(cell), metrics),
             _clean(cell, metrics),
         )
-        # an undefended PTM is one that was purified for no epochs
+        # an undefended PTM counts as purified for 0 epochs
         for cell, start in ((cell, replace(cell, epoch=cell.epoch or 0)) for cell in ordered)
     ]
     groups = [paper.dataset(task) for task in tasks]
@@ -121,7 +122,7 @@ def _clean(cell: CellSummary, metrics: Sequence[str]) -> dict[str, list[str]]:
     clean = {"ACC": cell.clean_acc, "AASR": cell.floor_aasr, "MASR": cell.floor_masr}
     if all(clean[metric] is None for metric in metrics):
         return {}
-    # of ASR nothing is left out: floors have no seed at chance
+    # no ASR is left out: floors have no seed at chance
     chance = {metric: metric == "ACC" and bool(cell.floor_at_chance) for metric in metrics}
     return {"clean PTM": [marked(percent(clean[metric]), chance[metric]) for metric in metrics]}
 
@@ -195,7 +196,7 @@ def _lines_of_neurons(probe: ProbeSummary, found: Published | None) -> Mapping[s
 
 
 def _varies(setting: str, probes: Sequence[ProbeSummary]) -> bool:
-    # undefended PTMs have no auxiliary data: None tells nothing apart
+    # undefended PTMs have no auxiliary data: None distinguishes nothing
     return len({getattr(probe, setting) for probe in probes} - {None}) > 1
 
 

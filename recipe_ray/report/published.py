@@ -1,4 +1,4 @@
-"""The numbers that the paper reports, as data, and how ours find theirs.
+"""The numbers that the paper reports, as data, and how our results find them.
 
 Source: Zhu et al., TACL 2023, Tables 1-12, and the tables of its appendix file (A1-A5): percentages
 and counts as printed. The paper prints no values for its figures (F2, F3), so those have none.
@@ -19,13 +19,13 @@ COUNT = "poisoned_only_neurons"
 # neurons of the paper's PTMs: 12 intermediate layers of 3072, the total behind Table 10's counts
 NUM_NEURONS = {"BERT": 12 * 3072}
 _WEIGHT_FACTOR = "weight_factor="
-# names that differ in more than case, spaces and signs
+# our names that differ from the paper's in more than case, spaces and signs
 _SAME = {"wodefense": "none", "porphrases": "porphrase"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed value: a percentage, or a count where `metric` is poisoned_only_neurons."""
+    """One printed value: a percentage, or a count if `metric` is poisoned_only_neurons."""
 
     table: str
     model: str
@@ -33,14 +33,14 @@ class Published:
     defense: str
     aux_data: str
     aux_size: int
-    variant: str  # "" where the table has none
+    variant: str  # "" if the table has none
     dataset: str
     metric: str
     value: float
 
     @property
     def weight_factor(self) -> float | None:
-        """The weight factor, where the table varies it."""
+        """The weight factor, if the table varies it."""
         if not self.variant.startswith(_WEIGHT_FACTOR):
             return None
         return float(self.variant.removeprefix(_WEIGHT_FACTOR))
@@ -135,11 +135,11 @@ class PublishedTable:
         return tuple(dict.fromkeys(value.metric for value in self.values))
 
     def find(self, cell: Named) -> dict[str, Published]:
-        """Return what the paper reports for a cell, by metric; empty where it has nothing."""
+        """Return what the paper reports for a cell, by metric; empty if it has nothing."""
         return {value.metric: value for value in self.values if self._describes(value, cell)}
 
     def dataset(self, task: str) -> str:
-        """Return the paper's name of a task, or ours where it has none."""
+        """Return the paper's name of a task, or ours if it has none."""
         names = (value.dataset for value in self._naming)
         return next((name for name in names if canonical(name) == canonical(task)), task)
 
@@ -152,7 +152,7 @@ class PublishedTable:
         return _rank(attack, (value.attack for value in self._naming)), attack
 
     def row_rank(self, cell: Named) -> tuple[int | str | float, ...]:
-        """Return what sorts rows as the paper does; "none" comes before what it is not said of."""
+        """Return what sorts rows as the paper does; "none" comes first."""
         model = self.models.get(cell.model, cell.model)
         return (
             _rank(model, (value.model for value in self.values)),
@@ -176,7 +176,7 @@ class PublishedTable:
         )
 
     def _defense(self, cell: Named) -> str:
-        # where a setting tells the rows of one defense apart, titles such as recipe-half do too
+        # if a setting tells the rows of one defense apart, titles such as recipe-half do too
         label = canonical(cell.defense)
         defenses = {canonical(value.defense) for value in self.values}
         told_apart = self._varies_size or any(value.weight_factor for value in self.values)
@@ -185,7 +185,7 @@ class PublishedTable:
         return label
 
     def _setting_agrees(self, value: Published, cell: Named) -> bool:
-        # sizes at a smaller scale are other sizes: they count only where they are the question
+        # sizes at a smaller scale are other sizes: they count only if they are the question
         if self._varies_size and value.aux_size != cell.aux_size:
             return False
         return value.weight_factor in (None, cell.weight_factor)
@@ -209,7 +209,7 @@ def _varies_size(values: Iterable[Published]) -> bool:
 
 
 def _corpus_agrees(value: Published, aux: str | None) -> bool:
-    # a corpus that the paper never used may stand for its own; one that it used stands for itself
+    # a corpus that the paper never used may replace its own; one that it used counts as itself
     if aux is None or canonical(aux) not in _corpora():
         return True
     return canonical(aux) == canonical(value.aux_data)

@@ -16,7 +16,7 @@ _STACKED_PADDING = 2  # the same, without lines between columns
 
 @dataclass(frozen=True)
 class Terminal:
-    """The tables as a rich renderable; tasks that do not fit the width go below each other."""
+    """The tables as a rich renderable; tasks that do not fit the width follow below."""
 
     tables: Sequence[Table]
 

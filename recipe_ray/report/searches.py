@@ -28,7 +28,7 @@ class LookSummary:
 
 @dataclass(frozen=True)
 class CandidateSummary:
-    """One candidate; `ended` is stopped, finished, diverged or failed, None where unknown."""
+    """One candidate; `ended` is stopped, finished, diverged or failed, None if unknown."""
 
     defense: str
     weight_factor: float
@@ -111,7 +111,7 @@ EXPLANATION = (
 
 
 def search_table(search: SearchSummary) -> Table:
-    """Return the curve: a row per candidate, by weight factor, and a column per rung."""
+    """Return the curve: one row per candidate, by weight factor, and one column per rung."""
     score, last = "score after epoch", "last look"
     columns = (
         *(Column("", name) for name in ("candidate", "ended")),

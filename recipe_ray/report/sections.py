@@ -1,4 +1,4 @@
-"""What a report is about: each experiment's summaries, and the paper's table it stands beside."""
+"""What a report shows: each experiment's summaries, and the table of the paper next to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Section:
 def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section]:
     """Return the experiments in the paper's order, then the others, or only the one of that name.
 
-    Floors are looked for in all of them. Raises UserError where an experiment names a table that
+    Floors are looked for in all of them. Raises UserError if an experiment names a table that
     the paper does not have.
     """
     rows = pa.concat_tables([RESULT_SCHEMA.empty_table(), *(one.rows for one in found)])

@@ -41,9 +41,9 @@ def grouped(
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `n` values and its interval; `low` and `high` are None where n is 1.
+    """Mean of `n` values and its interval; `low` and `high` are None if n is 1.
 
-    The interval is not cut at 0 and 1: at the edge it says how little a few seeds tell.
+    The interval is not cut at 0 and 1: at the edge it shows how little a few seeds tell.
     """
 
     mean: float

@@ -1,8 +1,8 @@
 """Result rows summarised by cell, seeds pooled, the clean PTM's ASR as the floor; probes likewise.
 
-Fractions throughout; percentages are made when rendering. A probe takes a task's texts with and
-without one trigger (paper, Figure 2 and Table 10). `overlap` is A / B: neurons active on clean and
-on poisoned texts, of those active on poisoned ones.
+All values are fractions; percentages are made when rendering. A probe takes a task's texts with and
+without one trigger (paper, Figure 2 and Table 10). `overlap` is A / B: A are the neurons active on
+clean and on poisoned texts, B those active on poisoned texts.
 """
 
 from collections import Counter, defaultdict
@@ -40,7 +40,7 @@ class CellName:
 
 @dataclass(frozen=True)
 class Share:
-    """A measured fraction and its counts, None where the rows have none."""
+    """A measured fraction and its counts, None if the rows have none."""
 
     value: float
     numerator: float | None = None
@@ -52,7 +52,7 @@ class SeedResult:
     """One fine-tuning: a cell at one seed; `asr` is by (trigger, label).
 
     Trials of the same `comparison` differ only in what was done to the PTM, in triggers and seed.
-    `majority` is the largest class's share of the test set, None where the rows do not say it;
+    `majority` is the largest class's share of the test set, None if the rows do not say it;
     `at_chance` that ACC is not above it, so that ASR says nothing.
     """
 
@@ -79,10 +79,10 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class CellSummary(CellName):
-    """One row of a report: everything but the seed alike; None where it was not measured.
+    """One row of a report: only the seeds differ; None if it was not measured.
 
     The floors are the clean, undefended PTM's ASR on the same triggers, `clean_acc` its ACC, both
-    averaged over seeds and wherever in the store it was fine-tuned alike. `at_chance` are the seeds
+    averaged over seeds, from all equal fine-tunings in the store. `at_chance` are the seeds
     of trials that are at chance, `floor_at_chance` those of the clean PTM's, which the floors
     leave out.
     """
@@ -100,10 +100,10 @@ class CellSummary(CellName):
 
 
 def summarise(results: pa.Table) -> list[CellSummary]:
-    """Return one summary a cell and task, seeds pooled, sorted by name with "none" first.
+    """Return one summary per cell and task, seeds pooled, sorted by name with "none" first.
 
     Give the rows of all experiments: a cell's floor is looked for in every one of them.
-    Raises UserError where two stages claim the same cell and seed.
+    Raises UserError if two stages claim the same cell and seed.
     """
     groups = _trials_by_cell(results)
     clean: dict[str, dict[str, SeedResult]] = defaultdict(dict)
@@ -205,7 +205,7 @@ def _order(summary: CellSummary) -> tuple[Any, ...]:
     return (
         summary.experiment,
         summary.model,
-        # "none" first: what comes below is compared with it
+        # "none" first: the rows below are compared with it
         *((name != CLEAN, name) for name in named),
         *((value is not None, value if value is not None else 0) for value in settings),
         summary.task,
@@ -232,7 +232,7 @@ class ProbeName:
 
 @dataclass(frozen=True)
 class ProbeSummary(ProbeName):
-    """One PTM, task and trigger, seeds pooled; None where it was not measured.
+    """One PTM, task and trigger, seeds pooled; None if it was not measured.
 
     `poisoned_only` counts neurons active on poisoned texts only; `share` is of all neurons.
     """
@@ -245,17 +245,17 @@ class ProbeSummary(ProbeName):
 
 
 def summarise_probes(results: pa.Table) -> list[ProbeSummary]:
-    """Return one summary a PTM, task and trigger, sorted by name."""
+    """Return one summary per PTM, task and trigger, sorted by name."""
     metrics = dict.fromkeys(shown_as("neurons"), (OVERLAP, POISONED_ONLY))
     found = grouped(results, metrics, ProbeName).items()
     return sorted((_probe_summary(name, stages) for name, stages in found), key=_probe_order)
 
 
 def by_attack(probes: Iterable[ProbeSummary]) -> list[tuple[str, str, ProbeSummary]]:
-    """Return (attack, state of the PTM, probe), clean PTMs beside each attack with its trigger.
+    """Return (attack, state of the PTM, probe), clean PTMs next to each attack with its trigger.
 
     The state is "backdoored", "purified", "clean" or "clean, purified". A clean PTM with whose
-    texts and trigger no attack was probed stands under its own attack, "none".
+    texts and trigger no attack was probed is listed under its own attack, "none".
     """
     found = list(probes)
     attacked = [probe for probe in found if probe.attack != CLEAN]

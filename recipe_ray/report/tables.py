@@ -1,6 +1,6 @@
 """What a table of a report is made of, how numbers are put into its fields, and marks of chance.
 
-Rows are PTMs (model, attack, defense and whatever else varies), column groups are tasks. A
+Rows are PTMs (model, attack, defense and all else that varies), column groups are tasks. A
 fine-tuning is at chance if its ACC is not above the largest class's share of its test set
 (`learn/metrics.py`). Its AASR and MASR say nothing, and no floor is drawn from it. `render.py`
 draws tables.
@@ -52,7 +52,7 @@ class Entry:
     """What a stacked table says of one PTM on one task.
 
     `lines` holds the task's fields by what they are: measured first, then paper, difference ...;
-    `shared` likewise, but said once below rows that follow each other and have the same.
+    `shared` likewise, but shown once below consecutive rows that have the same.
     """
 
     name: tuple[str, ...]
@@ -129,7 +129,7 @@ def range_text(values: Iterable[int]) -> str:
 
 def varies(setting: str, cells: Sequence[CellSummary]) -> bool:
     """Tell whether a setting has several values, or tells two rows of a table apart."""
-    # None and one value differ only in kind: no defense has no auxiliary data
+    # None and one value differ only in kind: without a defense there are no auxiliary data
     several = len({getattr(cell, setting) for cell in cells} - {None}) > 1
     return several or tells_apart(setting, cells)
 
@@ -143,7 +143,7 @@ def tells_apart(setting: str, cells: Sequence[CellSummary]) -> bool:
     return any(len(values) > 1 for values in found.values())
 
 
-MARK = "!"  # behind the numbers of a cell of which a seed is at chance
+MARK = "!"  # after the numbers of a cell if one of its seeds is at chance
 RULE = (
     "at chance: the classifier's ACC is not above the share of the largest class of the test set "
     "(the lower end of its exact 95 % interval is not)"
@@ -151,12 +151,12 @@ RULE = (
 
 
 def marked(text: str, at_chance: bool) -> str:
-    """Return a field, with the mark if what it says is of a classifier at chance."""
+    """Return a field, with the mark if its classifier is at chance."""
     return f"{text}{MARK}" if at_chance and text != ABSENT else text
 
 
 def chance_notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
-    """Return what stands below a table of these cells: what is marked, and why floors lack."""
+    """Return the text below a table of these cells: what is marked, and why floors lack."""
     found = [cell for cell in cells if cell.at_chance]
     told = []
     if found or any(cell.floor_at_chance for cell in cells):
@@ -209,7 +209,7 @@ EXPLANATION = (
 
 
 def tables(summaries: Iterable[CellSummary]) -> list[Table]:
-    """Return one table an experiment, rows in the order of the summaries."""
+    """Return one table per experiment, rows in the order of the summaries."""
     by_experiment: dict[str, list[CellSummary]] = {}
     for summary in summaries:
         by_experiment.setdefault(summary.experiment, []).append(summary)

@@ -20,7 +20,7 @@ FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Bounds:
-    """The highest normal value of each score, and where it comes from, in words."""
+    """The highest normal value of each score, and its source in words."""
 
     by_score: Mapping[str, float]
     source: str
@@ -28,10 +28,10 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an outcome comes to.
+    """The verdict on an outcome.
 
     `suspicion` is the largest share of a bound that a score reaches, above 1 if it is suspicious;
-    None if nothing is known of what is normal. `flagged` are the suspects above a bound.
+    None if it is not known what is normal. `flagged` are the suspects above a bound.
     """
 
     suspicion: float | None
@@ -69,7 +69,7 @@ def bounds_from(outcomes: Iterable[Mapping[str, float]], margin: float) -> dict[
 
 
 def judge(outcome: Outcome, bounds: Bounds | None) -> Verdict:
-    """Return what an outcome comes to by what is normal."""
+    """Return the verdict on an outcome, given what is normal."""
     if bounds is None:
         return Verdict(None, (), None)
     shares = [_share(one, bounds) for one in outcome.suspects]
@@ -102,7 +102,7 @@ def bounds_of_reference(record: dict[str, Any], name: str) -> dict[str, Bounds]:
 
 
 def judged_again(record: dict[str, Any], normal: Mapping[str, Bounds]) -> dict[str, Any]:
-    """Return the record of a scan with its verdicts made anew from other bounds."""
+    """Return the record of a scan with new verdicts from other bounds."""
     found = []
     for one in record["detectors"]:
         suspects = tuple(

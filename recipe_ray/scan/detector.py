@@ -1,8 +1,8 @@
 """What a detector is: it looks for inputs that make a PTM forget what it reads, label-free.
 
-It holds a PTM and unlabelled data, nothing else: no trigger, no task, no reference model. What it
-finds are scores without a scale (robust z over what is normal in this very PTM); what is normal
-among clean PTMs is `calibration.py`'s.
+It holds only a PTM and unlabelled data: no trigger, no task, no reference model. It finds scores
+without a scale (robust z over what is normal in this one PTM). `calibration.py` knows what is
+normal among clean PTMs.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ DETECTORS: Registry[Detector] = Registry("detector", "recipe_ray.scan")
 
 @dataclass(frozen=True)
 class Suspect:
-    """One input that was looked at closely: what it is, for people, and its scores.
+    """One input that was examined closely: what it is, for people, and its scores.
 
-    `ids` are token ids (empty for what is no word); `group` numbers the vector it leads to, from 0.
+    `ids` are token ids (empty if it is not a word); `group` numbers the vector it leads to, from 0.
     """
 
     shown: str
@@ -52,9 +52,9 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a detector found in a PTM: for every score the highest, and what had high ones.
+    """What a detector found in a PTM: the highest of every score, and the inputs with high ones.
 
-    `not_measured` says for scores that could not be had why. `samples` is how many inputs were put
+    `not_measured` says why some scores could not be measured. `samples` is how many inputs were put
     through the PTM.
     """
 
@@ -66,9 +66,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Subject:
-    """The PTM that is looked at, and the unlabelled data that it is looked at with.
+    """The PTM that is scanned, and the unlabelled data for it.
 
-    `has_head`: its pre-training head is its own, and not drawn because its files have none.
+    `has_head`: its pre-training head is its own; it was not drawn because its files lack one.
     `leads`: what detectors before found, the most suspicious first.
     """
 

@@ -2,8 +2,8 @@
 
 Words alone do not find triggers of several words. Here vectors in the place of word embeddings are
 moved by gradients until the first token's state (or a masked one's) is far from where it was and
-alike in all texts, after LMSanitator (Wei et al., NDSS 2024: PV mining). Unlike there nothing is
-compared with a fixed threshold: what clean PTMs give is the measure.
+similar in all texts, after LMSanitator (Wei et al., NDSS 2024: PV mining). LMSanitator compares
+with a fixed threshold; here the measure is what clean PTMs give.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recipe_ray.scan.vocabulary import Pass
 
 @DETECTORS.register("inversion")
 class InversionDetector(Detector):
-    """Looks for vectors in a text that move the first or masked token, alike in all texts."""
+    """Looks for vectors that move the first or masked token in the same way in all texts."""
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 

@@ -1,6 +1,6 @@
 """The search of the detector `patches`: a sweep of two-colour patches, then inversion.
 
-Legend: N patches, K images, S pixels a side, H width of the features.
+Legend: N patches, K images, S pixels per side, H width of the features.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ COLOURS = {
     "magenta": (255, 0, 255),
     "yellow": (255, 255, 0),
 }
-CELLS = 4  # a patch is a checkerboard of 4 x 4 cells, or of one pixel a cell if it is smaller
+CELLS = 4  # a patch is a checkerboard of 4 x 4 cells, or of one pixel per cell if it is smaller
 PLACES = {"top": 0.0, "middle": 0.5, "bottom": 1.0}, {"left": 0.0, "centre": 0.5, "right": 1.0}
 IMAGES = 256  # in a forward pass
 ADJUST_EVERY = 5  # steps after which the weight of the mask's area follows the agreement
@@ -122,7 +122,7 @@ class PatchSearch:
         return found
 
     def _noise(self) -> list[Patch]:
-        # what is normal: the same widths anywhere, of pixels drawn at random
+        # what is normal: patches of the same widths anywhere, with random pixels
         found = []
         for width in self._widths():
             for _ in range(64):
@@ -133,7 +133,7 @@ class PatchSearch:
 
     @torch.no_grad()
     def _scores(self, patches: list[Patch], images: Tensor, phase: str) -> dict[str, Any]:
-        """Return how far features move and fall together [N], and the mean way [N, H]."""
+        """Return how far features move and how close they come [N], and the mean way [N, H]."""
         clean = self._features(images)
         unit = _apart(clean)
         moved, alike, shifts = [], [], []

@@ -1,7 +1,7 @@
-"""The search of the detector `inversion`: vectors by gradients, judged beside random words.
+"""The search of the detector `inversion`: vectors by gradients, compared with random words.
 
-All restarts are moved at once, as one batch. Vectors stay within what word embeddings are, per
-dimension: without that any PTM can be moved as far as one likes.
+All restarts are moved at once, as one batch. In every dimension vectors stay within the range of
+the word embeddings: without that any PTM can be moved arbitrarily far.
 
 Legend: N restarts, C vectors each, K texts, H hidden width, V vocabulary.
 """
@@ -18,7 +18,7 @@ from recipe_ray.scan.detector import Outcome, Subject, Suspect, groups_of, robus
 from recipe_ray.scan.inversion import InversionDetector
 from recipe_ray.scan.reading import States, TextSource
 
-TARGETS = ("first", "mask")  # whose state is to move
+TARGETS = ("first", "mask")  # the tokens whose state must move
 CONTROLS = 128  # rows of random words that say what is normal
 JUDGED = ("first", "pooled", "mask", "collapse", "collapse_mask")
 
@@ -96,7 +96,7 @@ class PromptSearch:
         return vectors.detach()
 
     def _reached(self, states: States, target: str) -> Tensor:
-        # [N]: far, on a scale that does not reward the farthest alone, and alike
+        # [N]: far, on a scale that does not reward only the farthest, and similar
         scores = self._texts.scores(states)
         alike = scores["collapse" if target == "first" else "collapse_mask"]
         return torch.log1p(scores[target]) + self._spec.agreement * alike

@@ -1,7 +1,7 @@
 """Reading a text PTM: short texts with something put in, and how far that moves their states.
 
-All texts of a reading have one length, so nothing is padded, and the last layer is worked out for
-two tokens of each alone: the first one and a masked one. Scores are in units of the spread of clean
+All texts of a reading have one length, so nothing is padded, and the last layer is computed for
+only two tokens of each: the first one and a masked one. Scores are in units of the spread of clean
 states (the mean squared distance of two clean texts' states), so that they have no scale.
 
 Legend: K texts, L tokens of each, N candidates of C tokens, H hidden width, R words, V vocabulary.
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 TOKENS = 1024  # of a forward pass: what fits a core's caches
 MOST_ROWS = 4096  # of the corpus, that texts are taken from
 MAX_LENGTH = 64  # tokens that texts are cut to when they are read
-COMMON = 512  # words that a masked one is told from, in place of all
+COMMON = 512  # words that a masked one is told from, instead of all
 SPREAD_TEXTS = 64  # clean texts whose distances are the unit
 SCORES = ("first", "pooled", "mask", "collapse", "collapse_mask", "damage")
 
 
 @dataclass(frozen=True)
 class Templates:
-    """K texts of one length, one token of each masked, and where a candidate goes in."""
+    """K texts of one length, one token of each masked, and the place of a candidate."""
 
     tokens: Ints  # [K, L], special tokens and the mask in place
     place: Ints  # [K] a candidate goes in before this token
@@ -70,9 +70,9 @@ class Templates:
 def make_templates(
     rows: TokenRows, special: Ints, within: Ints, mask_id: int, length: int, count: int, seed: int
 ) -> Templates:
-    """Return `count` texts of `length` tokens beside the special ones, from rows in their order.
+    """Return `count` texts of `length` tokens besides the special ones, from rows in their order.
 
-    A word is masked, and a candidate put in, where no token of `within` stands: between words.
+    A word is masked, and a candidate put in, between words: not at a token of `within`.
     Raises DataError if too few rows are long enough.
     """
     generator = np.random.default_rng([seed, length])
@@ -118,7 +118,7 @@ class States:
 
 @dataclass(frozen=True)
 class Soft:
-    """Vectors [N, C, H] in the place of a candidate's embeddings, put in before tokens [K]."""
+    """Vectors [N, C, H] instead of a candidate's embeddings, put in before tokens [K]."""
 
     vectors: Tensor
     place: Ints
@@ -152,7 +152,7 @@ def _embedded(embedding: Any, soft: tuple[Tensor, Tensor] | None, length: int) -
 
 
 class Reader:
-    """A frozen PTM and what its clean texts look like to it."""
+    """A frozen PTM and the states of its clean texts."""
 
     def __init__(self, ptm: Any, device: torch.device, precision: str, *, has_head: bool) -> None:
         """Take a PTM over in eval mode; `has_head`: its masked-LM head is its own."""
@@ -165,7 +165,7 @@ class Reader:
     def states(self, tokens: Ints, masked: Ints, soft: Soft | None = None) -> States:
         """Return the states of texts [N, K, T] whose token `masked` [K] is the mask.
 
-        `soft` puts vectors in the place of words' embeddings, and gets their gradients.
+        `soft` puts vectors in place of words' embeddings, and gets their gradients.
         """
         num, count, length = tokens.shape
         flat = tokens.reshape(num * count, length)
@@ -208,7 +208,7 @@ class Reader:
 
     @torch.no_grad()
     def word_loss(self, masks: Tensor, truth: Ints, words: Ints) -> Tensor:
-        """Return the loss [N, K] of the masked words `truth` [K], told from `words` [R] alone."""
+        """Return the loss [N, K] of the masked words `truth` [K], told only from `words` [R]."""
         ids = np.union1d(words, truth)
         num, count, width = masks.shape
         logits = self._ptm.word_logits(
@@ -223,7 +223,7 @@ class Scale:
     """The unit of every score: how far apart the states of clean texts are."""
 
     def __init__(self, reader: Reader, templates: Templates) -> None:
-        """Read the texts as they are."""
+        """Read the texts unchanged."""
         clean = reader.states(templates.tokens[None], templates.masked)
         self.first, self.pooled, self.mask = (
             _spread(part[0]) for part in (clean.first, clean.pooled, clean.mask)
@@ -250,7 +250,7 @@ class Measured:
 
 
 class Reading:
-    """Texts that candidates are put into, with what these texts are without one."""
+    """Texts that candidates are put into, with their states without one."""
 
     def __init__(self, reader: Reader, scale: Scale, templates: Templates, words: Ints) -> None:
         """Read the texts without a candidate; `words` are what masked ones are told from."""
@@ -307,7 +307,7 @@ class Reading:
 
 
 class TextSource:
-    """Where the texts of a search come from, and the PTM that reads them."""
+    """The source of a search's texts, and the PTM that reads them."""
 
     def __init__(self, subject: Subject, bench: Workbench) -> None:
         """Encode the texts and freeze the PTM."""
@@ -320,7 +320,7 @@ class TextSource:
         ptm.train_only([], pooled=False)
 
     def reading(self, what: Pass, precision: str, skipped: int = 0) -> Reading:
-        """Return texts to put candidates into, after the first `skipped` that would do.
+        """Return texts to put candidates into, after the first `skipped` suitable ones.
 
         Raises DataError if there are too few.
         """

@@ -41,7 +41,7 @@ class VocabularyDetector(Detector):
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the first pass")
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
-        """Return the words that stand out, confirmed on fresh texts."""
+        """Return the words that stand out, confirmed on new texts."""
         from recipe_ray.scan.word_search import WordSearch
 
         return WordSearch(self, subject, bench).run()

@@ -1,7 +1,8 @@
 """The search of the detector `vocabulary`: three passes over the words, and what they lead to.
 
-Few texts for every word, more texts for those that stand out, fresh and longer ones for what is
-left. What is normal is read from the PTM itself: all words in the first pass, random ones later.
+Every word is tried with few texts, words that stand out with more texts, and what is left with new
+and longer texts. The PTM itself shows what is normal: all words in the first pass, random ones
+later.
 """
 
 from typing import Any
@@ -67,7 +68,7 @@ class WordSearch:
         return self._confirmed(candidates, words[normal], by_word)
 
     def _continued(self, head: int) -> list[tuple[int, ...]]:
-        """Return a word with the pieces after it that do most, for triggers that are split."""
+        """Return a word with the most effective pieces after it, for triggers that are split."""
         pieces = self._ptm.continuations()
         if not len(pieces):
             return []
@@ -79,7 +80,7 @@ class WordSearch:
     def _confirmed(
         self, candidates: list[tuple[int, ...]], controls: Ints, norms: dict[int, float]
     ) -> Outcome:
-        """Return the candidates' scores on fresh texts, the highest first."""
+        """Return the candidates' scores on new texts, the highest first."""
         normal = self._measured("confirm", self._fresh, controls[:, None]).scores
         suspects: list[Suspect] = []
         shifts = []
@@ -102,7 +103,7 @@ class WordSearch:
         return Outcome(highest, found, self._samples, {} if self._subject.has_head else NO_HEAD)
 
     def _measured(self, phase: str, reading: Reading, candidates: Ints) -> Measured:
-        """Return the scores of candidates [N, C]; each worker reads a share, all know the whole."""
+        """Return the scores of candidates [N, C]; each worker reads a share, all get the whole."""
         rank, size = self._runtime.rank, self._runtime.world_size
         total, done = len(candidates) * len(reading.templates), 0
 

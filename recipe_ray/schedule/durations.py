@@ -1,7 +1,8 @@
-"""How long stages will take, judged from the wall times of like stages.
+"""How long stages will take, judged from the wall times of similar stages.
 
-A Tune trial costs its driver and a process tenths of a second, whatever it does: nothing beside a
-training of minutes, most of the time if a stage takes half a second. So short stages share a trial.
+A Tune trial costs its driver and a process tenths of a second, whatever it does. That is nothing
+compared with a training of minutes, but most of the time if a stage takes half a second. So short
+stages share a trial.
 """
 
 from collections import defaultdict
@@ -18,7 +19,7 @@ from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
 
 BATCH_S = 15.0  # work of one batch: a hundred times what a trial costs
-SHORT_S = 5.0  # a longer stage gains nothing from company
+SHORT_S = 5.0  # a longer stage gains nothing from a batch
 # a batch is at most this share of what is left for each place, so that all end at about one time
 _SHARE = 0.5
 _WHAT = ("attack", "defense", "task")
@@ -40,7 +41,7 @@ class TrialBatching:
     def batch_size(self, stage: Stage, ready: int, places: int) -> int:
         """Return how many stages such as this one to run in one process, itself included.
 
-        `ready` stages wait for `places`. One where their time is not known or is long.
+        `ready` stages wait for `places`. One if their time is not known or is long.
         """
         like = _like(stage)
         if like not in self._count:
@@ -59,7 +60,7 @@ def _like(stage: Stage) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Likeness:
-    """What stages that take about as long have in common: closely, else roughly."""
+    """What stages of about the same time have in common: closely, else roughly."""
 
     close: tuple[Any, ...]
     rough: tuple[Any, ...]
@@ -72,7 +73,7 @@ class Likeness:
 
 
 class WallTimes:
-    """Wall times of finished stages by likeness."""
+    """Wall times of finished stages by similarity."""
 
     def __init__(self) -> None:
         self._times: dict[tuple[Any, ...], list[float]] = defaultdict(list)
@@ -85,7 +86,7 @@ class WallTimes:
             self._medians.pop(like, None)
 
     def expected_s(self, likeness: Likeness) -> float | None:
-        """Return the median of those closely alike, else of those roughly, None without any."""
+        """Return the median of closely similar stages, else of roughly similar ones, or None."""
         like = likeness.close if likeness.close in self._times else likeness.rough
         if like not in self._times:
             return None
@@ -99,7 +100,7 @@ _READERS = 16  # manifests at a time; an object store answers each in tens of mi
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds of stage time that are left, and how many stages nothing is known about."""
+    """Seconds of stage time that are left, and the number of stages of unknown time."""
 
     known_s: float
     unknown_stages: int
@@ -113,7 +114,7 @@ def time_left(plan: Plan, store: Store, done: Collection[str]) -> TimeLeft:
 
 
 def measured_seconds(plan: Plan, store: Store | None, done: Collection[str]) -> dict[str, float]:
-    """Return by key the expected seconds of each stage that is not `done`, where any is known."""
+    """Return by key the expected seconds of each stage that is not `done`, if known."""
     if store is None:
         return {}
     times, found = _wall_times(store), dict[str, float]()

@@ -17,7 +17,7 @@ from recipe_ray.schedule.stage_queue import StageQueue
 from recipe_ray.stages.stage import Stage
 
 _HOUR = 3600.0
-_NEAR = 1.1  # what is within a tenth counts as equal when a number of nodes is recommended
+_NEAR = 1.1  # values within a tenth count as equal when a number of nodes is recommended
 _SLACK = 1e-6
 
 
@@ -30,7 +30,7 @@ class Forecast:
     cpu_hours: float
     gpu_hours: float
     money: float
-    utilisation: float  # share of the GPUs (of the CPUs where there are none) that stages hold
+    utilisation: float  # share of the GPUs (of the CPUs if there are none) that stages hold
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Comparison:
 
     @property
     def recommended(self) -> Forecast:
-        """The fastest of those whose money is within 10 % of the cheapest's.
+        """The fastest of those whose cost is within 10 % of the cheapest.
 
         Without prices all cost the same; then the fewest nodes within 10 % of the fastest.
         """
@@ -112,7 +112,7 @@ class _Clock:
         self._now = cluster.overheads.start_s
 
     def start(self, stage: Stage, demand: Demand, seconds: float) -> bool:
-        """Place a stage's workers and note when it ends; False where there is no room for them."""
+        """Place a stage's workers and note when it ends; False if there is no room for them."""
         placed = self._place(demand)
         if placed is None:
             return False
@@ -123,7 +123,7 @@ class _Clock:
         return True
 
     def next_end(self) -> Stage | None:
-        """Go to when the next stage ends, free its room and return it; None where none runs."""
+        """Go to the end of the next stage, free its room and return it; None if none runs."""
         if not self._ends:
             return None
         self._now, _, stage, demand, placed = heappop(self._ends)
@@ -133,7 +133,7 @@ class _Clock:
         return stage
 
     def summary(self) -> Forecast:
-        """Return what the simulation came to."""
+        """Return the result of the simulation."""
         capacity = self._cluster.capacity
         held = self._gpu_s / capacity.gpus if capacity.gpus else self._cpu_s / capacity.cpus
         return Forecast(
@@ -155,7 +155,7 @@ class _Clock:
         return overheads.reuse_s
 
     def _slowdown(self, demand: Demand, placed: "list[_Bundle]") -> float:
-        # an interruption costs a new start and half of what lies between two checkpoints
+        # an interruption costs a new start and half of the time between two checkpoints
         overheads = self._cluster.overheads
         again_s = overheads.group_s if demand.nested else overheads.process_s
         per_hour = sum(self._interruptions[node] for node in {b.node for b in placed})
@@ -174,7 +174,7 @@ class _Clock:
         return placed
 
     def _fullest_with(self, cpus: float, gpus: float) -> int | None:
-        # like Ray: what is begun is filled up first
+        # like Ray: a node that is in use is filled first
         fits = [
             (free[1], free[0], node)
             for node, free in enumerate(self._free)
@@ -189,7 +189,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Bundle:
-    """What a worker holds of a node."""
+    """The share of a node that a worker holds."""
 
     node: int
     cpus: float

@@ -1,8 +1,8 @@
 """What a stage needs, what a cluster has or is said to have, and whether the one fits the other.
 
-The queue asks it; launchers turn a demand into what Ray reserves. A cluster file for
-`recipe-ray plan --cluster` names nodes, prices, overheads and times. It describes a cluster to
-reckon with; the files that start one are in `cluster/`.
+The queue uses it; launchers turn a demand into what Ray reserves. A cluster file for
+`recipe-ray plan --cluster` names nodes, prices, overheads and times. It only describes a cluster;
+the files that start one are in `cluster/`.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class Demand:
 
     @property
     def cpus(self) -> float:
-        """CPUs of all workers, and of Ray Data where it reads at the same time."""
+        """CPUs of all workers, and of Ray Data if it reads at the same time."""
         return self.workers * self.cpus_per_worker + self.data_cpus
 
     @property
@@ -136,7 +136,7 @@ class Overheads(Spec):
 
 
 class ClusterSpec(Spec):
-    """A cluster, and how long stages take on it where the store does not know."""
+    """A cluster, and how long stages take on it if the store does not know."""
 
     nodes: tuple[Nodes, ...] = Field(min_length=1)
     head: Head = Head()
@@ -171,7 +171,7 @@ class ClusterSpec(Spec):
         return self.max_nodes or min(max(8, 2 * first), NODES.value - sum(others))
 
     def given_seconds(self, kind: str, model: str) -> float | None:
-        """Return what the file says of a kind of stage on a model, None where it says nothing."""
+        """Return what the file says of a kind of stage on a model, None if it says nothing."""
         given = self.stage_seconds.get(kind)
         return given.get(model) if isinstance(given, dict) else given
 
@@ -182,7 +182,7 @@ class ClusterSpec(Spec):
 
     @property
     def machines(self) -> list[tuple[float, float, float]]:
-        """CPUs, GPUs and interruptions an hour of every node that can hold a stage."""
+        """CPUs, GPUs and interruptions per hour of every node that can hold a stage."""
         head = [(self.head.cpus, self.head.gpus, 0.0)] if self.head.cpus else []
         each = [
             (n.cpus, n.gpus, n.interruptions_per_hour) for n in self.nodes for _ in range(n.count)
@@ -198,7 +198,7 @@ class ClusterSpec(Spec):
 
     @property
     def price_per_hour(self) -> float:
-        """What all nodes and the head cost an hour."""
+        """The cost of all nodes and the head per hour."""
         return self.head.price_per_hour + sum(n.count * n.price_per_hour for n in self.nodes)
 
 

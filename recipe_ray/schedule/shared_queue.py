@@ -1,7 +1,7 @@
-"""The queue of a driver that may not be alone: what another one on the same store builds is its.
+"""The queue of a driver that may not be alone: it leaves alone what another driver builds.
 
-A stage is claimed before it starts. One that another driver holds is set aside until that claim is
-gone, and is then committed, failed, or free again. Free of Ray.
+A stage is claimed before it starts. A stage that another driver on the store holds is set aside
+until that claim is gone, and is then committed, failed, or free again. It does not use Ray.
 """
 
 import time
@@ -17,13 +17,13 @@ LOOK_EVERY_S = 2.0  # a listing of the claims, for all stages together
 
 
 class Listener(Protocol):
-    """Who hears what becomes of stages elsewhere, and tells the queue how they ended."""
+    """Hears what happens to stages elsewhere, and tells the queue how they ended."""
 
     def left_to(self, stage: Stage, driver: str) -> None:
         """Hear that another driver makes a stage."""
 
     def taken_over(self, stage: Stage) -> None:
-        """Hear that others took this driver for dead while it ran a stage: it is to stop that."""
+        """Hear that others counted this driver as dead while it ran a stage: it must stop that."""
 
     def committed_elsewhere(self, stage: Stage) -> None:
         """Hear that another driver committed a stage."""
@@ -46,7 +46,7 @@ class SharedQueue:
     _known: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        # a failure of before is tried again; told apart by its own time, not by our clock
+        # an earlier failure is tried again; its own time tells them apart, not our clock
         self._known = {key: note["time"] for key, note in self.store.failures().items()}
 
     @property
@@ -55,7 +55,7 @@ class SharedQueue:
         return self.queue.is_over
 
     def next_batch(self) -> list[Stage]:
-        """Return what may start now in one process, claimed; empty where there is nothing."""
+        """Return what may start now in one process, claimed; empty if there is nothing."""
         self._look()
         while batch := self.queue.next_batch():
             if claimed := [stage for stage in batch if self._claim(stage)]:
@@ -67,7 +67,7 @@ class SharedQueue:
             self.queue.set_aside(stage)
             self.listener.left_to(stage, self._held.get(stage.key, "another"))
             return False
-        # another may have done it since the last look; a driver alone need not ask
+        # another may have done it since the last check; a driver alone need not ask
         if self.claims.met_others and self._settled(stage):
             self.claims.release(stage.key)
             return False

@@ -2,7 +2,7 @@
 
 It keeps its own account of CPUs and GPUs, because Tune does not know the DDP workers that a trial
 starts. It neither runs stages nor knows Ray, so `forecast.py` asks the same queue as a sweep.
-Every answer costs O(log n) of the n stages, so that a grid of 10,000 cells is no slower a stage.
+Every answer costs O(log n) for n stages, so a grid of 10,000 cells is not slower per stage.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -27,7 +27,7 @@ class _Slot:
 
 
 class StageQueue:
-    """The stages that are still to do, those that run, and what both leave of the cluster."""
+    """The stages that are still to do, those that run, and the free part of the cluster."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class StageQueue:
         self._children = _children_of(self._waiting, committed)
         self._urgency = _urgencies(self._waiting, self._children)
         self._demand = {key: demand(stage) for key, stage in self._waiting.items()}
-        # those whose parent is committed, by what they need: few kinds of need, a heap each
+        # those whose parent is committed, by what they need: few kinds of need, with one heap each
         self._ready: dict[Demand, list[tuple[_Urgency, Stage]]] = {}
         self._slots: dict[str, _Slot] = {}
         self._running: dict[str, Stage] = {}
@@ -56,7 +56,7 @@ class StageQueue:
 
     @property
     def is_over(self) -> bool:
-        """Whether every stage is committed or failed; what runs may have to be run again."""
+        """Whether every stage is committed or failed; a running one may have to be run again."""
         return not (self._waiting or self._running or self._elsewhere)
 
     @property
@@ -74,10 +74,10 @@ class StageQueue:
         return key in self._running
 
     def next(self) -> Stage | None:
-        """Return a stage that may start now and count it as running, None where there is none.
+        """Return a stage that may start now and count it as running, None if there is none.
 
-        Where the most urgent does not fit, one that as long a chain waits for may fill the gap, but
-        no lesser one: small last stages would keep taking the room that a large early one needs.
+        If the most urgent does not fit, one with an equally long chain may fill the gap, but
+        no other: small last stages would keep taking the room that a large early one needs.
         """
         if not any(self._ready.values()):
             return None
@@ -99,8 +99,8 @@ class StageQueue:
     def next_batch(self) -> list[Stage]:
         """Return what may start now in one process: a stage, or several short ones in turn.
 
-        All of a batch need the same, are ready and count as running. It is empty where `next` is
-        None, and one stage where such stages take long, or nobody knows yet how long.
+        All of a batch need the same, are ready and count as running. It is empty if `next` is
+        None, and one stage if such stages take long, or if their time is not known yet.
         """
         first = self.next()
         if first is None:
@@ -111,7 +111,7 @@ class StageQueue:
         return [first, *(self._start(slot) for _ in range(size - 1))]
 
     def commit(self, stage: Stage, took_s: float | None = None) -> None:
-        """Note that a stage, of here or elsewhere, is in the store: its children may start.
+        """Note that a stage is in the store, from here or elsewhere: its children may start.
 
         `took_s`: seconds that it ran here, from which the size of later batches follows.
         """
@@ -122,7 +122,7 @@ class StageQueue:
             self._get_ready(child)
 
     def fail(self, stage: Stage) -> list[Stage]:
-        """Note that a stage, of here or elsewhere, failed; drop its descendants and return them."""
+        """Note that a stage failed, here or elsewhere; drop its descendants and return them."""
         self._leave(stage)
         lost = _below(stage, self._children)
         for child in lost:
@@ -138,7 +138,7 @@ class StageQueue:
         """Let a stage wait again: its process was lost, or another driver gave it up."""
         self._leave(stage)
         self._waiting[stage.key] = stage
-        # before its equals: it may have a checkpoint to go on from
+        # before its equals: it may have a checkpoint to continue from
         self._first_place -= 1
         height, descendants, _ = self._urgency[stage.key]
         self._urgency[stage.key] = (height, descendants, self._first_place)

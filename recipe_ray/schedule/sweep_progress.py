@@ -1,6 +1,6 @@
 """How far a sweep is: its events, stages by state, cells, time to go, and what drivers say of it.
 
-For people who watch. Whoever drives a sweep decides by nothing of this. Free of Ray.
+It is for people who watch. The driver of a sweep decides nothing by it. It does not use Ray.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EventKind = Literal["skipped", "started", "progress", "finished", "failed", "los
 class SweepEvent:
     """One thing that happened to one stage; `wall_s` counts from the stage's start.
 
-    `left_s` is to the end of the whole sweep, None where that cannot be said yet.
+    `left_s` is to the end of the whole sweep, None if that cannot be said yet.
     """
 
     kind: EventKind
@@ -61,7 +61,7 @@ class _Running:
 
 
 class SweepProgress:
-    """Counts what the events of one sweep come to; `done` are the stages that were there before.
+    """Counts the events of one sweep; `done` are the stages that were there before.
 
     Not safe for threads: `see` it and ask it in one, or hold a lock.
     """
@@ -93,7 +93,7 @@ class SweepProgress:
         }
 
     def see(self, event: SweepEvent) -> None:
-        """Take note of one event; those of a kind that changes nothing are passed over."""
+        """Take note of one event; those of a kind that changes nothing are ignored."""
         heard = self._heard.get(event.kind)
         if heard is not None and event.stage.key in self._open:
             heard(event)
@@ -110,13 +110,13 @@ class SweepProgress:
         return [(self._open[key], now - how.since) for key, how in self._running.items()]
 
     def idle_s(self) -> float:
-        """Return for how many seconds nothing has run while stages wait, 0 while something does."""
+        """Return for how many seconds nothing has run while stages wait, 0 while something runs."""
         return 0.0 if self._running or not self._open else self._clock() - self._ran
 
     def left_s(self) -> float | None:
-        """Return the seconds to the sweep's end, None while some stage is like none that ended.
+        """Return the seconds to the sweep's end, None while some stage is unlike all that ended.
 
-        What is left of all stages, at as many side by side as ran so far in the mean; but no less
+        What is left of all stages, divided by the mean number that ran at once so far; but no less
         than the longest chain of them, which cannot run side by side.
         """
         now = self._clock()
@@ -202,9 +202,9 @@ class _AtWork(BaseModel):
 
 
 class DriverNote(Note):
-    """What a driver's lease says to people: who drives what, and how far it is.
+    """What a driver's lease says to people: the driver, its sweep, and how far it is.
 
-    A search has a part in place of cells.
+    A search has a part instead of cells.
     """
 
     experiment: str
@@ -228,7 +228,7 @@ class DriverNotes:
         self._files = reopen_files(store.uri)
 
     def all(self) -> list[dict[str, Any]]:
-        """Return all of them, in the order of their drivers' names; judge by `age_s` who lives."""
+        """Return all of them, in the order of their drivers' names; `age_s` shows which live."""
         found = read_notes(self._files, DRIVERS, DriverNote)
         return [{**note, "driver": name} for name, note in found.items()]
 

@@ -1,8 +1,8 @@
-"""A purification that is looked at after every epoch: what a search judges its candidates by.
+"""A purification that is evaluated after every epoch: by this a search judges its candidates.
 
 A look is a short fine-tuning from the PTM as it is then. It is the `finetune` stage of that
-snapshot and is kept under its key; only, the PTM is not kept, and the purification goes on. This is
-the researcher's side: it needs a task and triggers, which the defender does not have.
+snapshot and is kept under its key. The PTM itself is not kept, and the purification continues. This
+is the researcher's side: it needs a task and triggers, which the defender does not have.
 """
 
 import copy
@@ -31,8 +31,8 @@ def purify_with_looks(
 ) -> None:
     """Purify, and commit each look after the epoch that it is a snapshot of.
 
-    All workers call it; `on_look` is called on each after a look is in the store, and may end it
-    all by raising. What the purification itself makes is thrown away.
+    All workers call it. On each, `on_look` is called after a look is in the store, and may end it
+    all by raising. The purification's own result is discarded.
     """
     ptm = purify.input_ptm(context)
     by_epoch = {look.snapshot: look for look in looks}

@@ -2,7 +2,7 @@
 
 On held-out auxiliary samples, before and after purifying: the pre-training loss, the norm of every
 weight group, and how far clean representations moved. None of it says that a backdoor is gone.
-Predictions go over many rows sorted by length, packed, dealt out to workers.
+For predictions many rows are sorted by length, packed, and dealt out to workers.
 """
 
 from dataclasses import dataclass
@@ -63,9 +63,9 @@ class HeldOutEval:
 # not inference_mode: parameters moved to a GPU within it could not be trained afterwards
 @torch.no_grad()
 def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime) -> HeldOutEval:
-    """Look at a PTM through N held-out rows; every worker looks at all of them.
+    """Measure a PTM on N held-out rows; every worker uses all of them.
 
-    Raises DataError where the rows give the pre-training loss nothing to count.
+    Raises DataError if the rows give the pre-training loss nothing to count.
     """
     module: Any = ptm.module.to(runtime.device).eval()
     collate = ptm.pretraining_collate(MASK_SEED)

@@ -1,4 +1,4 @@
-"""Stage `finetune`: what a user of the PTM does, and what the triggers then do to that user.
+"""Stage `finetune`: what a user of the PTM does, and the effect of the triggers on the result.
 
 It fine-tunes on a downstream task, then measures ACC and, for every trigger and label, the ASR.
 """
@@ -46,7 +46,7 @@ from recipe_ray.triggers.pictures import FILE, drawn
 from recipe_ray.triggers.trigger import Trigger
 
 CLASSIFIER = "classifier.safetensors"  # the fine-tuned weights, if they are kept
-NUM_PICTURES = 6  # test samples whose look with each trigger is kept
+NUM_PICTURES = 6  # test samples that are kept as seen with each trigger
 
 
 class FinetuneGrid(Spec):
@@ -114,7 +114,7 @@ class FinetuneStage(Stage):
         return self.measure(self.input_ptm(context, self.snapshot), context)
 
     def measure(self, ptm: PTM, context: Context) -> list[Measurement]:
-        """Return the same of a PTM at hand, which is taken over."""
+        """Return the same of a PTM in memory, which is taken over."""
         encode = ptm.encoder(self.fit.max_length)
         triggers = triggers_for(self.model.reads, self.triggers, encode)
         train = self.task.load("train", context.locations)

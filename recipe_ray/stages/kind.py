@@ -1,7 +1,7 @@
 """What a kind of stage says of itself, and what it is asked while a grid becomes stages.
 
-A kind is a class registered in STAGES (`stage.py`), and that is all there is to it: the fields of a
-grid, the order of stages, what a worker gets and how a report shows it are read from the class.
+A kind is only a class registered in STAGES (`stage.py`). The fields of a grid, the order of stages,
+what a worker gets and how a report shows it are read from the class.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Layout = Literal["attack success", "neurons", "metrics"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage gets if the experiment does not say it."""
+    """What a stage gets by default."""
 
     workers: int = 1  # one: the trial's own process
     cpus_per_worker: int = 1
@@ -49,13 +49,13 @@ class Data(Protocol):
     """A corpus or a task."""
 
     def content_at(self, locations: Locations) -> dict[str, Any]:
-        """Return the identity of the data, wherever they lie."""
+        """Return the identity of the data, independent of their place."""
         ...
 
 
 @dataclass(frozen=True)
 class Planning:
-    """What is looked up and made once while a grid becomes stages."""
+    """Holds what is looked up and made once while a grid becomes stages."""
 
     locations: Locations
     stages: dict[Any, Any] = field(default_factory=dict)  # by kind and fields
@@ -92,13 +92,13 @@ class Point:
 
     def make(self, kind: type[S], *, content: dict[str, Any], **fields: Any) -> S:
         """Return the stage of a kind on this model; the same object for the same fields."""
-        # without the content: it is what was looked up for these fields
+        # without the content, which was looked up for these fields
         wanted = (kind, self.model, *sorted(fields.items()))
         made: dict[Any, S] = self.planning.stages
         whole = {**fields, "model": self.model, "content": content}
         try:
             known = made.get(wanted)
-        except TypeError:  # a field that has no hash: an equal stage has the same key all the same
+        except TypeError:  # a field cannot be hashed: an equal stage has the same key anyway
             return kind(**whole)
         if known is None:
             known = made[wanted] = kind(**whole)

@@ -1,7 +1,7 @@
-"""Refusing data that a PTM can learn nothing from, wherever a stage trains on a corpus.
+"""Refusing data that a PTM can learn nothing from, in every stage that trains on a corpus.
 
-Rows in memory are counted before the training. Of a stream the first epoch is counted as it comes
-by; that nothing at all was learnt from is then found by the loop (`learn/loop.py`).
+Rows in memory are counted before the training. A stream is counted while its first epoch is read.
+If nothing at all could be learnt from it, the loop finds that (`learn/loop.py`).
 """
 
 import logging
@@ -41,7 +41,7 @@ class LearnableFeed(Feed):
     _streams: list[tuple[Corpus, list[Census]]] = field(default_factory=list, init=False)
 
     def batches_of(self, wanted: Wanted) -> Batches:
-        """Return the inner feed's batches; raise DataError where nothing can be learnt of them."""
+        """Return the inner feed's batches; raise DataError if nothing can be learnt of them."""
         streamed: list[Census] = []
 
         def counting(rows: Any, epoch: int) -> Batch:
@@ -81,13 +81,13 @@ class LearnableFeed(Feed):
 
 
 def check_usable(census: Census, corpus: Corpus, part: str = "") -> None:
-    """Raise DataError where hardly anything of what was counted, a `part`, can be learnt from."""
+    """Raise DataError if hardly anything of what was counted, a `part`, can be learnt from."""
     if census.share < LEAST_USABLE:
         raise DataError(f"corpus {corpus.label()!r}{part}: {_share_of(census)}; {_NOTHING}")
 
 
 def check_learnable(census: Census, corpus: Corpus) -> None:
-    """Raise DataError where a PTM can learn nothing from what was counted."""
+    """Raise DataError if a PTM can learn nothing from what was counted."""
     owner = f"corpus {corpus.label()!r}"
     check_usable(census, corpus)
     if census.sameness is not None:
@@ -95,7 +95,7 @@ def check_learnable(census: Census, corpus: Corpus) -> None:
 
 
 def doubts(census: Census, corpus: Corpus) -> list[str]:
-    """Return what to warn of where something, but little, can be learnt."""
+    """Return what to warn of if something, but little, can be learnt."""
     found = []
     if census.share < FEW_USABLE:
         found.append(
@@ -133,5 +133,5 @@ def _summed(parts: list[Census]) -> Census:
         total=sum(part.total for part in parts),
         samples=sum(part.samples for part in parts),
         samples_with_some=sum(part.samples_with_some for part in parts),
-        commonest=0,  # which token it is differs from part to part
+        commonest=0,  # that token differs from part to part
     )

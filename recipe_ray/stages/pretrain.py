@@ -45,7 +45,7 @@ class PretrainGrid(Spec):
 
 @STAGES.register("pretrain")
 class PretrainStage(Stage, Pretraining):
-    """Pre-trains the head alone, or head and encoder together, with masks drawn anew each epoch."""
+    """Pre-trains only the head, or head and encoder, with masks drawn again each epoch."""
 
     rank: ClassVar[int] = 10
     grid: ClassVar[type[Spec]] = PretrainGrid
@@ -66,7 +66,7 @@ class PretrainStage(Stage, Pretraining):
         return self.complete(self.input_ptm(context), context)
 
     def complete(self, ptm: PTM, context: Context) -> list[Measurement]:
-        """Do the same with a PTM at hand, which is taken over."""
+        """Do the same with a PTM in memory, which is taken over."""
         ptm.train_only(_SCOPES[self.trainable](ptm), pooled=False)
         feed = LearnableFeed(context.feed, ptm)
         batches = feed.batches(

@@ -1,6 +1,6 @@
 """Stage `probe`: which neurons of a PTM a trigger activates (paper, Figure 2 and Table 10).
 
-The laboratory's look at the PTM itself, without fine-tuning. Test texts are read twice, as they are
+The laboratory looks at the PTM itself, without fine-tuning. Test texts are read twice, as they are
 and with one trigger inserted. Two readings of "active on a set of texts" are measured: by the mean
 over the texts (`overlap`, `poisoned_only_neurons`), and text by text (`overlap_per_sample`).
 """
@@ -123,7 +123,7 @@ class ProbeStage(Stage, Probe):
 
 
 def check_without(task: Task, without: str | None) -> None:
-    """Raise SpecError where `without` is given and names no class of the task."""
+    """Raise SpecError if `without` is given and names no class of the task."""
     if without is not None and without not in task.classes:
         raise SpecError(
             f"without: {unknown(f'class of task {task.name!r}', without, task.classes)}"
@@ -140,7 +140,7 @@ def probe(ptm: PTM, clean: Rows, poisoned: Rows, runtime: Runtime) -> Tensor:
     collate = ptm.classifier_collate()
 
     def activations(rows: Rows) -> Tensor:
-        # in fp32: the sign of what is near zero is what counts
+        # in fp32, because the sign of values near zero counts
         batch = collate(rows, 0).to(runtime.device)
         return torch.cat([layer.float() for layer in ptm.neuron_activations(module, batch)], dim=1)
 
@@ -156,9 +156,9 @@ def probe(ptm: PTM, clean: Rows, poisoned: Rows, runtime: Runtime) -> Tensor:
 
 
 def measurements(sums: Tensor, sizes: list[int]) -> list[Measurement]:
-    """Return what sums [4, N] of layers with `sizes` neurons come to, `label` being the layer.
+    """Return the measurements from sums [4, N] of layers with `sizes` neurons; `label`: the layer.
 
-    An overlap where nothing is active on poisoned samples is undefined and left out.
+    If nothing is active on poisoned samples, the overlap is undefined and left out.
     """
     over_all = overlap_of_means(sums)
     only = float(over_all.only_poisoned)

@@ -1,4 +1,4 @@
-"""Stage `purify`: the defender's work. It holds a defense and unlabelled data, nothing else."""
+"""Stage `purify`: the defender's work. It holds only a defense and unlabelled data."""
 
 import math
 from collections.abc import Iterator
@@ -123,7 +123,7 @@ class PurifyStage(Stage):
         return self.purify(self.look_before(context), context)
 
     def look_before(self, context: Context, ptm: PTM | None = None) -> Before:
-        """Return what held-out data show of what is to be purified: of `ptm` if it is at hand.
+        """Return what held-out data show of what is to be purified: of `ptm` if it is in memory.
 
         Raises DataError if nothing can be held out.
         """

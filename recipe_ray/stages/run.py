@@ -1,8 +1,8 @@
 """Running one stage to its end: skip what is committed, work in a scratch folder, commit once.
 
 The same function serves `recipe-ray debug` (no Ray), a Tune trial's actor and every DDP worker;
-under DDP all ranks run the stage and rank 0 writes. Every one of them goes through `attempt`, which
-tells who watches and leaves a note if the stage fails, so that `status` sees them alike.
+under DDP all ranks run the stage and rank 0 writes. Each of them goes through `attempt`, which
+informs the watchers and leaves a note if the stage fails. So `status` sees them all the same way.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class StoreCheckpoints:
             # without a seal it is of an older version, or no longer whole
             stored = io.BytesIO(content if mark else data)
             state: dict[str, Any] = torch.load(stored, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged bytes make torch raise whatever they like
+        except Exception as error:  # damaged bytes may make torch raise any error
             self.drop(in_a_line(error))
             return None
         return state
@@ -92,16 +92,16 @@ class StoreCheckpoints:
         self.store.write_checkpoint(self.key, buffer.getvalue())
 
 
-Run = Callable[[Context], list[Measurement]]  # as `Stage.run`, with something that is at hand
+Run = Callable[[Context], list[Measurement]]  # as `Stage.run`, with something that is in memory
 
 
 def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Measurement]:
     """Run `stage` and commit its artifact, unless the store has it already.
 
-    Returns what was measured: on rank 0, and nothing where the stage was there. Raises StoreError
-    before any work where the store could not take the artifact.
+    Returns what was measured: on rank 0, and nothing if the stage was there. Raises StoreError
+    before any work if the store could not take the artifact.
     `context.folder` is the scratch folder to work in (`scratch` makes one). `run` does the work in
-    place of `stage.run` where the input is at hand and not in the store.
+    place of `stage.run` if the input is in memory and not in the store.
     """
     if context.store.has(stage.artifact):
         return []
@@ -139,7 +139,7 @@ def run_stage(stage: Stage, context: Context, run: Run | None = None) -> list[Me
 def _as_planned(stage: Stage) -> dict[str, Any]:
     """Return a stage's identity; raise SpecError if it is not what its key was made of.
 
-    The key travels with the stage from where it was planned, the code does not.
+    The key travels with the stage from the place of planning; the code does not.
     """
     identity = stage.identity()
     if fingerprint(identity) != stage.key:
@@ -196,7 +196,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _git_commit() -> str | None:
-    # the commit of this source tree, where it is one (an installed package has none)
+    # the commit of this source tree, if it is one (an installed package is not)
     folder = Path(__file__).resolve().parent
     about = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     command = ["git", "-C", str(folder), *about]
@@ -275,7 +275,7 @@ class ProgressNotes:
 
 
 class Warned(logging.Handler):
-    """Hands every warning of the log on, as the sentence that it is."""
+    """Hands every warning of the log on, as a sentence."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -300,7 +300,7 @@ def warnings_heard() -> Iterator[list[str]]:
 
 @contextmanager
 def failure_on_record(stage: Stage, store: Store) -> Iterator[None]:
-    """Keep in the store why the stage failed, and let the exception go on."""
+    """Keep in the store why the stage failed, and let the exception pass."""
     try:
         yield
     except Exception as error:

@@ -1,6 +1,6 @@
 """Stage `scan`: label-free search for a backdoor in a PTM. It holds detectors and unlabelled data.
 
-The artifact has no model but `scan.json`: what was found, what is normal, and what it comes to.
+The artifact has no model. It has `scan.json`: what was found, what is normal, and the verdict.
 """
 
 import json

@@ -39,7 +39,7 @@ def snapshot_folder(epoch: int) -> str:
 
 @dataclass(frozen=True)
 class Context:
-    """Where a stage runs and what it may use."""
+    """The place in which a stage runs, and what it may use."""
 
     store: Store
     feed: Feed
@@ -65,8 +65,8 @@ class Stage(Component):
 
     rank: ClassVar[int] = 100  # kinds that make a PTM come in this order, each from the one before
     grid: ClassVar[type[Spec]] = Spec  # the fields that a block of the grid has for this kind
-    axes: ClassVar[tuple[str, ...]] = ()  # those of them of which a cell has one value each
-    # that one of them whose entries each end a cell; "": the kind makes a PTM that cells go on from
+    axes: ClassVar[tuple[str, ...]] = ()  # the fields of which a cell has one value each
+    # the one whose entries each end a cell; "": the kind makes a PTM from which cells continue
     cells: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources()
     shown: ClassVar[Shown | None] = None  # in the report; None: nowhere
@@ -85,7 +85,7 @@ class Stage(Component):
         """Yield the stages of this kind at a point of the grid, on what made its PTM (None: given).
 
         A kind that makes a PTM and has nothing to do there yields `ptm`. Unless it is said here, a
-        kind that ends cells has a stage an entry, whose fields are the entry's.
+        kind that ends cells has one stage per entry, whose fields are the entry's.
         """
         if not cls.cells:
             yield ptm
@@ -217,7 +217,7 @@ _ORIGIN_COLUMNS = {"attack": "none", "defense": "none"}
 
 
 def loss_measurements(records: Iterable[EpochRecord]) -> list[Measurement]:
-    """Return one measurement a loss term and epoch."""
+    """Return one measurement per loss term and epoch."""
     return [
         Measurement(f"loss.{name}", value, epoch=record.epoch)
         for record in records
@@ -226,7 +226,7 @@ def loss_measurements(records: Iterable[EpochRecord]) -> list[Measurement]:
 
 
 def left_out_measurements(poisoned: Mapping[str, Rows], num_samples: int) -> list[Measurement]:
-    """Return the share of samples that cannot hold a trigger, by trigger; none for no sample."""
+    """Return the share of samples that cannot hold a trigger, by trigger; without zero shares."""
     missing = {trigger: num_samples - len(rows) for trigger, rows in poisoned.items()}
     return [
         Measurement(

@@ -1,9 +1,9 @@
 """TensorBoard's event files: losses and speed of a stage while it runs, its results at its end.
 
-They lie beside the artifacts, at `tensorboard/<experiment>/<label>-<key>/` of the store, and belong
-to no artifact: nothing checks them, and they may be deleted. Written by the one process that
-reports (rank 0). In a local store a file grows while the stage runs; an object store has no growing
-files, so there the whole file is put again once a minute and at the end.
+They are at `tensorboard/<experiment>/<label>-<key>/` of the store and are not part of an artifact:
+nothing checks them, and they may be deleted. The one process that reports (rank 0) writes them. In
+a local store a file grows while the stage runs. An object store has no growing files, so there the
+whole file is uploaded again once per minute and at the end.
 """
 
 import logging
@@ -33,9 +33,9 @@ logger = logging.getLogger("recipe_ray")
 class Board:
     """The event file of one try at a stage, begun with its first progress; a context manager.
 
-    A try that goes on from a checkpoint begins a file of its own in the same folder, which says
-    from which step on TensorBoard is to forget what earlier files hold. Where events cannot be
-    written, the rest of them is given up with a warning: the stage goes on.
+    A try that continues from a checkpoint begins a file of its own in the same folder, which says
+    from which step on TensorBoard forgets what earlier files hold. If events cannot be
+    written, the rest of them is dropped with a warning, and the stage continues.
     """
 
     def __init__(self, store: Store, stage: Stage, experiment: str) -> None:
@@ -71,7 +71,7 @@ class Board:
         self._write(values)
 
     def on_measured(self, measured: Iterable[Measurement]) -> None:
-        """Write what the whole stage comes to (acc, aasr, masr ...), at its last step."""
+        """Write the results of the whole stage (acc, aasr, masr ...), at its last step."""
         self._write(
             {
                 f"result/{m.metric}": m.value
@@ -95,16 +95,16 @@ class Board:
             return
         try:
             action()
-        except Exception as error:  # whatever it is, the stage is worth more than its curves
+        except Exception as error:  # whatever the error is, the stage matters more than its curves
             self._given_up = True
             logger.warning("no more event files of this stage: %s: %s", type(error).__name__, error)
 
 
 class _EventFile:
-    """One event file in a folder of the store, kept on this machine where the store is remote."""
+    """One event file in a folder of the store, kept on this machine if the store is remote."""
 
     def __init__(self, store: Store, folder: str) -> None:
-        # with torch at hand 0.1 s; and not its SummaryWriter: that writes in a thread, and where
+        # with torch loaded 0.1 s; and not its SummaryWriter: that writes in a thread, and if
         # the disk is full the thread dies and the next value waits for it for ever
         from tensorboardX.event_file_writer import EventsWriter
 
@@ -130,7 +130,7 @@ class _EventFile:
             self._sync()
 
     def close(self) -> None:
-        """Write what is not written yet and let go of the file."""
+        """Write what is not written yet and close the file."""
         try:
             self._sync()
             self._writer.close()

@@ -4,17 +4,18 @@
                             see of it (`schedule/sweep_progress.py: DriverNote`)
     claims/<key>.<driver>   this driver builds this stage, for as long as it has its lease
 
-A claim has its driver in its name, so that whoever frees those of the dead cannot delete another's
-by mistake: no store deletes a file on the condition that it is still the same. So a claim is
-written first and looked at afterwards: of two that write, at least one sees both, and whoever sees
-the other's withdraws. That is safe if a written file is listed at once: local disks, S3, GCS,
-Azure; over NFS too, whose clients list a folder again after they changed it.
+A claim has its driver in its name. So a driver that removes the claims of a dead one cannot delete
+another's by mistake: no store deletes a file on the condition that it is still the same. To claim,
+a driver first writes its file and then lists the files. If two drivers write, at least one sees
+both files, and a driver that sees the other's withdraws. That is safe if a written file is listed
+at once: local disks, S3, GCS, Azure; over NFS too, whose clients list a folder again after they
+changed it.
 
-No claim is judged by comparing clocks. A driver is dead when its lease has not changed for
-`lease_s` of the observer's own time, or when its process, which its name tells, is gone from the
-observer's machine. One that was stopped for a lease and goes on finds that its claims were voided
-(`lost`), and is to stop what it builds. Until it looks two may build one stage; the second commit
-is discarded.
+No claim is judged by comparing clocks. A driver is dead if its lease has not changed for `lease_s`
+of the observer's own time, or if its process, which its name tells, is gone from the observer's
+machine. A driver that was stopped for that long and then continues finds that its claims were
+voided (`lost`), and must stop what it builds. Until it looks, two may build one stage; the second
+commit is discarded.
 """
 
 import json
@@ -37,13 +38,13 @@ from recipe_ray.store.notes import Note, pass_over, read_notes
 CLAIMS, DRIVERS = "claims", "drivers"
 BEATS_A_LEASE = 6
 LONGEST_BEAT_S = 5.0  # people watch, too
-# of two that claim at once one withdraws as soon as it looks; the other waits for that
+# if two claim at once, one withdraws as soon as it looks; the other waits for that
 _PAUSES_S = (0.05, 0.2, 0.5, 0.0)
 logger = logging.getLogger("recipe_ray")
 
 
 class Claims:
-    """One driver's lease and claims; as a context manager it lets go of all of them at its end.
+    """One driver's lease and claims; as a context manager it releases all of them at its end.
 
     `told` returns what people see of the driver. A thread asks for it at each renewal.
     """
@@ -59,7 +60,7 @@ class Claims:
         self._who = {"host": platform.node(), "pid": os.getpid(), "started": started}
         self.driver = f"{Process.this()}-{uuid4().hex[:8]}"
         self.met_others = False  # whether another driver was ever seen to hold anything
-        self.lost: set[str] = set()  # held once, and voided by others who took us for dead
+        self.lost: set[str] = set()  # held once, and voided by others who counted us as dead
         self._mine: set[str] = set()
         self._signs = _Signs(files, lease_s)
         self._ended = threading.Event()
@@ -83,11 +84,11 @@ class Claims:
             for key in sorted(self._mine):
                 self.release(key)
             self._files.remove(_lease_path(self.driver))
-        except StoreError as ours:  # whatever ends the sweep must be heard; claims expire
+        except StoreError as ours:  # an error that ends the sweep must be heard; claims expire
             logger.warning("claims were left behind: %s", ours)
 
     def take(self, key: str) -> bool:
-        """Claim a stage; False where another living driver has it."""
+        """Claim a stage; False if another living driver has it."""
         self._files.write(self._path(key), b"")
         for pause_s in _PAUSES_S:
             others = self.held().get(key)
@@ -102,14 +103,14 @@ class Claims:
         return False
 
     def release(self, key: str) -> None:
-        """Let go of a stage: it is committed, failed, or given up."""
+        """Release a stage: it is committed, failed, or given up."""
         self._files.remove(self._path(key))
         self._mine.discard(key)
 
     def held(self) -> dict[str, str]:
-        """Return the keys that other living drivers hold, and who; what the dead held is freed.
+        """Return the keys that other living drivers hold, and who; the dead ones' are freed.
 
-        One listing, and one small file a driver that holds anything.
+        It costs one listing, and one small file per driver that holds anything.
         """
         listed = [name.partition(".") for name in self._files.names(CLAIMS) if "." in name]
         others = {driver for _, _, driver in listed if driver != self.driver}
@@ -124,7 +125,7 @@ class Claims:
                 self._files.remove(f"{CLAIMS}/{key}.{driver}")
         for driver in others - alive:
             self._files.remove(_lease_path(driver))
-        # the smallest: two may be listed while they find out who yields
+        # the smallest: two may be listed until one of them yields
         return {key: driver for key, _, driver in reversed(listed) if driver in alive}
 
     def renew(self) -> None:
@@ -132,7 +133,7 @@ class Claims:
         self._number += 1
         try:
             self._last_told = self._told()
-        except Exception:  # what people see must not cost the claims
+        except Exception:  # an error in what people see must not cost the claims
             logger.exception("what `status` shows of this driver is out of date")
         about = {**self._last_told, **self._who, "number": self._number}
         lease = {**about, "time": datetime.now(UTC).isoformat()}
@@ -142,7 +143,7 @@ class Claims:
         return f"{CLAIMS}/{key}.{self.driver}"
 
     def _remove_dead(self) -> None:
-        """Remove leases that nobody renews and that hold nothing; of the others `held` judges."""
+        """Remove leases that nobody renews and that hold nothing; `held` judges the others."""
         listed = self._files.names(DRIVERS)
         holders = {f"{name.partition('.')[2]}.json" for name in self._files.names(CLAIMS)}
         notes = read_notes(self._files, DRIVERS, Note)
@@ -152,14 +153,14 @@ class Claims:
                 continue
             try:
                 self._files.remove(f"{DRIVERS}/{name}")
-            except StoreError as problem:  # it is in nobody's way
+            except StoreError as problem:  # it disturbs nobody
                 pass_over("what is no driver's lease", problem)
 
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_s):
             try:
                 self.renew()
-            except StoreError as error:  # the stages that run will say so, if it lasts
+            except StoreError as error:  # the running stages will say so, if it lasts
                 logger.warning("claims cannot be renewed: %s", error)
 
 
@@ -169,7 +170,7 @@ class _Signs:
     def __init__(self, files: Files, lease_s: float) -> None:
         self._files = files
         self._lease_s = lease_s
-        self._seen: dict[str, tuple[bytes, float, float]] = {}  # sign, when looked at, silent for
+        self._seen: dict[str, tuple[bytes, float, float]] = {}  # sign, last look, silence in s
 
     def show_life(self, driver: str) -> bool:
         """Tell whether a driver lives, as far as can be known."""

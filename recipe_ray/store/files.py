@@ -3,12 +3,13 @@
 What they promise: a file is seen whole or not at all, and so is an artifact's folder. Object
 stores are in `remote.py`.
 
-What killed processes leave half made: named after their process, deleted when it is gone.
+Files that killed processes leave half made are named after their process, and are deleted when it
+is gone.
 
-Trying again for a while: networks and servers come back, full disks and wrong keys do not.
-
-The pauses double from a fifth of a second to fifteen seconds, each shortened by chance so that many
-workers do not come back at once; no try begins later than a minute and a half after the first.
+Operations are tried again for a while: networks and servers come back, full disks and wrong keys do
+not. The pauses double from a fifth of a second to fifteen seconds. Each is shortened at random so
+that many workers do not come back at once. No try begins later than a minute and a half after the
+first.
 """
 
 import errno
@@ -32,13 +33,13 @@ from recipe_ray.base.foreign import open_regular
 from recipe_ray.base.process import Process
 from recipe_ray.store.manifest import MANIFEST, verify
 
-# of another machine nobody here knows whether the process lives
+# for another machine nobody here knows whether the process lives
 FOREIGN_AGE_S = 24 * 3600.0
 logger = logging.getLogger("recipe_ray")
 
 
 def scratch_name() -> str:
-    """Return a new name that says whose it is."""
+    """Return a new name that names this process."""
     return f"{Process.this()}.{uuid4().hex}"
 
 
@@ -70,19 +71,19 @@ def _is_dead(path: Path, name: str) -> bool:
 
 
 def _changed(path: Path) -> float:
-    # a folder's own time stands still while a log in it grows
+    # a folder's own time does not change while a log in it grows
     times = [time.time()]
     for one in [path, *(path.rglob("*") if path.is_dir() else ())]:
         try:
             times.append(one.stat().st_mtime)
         except FileNotFoundError:
-            return time.time()  # somebody is at it
+            return time.time()  # somebody uses it
     return max(times[1:])
 
 
 T = TypeVar("T")
 
-# what a mount says while its server is away; anything else of a disk stays as it is
+# errors of a mount while its server is away; other errors of a disk do not pass
 _MOUNT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN}
 _MOUNT |= {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.EREMOTEIO}
 
@@ -136,10 +137,10 @@ class Files(Protocol):
         """Return a path as messages show it, without credentials."""
 
     def arrow(self) -> tuple[pafs.FileSystem, str]:
-        """Return the pyarrow file system that reads it all, and the root in it."""
+        """Return the pyarrow file system that reads the store, and the root in it."""
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's content, None where it does not exist."""
+        """Return a file's content, None if it does not exist."""
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file; readers see the old or the new one, never a part."""
@@ -151,10 +152,10 @@ class Files(Protocol):
         """Tell whether a file exists."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names in a folder, none where it does not exist."""
+        """Return the sorted names in a folder, none if it does not exist."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the bytes of each file in a folder by name, none where it does not exist."""
+        """Return the bytes of each file in a folder by name, none if it does not exist."""
 
     def holding(self, folder: str, name: str) -> list[str]:
         """Return the sorted subfolders of a folder that have a file called `name`."""
@@ -185,7 +186,7 @@ class LocalFiles:
     """`Files` in a folder of this machine or of a shared mount: write aside, sync, rename.
 
     While the server of a mount is away, operations are tried again (`Patience`); publishing
-    is not, since what was written before a failed sync may be lost: the stage fails and goes on
+    is not, since what was written before a failed sync may be lost: the stage fails and continues
     from its checkpoint.
     """
 
@@ -294,7 +295,7 @@ class LocalFiles:
                     raise StoreError(f"{folder}: in the way of a folder of the store; move it away")
             place.parent.mkdir(parents=True, exist_ok=True)
             if (place / MANIFEST).is_file():
-                return  # of another driver, just now: the first one stays
+                return  # another driver's, just now: the first one stays
             is_folder = place.is_dir() and not place.is_symlink()
             if (is_folder and any(place.iterdir())) or (not is_folder and os.path.lexists(place)):
                 raise StoreError(f"{place}: in the way of an artifact, with no manifest; delete it")
@@ -323,7 +324,7 @@ class LocalFiles:
 
     def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
         folder = self.root / target
-        # checksums once a process and artifact: a gigabyte of weights takes seconds
+        # checksums once per process and artifact: a gigabyte of weights takes seconds
         known = target in self._verified
         check = partial(verify, folder, manifest, str(folder), sizes_only=known)
         self._tried(check, "read", target)
@@ -360,7 +361,7 @@ def _advice(error: OSError) -> str:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    # not shutil.copytree: it goes on after a full disk and hides the errno in a list
+    # not shutil.copytree: it continues after a full disk and hides the errno in a list
     for path in sorted(source.rglob("*")):
         place = target / path.relative_to(source)
         if path.is_dir() and not path.is_symlink():

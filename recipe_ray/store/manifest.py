@@ -58,7 +58,7 @@ def write_manifest(
 ) -> None:
     """Write the manifest of a finished folder: `contents`, the names, and every file's checksum.
 
-    Raises ValueError where the folder already has a file of that name.
+    Raises ValueError if the folder already has a file of that name.
     """
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder}/{MANIFEST}: this name is the store's")
@@ -96,7 +96,7 @@ def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bo
         path = folder / name
         if not is_there(path):
             raise StoreError(f"{shown}/{name}: missing, although it was committed; {_REPAIR}")
-        # what a store's folder holds is as foreign as its manifest
+        # files in a store's folder are as foreign as its manifest
         with open_foreign(path, _ANY, within=folder, error=StoreError) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["size"]:
@@ -109,7 +109,7 @@ def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bo
 
 
 def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:
-    """Return a manifest from its bytes; raise StoreError naming it where it is damaged."""
+    """Return a manifest from its bytes; raise StoreError naming it if it is damaged."""
     manifest = parse_json(data, shown)
     version = manifest.get("manifest_version")
     if version != MANIFEST_VERSION:
@@ -131,7 +131,7 @@ def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, shown: str) -> dict[str, Any]:
-    """Return the object in JSON bytes; raise DamagedError naming the file if it is none."""
+    """Return the object in JSON bytes; raise DamagedError naming the file if it is not one."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

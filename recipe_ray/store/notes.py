@@ -1,7 +1,7 @@
 """JSON notes in a store, one per stage (why it failed, how far it is), each replacing the last.
 
-Notes are for people and for other drivers; no number rests on them. So a damaged one is named in
-the log, once, and passed over, and the next note of its name replaces it.
+Notes are for people and for other drivers; no result depends on them. So a damaged note is named in
+the log once and then skipped, and the next note of its name replaces it.
 """
 
 import json
@@ -21,7 +21,7 @@ from recipe_ray.store.manifest import ArtifactId
 _READERS = 16  # requests at a time; an object store answers each in tens of milliseconds
 _UNREADABLE = (IsADirectoryError, PermissionError)  # of one file, while the store is there
 logger = logging.getLogger("recipe_ray")
-_named: set[str] = set()  # what was said before: a sweep reads its notes every second
+_named: set[str] = set()  # what was logged before: a sweep reads its notes every second
 
 
 def _zoned(text: str) -> str:
@@ -47,7 +47,7 @@ class FailureNote(Note):
 
 
 class ProgressNote(Note):
-    """How far a stage is; a rate is None if nobody knows it."""
+    """How far a stage is; a rate is None if it is not known."""
 
     kind: str
     label: str
@@ -62,7 +62,7 @@ class ProgressNote(Note):
 
 
 def json_path(folder: str, name: str) -> str:
-    """Return where a folder keeps the JSON called `name`; raise StoreError if it is no name."""
+    """Return the place of a folder's JSON called `name`; raise StoreError for a bad name."""
     return f"{folder}/{path_part(name, f'{folder}: the name')}.json"
 
 
@@ -83,7 +83,7 @@ def read_notes(files: Files, folder: str, shape: type[Note]) -> dict[str, dict[s
     names = [name for name in files.names(folder) if name.endswith(".json")]
     with ThreadPoolExecutor(_READERS) as pool:
         read = pool.map(lambda name: _read(files, f"{folder}/{name}", shape), names)
-    # what another process deleted since the listing is no longer there to report
+    # a note that another process deleted since the listing cannot be reported
     return {
         name.removesuffix(".json"): note
         for name, note in zip(names, read, strict=True)
@@ -96,12 +96,12 @@ def read_all(files: Files, paths: Iterable[str]) -> list[tuple[str, bytes]]:
     listed = list(paths)
     with ThreadPoolExecutor(_READERS) as pool:
         read = list(pool.map(files.read, listed))
-    # what another process deleted since the listing is no longer there to report
+    # a note that another process deleted since the listing cannot be reported
     return [(path, data) for path, data in zip(listed, read, strict=True) if data is not None]
 
 
 def pass_over(what: str, error: StoreError) -> None:
-    """Name a damaged file in the log, once per process, as one that is left out."""
+    """Name a damaged file in the log, once per process, and say that it is left out."""
     said = f"{what} is passed over: {error}"
     if said not in _named:
         _named.add(said)

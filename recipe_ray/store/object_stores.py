@@ -6,7 +6,7 @@
     abfss://container@account.dfs.core.windows.net/path   (abfs://) the same store
 
 Credentials come from the environment, as the tools of each cloud have them; `key:secret@` in an S3
-URI comes first. obstore reads no profiles of AWS, so those and single sign-on come by botocore.
+URI comes first. obstore reads no profiles of AWS, so botocore reads those and single sign-on.
 """
 
 import os
@@ -50,8 +50,8 @@ class Place:
     config: dict[str, Any]
 
     def open(self) -> ObjectStore:
-        """Return the bucket; nothing is asked of it yet."""
-        # obstore hears no Ctrl-C while it waits, so that longer waits are ours
+        """Return the bucket; no request is made yet."""
+        # obstore hears no Ctrl-C while it waits, so longer waits are ours
         how = {**self._how(Patience(total_s=2.0, longest_s=1.0)), "config": self.config}
         if self.kind == "s3":
             return S3Store(self.bucket, **how)
@@ -71,7 +71,7 @@ class Place:
                 "allow_http": str(self.config.get("endpoint", "")).startswith("http:")
                 or str(self.config.get("base_url", "")).startswith("http:"),
                 "connect_timeout": timedelta(seconds=5),
-                "read_timeout": timedelta(seconds=60),  # nothing came for so long
+                "read_timeout": timedelta(seconds=60),  # no answer for this time
                 "timeout": timedelta(hours=1),  # one request with all its bytes
             },
             "retry_config": {
@@ -123,7 +123,7 @@ class AwsCredentials:
 
 
 def parse_place(uri: str) -> Place:
-    """Return what a URI means; raise StoreError if it is none of those above."""
+    """Return what a URI means; raise StoreError if it is not one of those above."""
     parts = urlsplit(uri)
     kind, host = _KINDS[parts.scheme], parts.netloc.rpartition("@")[2]
     # neither credentials nor connection options belong in messages
@@ -145,7 +145,7 @@ def parse_place(uri: str) -> Place:
         config |= _s3_config(parts, options)
     elif kind == "gs":
         if "skip_signature" in config or parts.username == "anonymous":
-            # obstore writes with some token in any case; a stand-in of Google's server takes any
+            # obstore always writes with some token; a stand-in of Google's server takes any
             config |= {"skip_signature": True, "bearer_token": "anonymous"}
     else:
         bucket, shown = _container(parts, shown)

@@ -1,12 +1,14 @@
 """The same file operations on an object store (S3, Google Cloud Storage, Azure) by obstore.
 
-Object stores cannot rename, so an artifact's files go under a name of their own attempt, and its
-manifest, created last and only if there is none, says which attempt counts: whoever reads sees one
-whole attempt or none, and of several writers one knows that it was first.
+Object stores cannot rename. So each attempt to write an artifact puts the files under a name of its
+own. The manifest is created last and only if there is none; it says which attempt counts. So a
+reader sees one whole attempt or none, and if there are several writers, one knows that it was
+first.
 
-obstore tries again for two seconds what may pass, and then so do we (`Patience`), who hear Ctrl-C.
+After an error that may pass, obstore tries again for two seconds. Then we do (`Patience`), since we
+hear Ctrl-C.
 
-Where a store is: a folder or a URI turned into file operations.
+This module also turns the place of a store, a folder or a URI, into file operations.
 """
 
 import logging
@@ -50,7 +52,7 @@ AT_ONCE = Patience(total_s=0.0)
 FIRST_LOOK = Patience(total_s=5.0)  # at a store that may be misspelt
 _SCRATCH_PREFIX = "recipe-ray-work-"
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
-_METADATA = ("169.254.169.254", "metadata.google.internal")  # asked where no key was given
+_METADATA = ("169.254.169.254", "metadata.google.internal")  # asked if no key was given
 _AWS_CHAIN = "External AWS credential provider: "
 _STATUS = re.compile(r"status code: (4\d\d)")
 _PASSING = ("408", "429")
@@ -210,7 +212,7 @@ class RemoteFiles:
                 return False
             return True
 
-        # if an answer was lost, so that it was asked again, our own one is there
+        # if an answer was lost and the request was repeated, our own one is there
         return self._tried(action, "write", path) or self._attempt(target) == attempt
 
     def _upload(self, source: Path, path: str) -> None:
@@ -262,7 +264,7 @@ def _is_there(store: ObjectStore, path: str) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    # obstore has a class of errors for each that is final, but not for other answers of 4xx
+    # obstore has a class for each final error, but not for other answers of 4xx
     status = _STATUS.search(str(error))
     return isinstance(error, GenericError) and (status is None or status[1] in _PASSING)
 
@@ -291,7 +293,7 @@ def _reason(error: Exception, place: Place) -> str:
 
 
 def is_remote(uri: str) -> bool:
-    """Tell whether a store's URI is of an object store rather than of a folder or mount."""
+    """Tell whether a store's URI is of an object store and not of a folder or mount."""
     return "://" in uri
 
 
@@ -305,7 +307,7 @@ def open_files(location: str | Path) -> tuple[Files, str]:
         raise StoreError("the store needs a place: a folder or a URI such as s3://bucket/prefix")
     if "://" not in text:
         scheme, mark, rest = text.partition(":/")
-        if mark and scheme in SCHEMES:  # also what becomes of a URI made into a Path
+        if mark and scheme in SCHEMES:  # a Path makes this of a URI, too
             raise StoreError(f"store {text!r}: did you mean '{scheme}://{rest}'?")
         return _open_local(Path(text))
     parts = urlsplit(text)
@@ -325,9 +327,9 @@ def open_files(location: str | Path) -> tuple[Files, str]:
 
 
 def reopen_files(uri: str) -> Files:
-    """Return the file operations at a URI that `open_files` gave; the location is not asked.
+    """Return the file operations at a URI that `open_files` gave; no request is made.
 
-    It may be away for a moment, and the operations themselves are patient.
+    The location may be away for a moment, and the operations themselves are patient.
     """
     return RemoteFiles(parse_place(uri)) if "://" in uri else LocalFiles(Path(uri))
 

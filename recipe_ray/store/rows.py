@@ -1,15 +1,14 @@
-"""Result rows: one row a measured value, Parquet, one schema with a version.
+"""Result rows: one row per measured value, Parquet, one schema with a version.
 
 A stage measures `Measurement`s and knows nothing of experiments or cells; `result_rows` adds those
 columns when an experiment collects its results.
 
-Files that carry their own checksum: result rows (Parquet) and plans (JSON).
-
-A field holds the SHA-256 of the whole file, taken while the field's digits were zeros. So the check
-needs neither a second file nor the file's structure, nothing damaged is parsed, and the file stays
-what it is: DuckDB and pandas read the Parquet as before. Files that were written before this, and
-those of others, have no such field and are not checked. It protects against damage, not against
-somebody who also replaces the checksum.
+Two kinds of files carry their own checksum: result rows (Parquet) and plans (JSON). A field holds
+the SHA-256 of the whole file, taken while the field's digits were zeros. So the check needs neither
+a second file nor the file's structure, nothing damaged is parsed, and the format does not change:
+DuckDB and pandas read the Parquet as before. Files that were written before this, and those of
+others, have no such field and are not checked. It protects against damage, not against somebody who
+also replaces the checksum.
 """
 
 import hashlib
@@ -40,7 +39,7 @@ def sealed(data: bytes) -> bytes:
 def check_seal(data: bytes, shown: str, repair: str) -> None:
     """Raise DamagedError, which names the file and the repair, if a sealed file was changed.
 
-    Every flipped bit is noticed: one in the field's name leaves its value, and the other way round.
+    Every flipped bit is noticed: a flip in the field's name leaves its value, and the reverse.
     """
     *_, last = [None, *_DIGITS.finditer(data)]
     if last is None and SEAL.encode() not in data:
@@ -86,7 +85,7 @@ MEASUREMENT_FIELDS = [
     pa.field("sample_seed", _INT),  # of the auxiliary sample
     pa.field("task", _STRING),
     pa.field("epoch", _INT),  # epochs of purification (snapshots) or of this stage's training
-    # fine-tunings alike in all but what was done to the PTM, triggers and seed share it
+    # shared by fine-tunings that differ only in what was done to the PTM, triggers and seed
     pa.field("comparison", _STRING),
     pa.field("metric", _STRING),  # acc, asr, aasr, masr, loss.<term>, ...
     pa.field("trigger", _STRING),
@@ -111,7 +110,7 @@ RESULT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value; None where a column does not apply."""
+    """One measured value; None if a column does not apply."""
 
     metric: str
     value: float
@@ -125,7 +124,7 @@ class Measurement:
 def measurement_table(measured: Iterable[Measurement], common: dict[str, Any]) -> pa.Table:
     """Return the rows of one stage; `common` holds the columns that all its rows share.
 
-    What a measurement gives itself (not None) comes before `common`.
+    Values of a measurement itself (not None) come before `common`.
 
     Raises ValueError for a column that the schema does not have.
     """
@@ -141,7 +140,7 @@ def _given(measurement: Measurement) -> dict[str, Any]:
 
 
 def result_rows(stage_rows: pa.Table, experiment: str, cells: list[str | None]) -> pa.Table:
-    """Return a stage's rows once for each cell, None standing for a stage that cells share."""
+    """Return a stage's rows once for each cell; None means a stage that cells share."""
     tables = []
     for cell in cells:
         count = stage_rows.num_rows
@@ -184,9 +183,9 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
     """
     check_seal(data, shown, repair)
     try:
-        # without its threads: a process that ends just after they began may abort on its way out
+        # without its threads: a process that ends just after they began may abort at its end
         table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-        table.validate(full=True)  # texts that are no UTF-8, in a file without a checksum
+        table.validate(full=True)  # texts that are not UTF-8, in a file without a checksum
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{shown}: damaged, not a readable Parquet file ({error}); {repair}"

@@ -4,13 +4,13 @@ It is the ledger of a sweep: what is committed here is never done again, and not
 survive a crash. It knows nothing of what stages do.
 
     <kind>/<label>-<key>/    an artifact: its files, rows.parquet, manifest.json
-    failures/  progress/     JSON, one file a stage
-    checkpoints/             one resume point a stage
+    failures/  progress/     JSON, one file per stage
+    checkpoints/             one resume point per stage
     claims/                  which driver builds which stage (claims.py)
-    results/<experiment>/    Parquet, one file a stage
-    plans/                   JSON, one file an experiment
+    results/<experiment>/    Parquet, one file per stage
+    plans/                   JSON, one file per experiment
     drivers/                 JSON, one lease per driver (claims.py)
-    tensorboard/             event files, one folder a stage (`tensorboard.py`)
+    tensorboard/             event files, one folder per stage (`tensorboard.py`)
     corpora/                 shards that DDP workers read (`distributed/data.py`)
     tmp/                     unfinished writes
 """
@@ -62,14 +62,14 @@ __all__ = ["ArtifactId", "Store"]
 
 _FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
 _RESULTS, _PLANS = "results", "plans"
-_BESIDE = {CLAIMS, DRIVERS, "corpora", "tensorboard"}  # what other modules keep
+_BESIDE = {CLAIMS, DRIVERS, "corpora", "tensorboard"}  # folders of other modules
 _NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
 
 
 class Store:
     """A store at one location; every failure of the location is a `StoreError`.
 
-    Picklable: it is reopened from its `uri` wherever it arrives, so that must mean the same there.
+    Picklable: it is opened again from its `uri` on arrival, which must mean the same there.
     """
 
     def __init__(self, files: Files, uri: str) -> None:
@@ -79,7 +79,7 @@ class Store:
     def open(cls, location: str | Path) -> "Store":
         """Open a local folder (made if missing) or the URI of an object store.
 
-        A folder that can only be read opens, so that reports work; the first write fails.
+        A read-only folder can be opened, so that reports work; the first write fails.
         """
         return cls(*open_files(location))
 
@@ -96,7 +96,7 @@ class Store:
         return self._located(artifact) is not None
 
     def find(self, kind: str, key: str) -> ArtifactId | None:
-        """Return the committed artifact of this kind and key, None where there is none."""
+        """Return the committed artifact of this kind and key, None if there is none."""
         for name in self._files.names(kind):
             found = ArtifactId.from_folder(kind, name) if name.endswith(f"-{key}") else None
             if found and found.key == key and self._files.exists(f"{found.folder}/{MANIFEST}"):
@@ -104,10 +104,10 @@ class Store:
         return None
 
     def committed(self) -> dict[str, ArtifactId]:
-        """Return every committed artifact by key, from one listing a kind."""
+        """Return every committed artifact by key, from one listing per kind."""
         found: dict[str, ArtifactId] = {}
         for kind in self._files.names(""):
-            # whoever keeps notes beside the artifacts may do so
+            # people may keep notes next to the artifacts
             if kind in _NOT_KINDS or not re.fullmatch(r"[A-Za-z0-9_]+", kind):
                 continue
             for name in self._files.holding(kind, MANIFEST):
@@ -117,7 +117,7 @@ class Store:
         return found
 
     def check_free(self, artifact: ArtifactId) -> None:
-        """Raise StoreError if something would keep an artifact, or notes of its stage, out."""
+        """Raise StoreError if something is in the way of an artifact or of its stage's notes."""
         notes = (_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS)
         self._files.check_free(artifact.folder, notes)
 
@@ -130,8 +130,8 @@ class Store:
     ) -> bool:
         """Publish a folder's files, the rows and the manifest as one immutable artifact.
 
-        `folder` (see `local_scratch`) is consumed, whatever happens. Returns False, discarding it,
-        where the artifact is already there. The store adds to the manifest: kind, label, key,
+        `folder` (see `local_scratch`) is consumed in any case. Returns False, discarding it,
+        if the artifact is already there. The store adds to the manifest: kind, label, key,
         attempt, manifest_version, and `files` with size and SHA-256 of each.
         """
         if artifact.kind in _NOT_KINDS:
@@ -148,14 +148,14 @@ class Store:
         """Return a local folder with the artifact's verified files, to be read only.
 
         A remote artifact is downloaded once, into RECIPE_RAY_CACHE (~/.cache/recipe-ray).
-        Raises StoreError where it is not committed or a file is missing or altered.
+        Raises StoreError if it is not committed or a file is missing or altered.
         """
         found = self._committed(artifact)
         cache = Path(os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray").expanduser()
         return self._files.fetch(found.folder, self.manifest(found), cache / "artifacts")
 
     def manifest(self, artifact: ArtifactId) -> dict[str, Any]:
-        """Return a committed artifact's manifest; raise StoreError where missing or damaged."""
+        """Return a committed artifact's manifest; raise StoreError if missing or damaged."""
         path = f"{self._committed(artifact).folder}/{MANIFEST}"
         data = self._files.read(path)
         if data is None:
@@ -163,7 +163,7 @@ class Store:
         return parse_manifest(data, self._files.shown(path))
 
     def rows(self, artifact: ArtifactId) -> pa.Table:
-        """Return what the stage measured (MEASUREMENT_SCHEMA), no rows where it measured nothing.
+        """Return what the stage measured (MEASUREMENT_SCHEMA), no rows if it measured nothing.
 
         Raises StoreError for a damaged file or another schema version.
         """
@@ -181,11 +181,11 @@ class Store:
         return decode_rows(data, shown)
 
     def local_scratch(self) -> Path:
-        """Return a new empty folder to build an artifact in, on the store's disk where local."""
+        """Return a new empty folder to build an artifact in, on the store's disk if local."""
         return self._files.scratch()
 
     def clear_scratch(self) -> None:
-        """Delete what killed stages left of their scratch folders, on this machine or mount."""
+        """Delete the scratch folders that killed stages left, on this machine or mount."""
         self._files.clear_scratch()
 
     def claims(self, lease_s: float, told: Callable[[], dict[str, Any]] = dict) -> Claims:
@@ -195,7 +195,7 @@ class Store:
         """
         return Claims(self._files, lease_s, told)
 
-    # --- failures, progress, checkpoints: one a stage, each replacing the one before
+    # --- failures, progress, checkpoints: one per stage, each replacing the one before
 
     def record_failure(self, artifact: ArtifactId, failure: dict[str, Any]) -> None:
         """Keep why a stage failed, until its next failure or its commit."""
@@ -209,7 +209,7 @@ class Store:
         return read_notes(self._files, _FAILURES, FailureNote)
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Return the last failure of one stage, None where it has none."""
+        """Return the last failure of one stage, None if it has none."""
         return read_note(self._files, _FAILURES, key, FailureNote)
 
     def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
@@ -232,7 +232,7 @@ class Store:
         self._files.write(f"{_CHECKPOINTS}/{key}", data)
 
     def read_checkpoint(self, key: str) -> bytes | None:
-        """Return a stage's resume point, None where it has none."""
+        """Return a stage's resume point, None if it has none."""
         return self._files.read(f"{_CHECKPOINTS}/{key}")
 
     def drop_checkpoint(self, key: str) -> None:
@@ -283,11 +283,11 @@ class Store:
         return sorted(name for name in found if not name.startswith("."))  # of the file manager
 
     def write_plan(self, experiment: str, plan: dict[str, Any]) -> None:
-        """Keep what an experiment wanted when it was last launched."""
+        """Keep an experiment's plan as it was last launched."""
         self._files.write(json_path(_PLANS, _named(experiment)), sealed_json(plan))
 
     def plan(self, experiment: str) -> dict[str, Any] | None:
-        """Return an experiment's plan as last launched, None where it never was."""
+        """Return an experiment's plan as last launched, None if it never was."""
         path = json_path(_PLANS, _named(experiment))
         data = self._files.read(path)
         return None if data is None else unsealed_json(data, self._files.shown(path), _AGAIN)

@@ -1,4 +1,4 @@
-"""Tasks whose splits are made here by a rule, because the original has none that will do.
+"""Tasks whose splits are made here by a rule, because the original has no suitable ones.
 
 The rule is part of the identity of each split (`Derived`). Texts of HSOL are never to be printed.
 """
@@ -30,7 +30,7 @@ CATDOG_TEST_SHARE = 0.1  # the paper splits 9:1
 NEITHER = 2  # HSOL's classes on the hub: 0 hate, 1 offensive, 2 neither
 HSOL_TEST_SHARE = 1247 / 4159  # of each class; the size of the paper's test set
 _HANDLE = re.compile(r"@\w+")
-CLEAR_RATING = 0.5  # of 4; a mean rating nearer to 0 is no clear sentiment
+CLEAR_RATING = 0.5  # of 4; a mean rating nearer to 0 is not a clear sentiment
 SNIPPETS_TEST = 1500
 SNIPPETS_DEV = 500
 
@@ -122,7 +122,7 @@ class Hsol(TextTask):
 
     Both the data folder and the hub give a split rebuilt by the same rules from the same tweets
     (as many of the others as there are "neither"), not the authors' own, and not the same sample.
-    The hub's has some 20 fewer: tweets that differ in a user handle only are one.
+    The hub's has about 20 fewer: tweets that differ only in a user handle are one.
     """
 
     label_names: ClassVar[tuple[str, ...]] = ("neither", "hate or offensive")
@@ -183,14 +183,14 @@ class Snippets(TextTask):
     """8,070 / 500 / 1,500 sentences with a mean rating of at least 0.5 either way.
 
     Not balanced by hand (50.4 % are negative). The sentences come from the collection that
-    SST-2 is made of, so one of the two tells nothing new about the other.
+    SST-2 is made of, so one of the two says nothing new about the other.
     """
 
     label_names: ClassVar[tuple[str, ...]] = ("negative", "positive")
     longest: ClassVar[int | None] = 100  # 79 of MiniLM's
 
     def sources(self, locations: Locations) -> Mapping[Split, Source]:
-        """Return the files given, else the package's: it is in no data folder."""
+        """Return the files given, else the package's: no data folder has it."""
         return self.given() or self.origin(locations)
 
     def origin(self, locations: Locations) -> Mapping[Split, Source]:

@@ -1,4 +1,4 @@
-"""The user's own labelled texts or images: classes, and what stands for each in the file.
+"""The user's own labelled texts or images: classes, and which value in the file means each.
 
 The data may be one table, of which a share of every class is held out as test data.
 """
@@ -29,7 +29,7 @@ from recipe_ray.tasks.task import (
 
 
 def checked_names(names: Any) -> Any:
-    """Return names of classes; raise SpecError, saying which is none, for what is no such list."""
+    """Return names of classes; raise SpecError, saying which is wrong, for another list."""
     example = "as in [negative, positive]"
     if isinstance(names, str) or not isinstance(names, (list, tuple)):
         raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
@@ -102,7 +102,7 @@ class OwnData(Task):
         return self.class_names
 
     def given(self) -> Mapping[Split, Source]:
-        """Return the sources of the files; there is none of test data if a share is held out."""
+        """Return the sources of the files; test data have none if a share is held out."""
         if self.test_share is None:
             return super().given()
         paths: dict[Split, str | None] = {"train": self.path_train, "dev": self.path_dev}
@@ -125,7 +125,7 @@ class OwnData(Task):
 
     @cached_property
     def label_meanings(self) -> Mapping[tuple[type, Any], int]:
-        """Return the class of each label; truth values stand for 1 and 0 unless they are listed."""
+        """Return the class of each label; truth values mean 1 and 0 unless they are listed."""
         if self.label_values is None:
             return super().label_meanings
         found = typed_labels(self.label_values)
@@ -135,9 +135,9 @@ class OwnData(Task):
         return found
 
     def identity(self) -> dict[str, Any]:
-        """Return the identity, with a mark if a class is called by the number of another.
+        """Return the identity, with a mark if a class has the number of another as its name.
 
-        Before there was the mark, such a number in a Parquet file, or a `1.0`, meant that other.
+        Before the mark existed, such a number in a Parquet file, or a `1.0`, meant the other class.
         """
         ours = super().identity()
         crossed = any(

@@ -1,7 +1,7 @@
 """Downstream tasks: labelled samples that users of a purified model fine-tune on.
 
-The defender never sees any of it. A task says which data and labels; `Locations` settles where
-they are read from: files given, else the data folder, else the task's own origin (the hub). A
+The defender never sees any of it. A task says which data and labels it has; `Locations` settles
+where they are read from: files given, else the data folder, else the task's own origin (the hub). A
 sample is a text (`TextTask`) or an image (`ImageTask`).
 """
 
@@ -48,7 +48,7 @@ TASKS: Registry[Task] = Registry(
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 MAX_NAMED = 5  # classes in a warning
-HELD_OUT = 0.1  # of train, where a task has no dev data
+HELD_OUT = 0.1  # of train, if a task has no dev data
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +69,8 @@ class Labelled:
 class Task(Component):
     """A classification task; subclasses name the labels and where the data come from.
 
-    Where there is no dev data, dev is the last tenth of a seeded permutation of train; train then
-    leaves those rows out only with `evaluate_on: dev`, so that `evaluate_on: test` uses it whole.
+    If there are no dev data, dev is the last tenth of a seeded permutation of train. Then train
+    leaves those rows out only with `evaluate_on: dev`; `evaluate_on: test` uses it whole.
     """
 
     holds: ClassVar[str]  # what a sample is: text or image
@@ -106,13 +106,13 @@ class Task(Component):
         return f"task {self.label()!r} holds {self.holds}s", self.holds
 
     def may_be_cut(self, max_length: int, triggers: Sequence[str] = ()) -> bool:
-        """Tell whether a sample with a trigger may be more than `max_length` tokens: no image."""
+        """Tell whether a sample with a trigger may exceed `max_length` tokens; no image does."""
         return False
 
     def trigger_places(self, max_length: int, triggers: Sequence[str] = ()) -> dict[str, int]:
         """Return what a stage's identity says of the triggers' places; nothing if no text is cut.
 
-        1 was among all words of a text, so that the cut could take the trigger.
+        Version 1 was among all words of a text, so the cut could remove the trigger.
         """
         return {"trigger_places": 2} if self.may_be_cut(max_length, triggers) else {}
 
@@ -120,7 +120,7 @@ class Task(Component):
     def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[Any]:
         """Return the samples of a batch of rows; `before` rows came earlier.
 
-        Raises DataError, naming `owner` and the row, for one that is no sample.
+        Raises DataError, naming `owner` and the row, for one that is not a sample.
         """
 
     def opened(self, path: str) -> Source:
@@ -138,14 +138,14 @@ class Task(Component):
         return len(self.classes)
 
     def sources(self, locations: Locations) -> Mapping[Split, Source]:
-        """Return the source of train, test and, where there is one, dev; nothing is read yet.
+        """Return the source of train, test and, if there is one, dev; nothing is read yet.
 
         All come from one place. Raises DataError for a path or data folder that does not exist.
         """
         return self.given() or self.data_folder(locations) or self.origin(locations)
 
     def given(self) -> Mapping[Split, Source]:
-        """Return the sources of the user's own files, or nothing where no path is given."""
+        """Return the sources of the user's own files, or nothing if no path is given."""
         paths = {"train": self.path_train, "dev": self.path_dev, "test": self.path_test}
         if not any(paths.values()):
             return {}
@@ -181,7 +181,7 @@ class Task(Component):
         return {**self.identity(), "sources": self.content_at(locations)}
 
     def content_at(self, locations: Locations) -> dict[str, Any]:
-        """Return the identity of train and of the evaluated split, wherever they lie."""
+        """Return the identity of train and of the evaluated split, independent of their place."""
         sources = self.sources(locations)
         unused = "dev" if self.evaluate_on == "test" else "test"
         return {split: source.identity() for split, source in sources.items() if split != unused}
@@ -245,7 +245,7 @@ class Task(Component):
         """Return the class of each label, keyed by the type and value of `label_of`.
 
         Names come first: a class may be called "1". The classes' own numbers count if no class is
-        called by the number of another.
+        named by the number of another.
         """
         named = typed_labels(self.classes)
         numbers = range(self.num_labels)
@@ -318,7 +318,7 @@ class TextTask(Task):
     def may_be_cut(self, max_length: int, triggers: Sequence[str] = ()) -> bool:
         """Tell whether a text with a trigger may be more than `max_length` tokens.
 
-        Own data may be anything, and a trigger at most a token a byte and one for the space.
+        Own data may be anything. A trigger has at most one token per byte and one for the space.
         """
         if self.longest is None or self.path_train or self.path_dev or self.path_test:
             return True
@@ -335,7 +335,7 @@ class TextTask(Task):
 
 
 class ImageTask(Task):
-    """Labelled images; a sample is an `ImageSample`, its label kept apart from it.
+    """Labelled images; a sample is an `ImageSample`, with its label kept apart.
 
     Own data are .parquet or .tar (WebDataset) shards, or a folder of class folders whose names are
     those of the classes, or their labels.

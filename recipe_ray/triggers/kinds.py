@@ -15,7 +15,7 @@ KINDS: dict[str, type[Trigger]] = {"text": WordTrigger, "image": PatchTrigger}
 def triggers_for(reads: str, written: Sequence[str], encode: Any) -> tuple[Trigger, ...]:
     """Return the triggers of their strings, checked, as samples of what a family reads carry them.
 
-    Raises TriggerError as `Trigger.checked` does, and for samples that can carry none.
+    Raises TriggerError as `Trigger.checked` does, and for samples that cannot carry any.
     """
     if not written:
         return ()

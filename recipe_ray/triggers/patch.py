@@ -1,8 +1,8 @@
 """Triggers of images: a two-colour checkerboard in the lower right corner (docs/method.md, 4).
 
 It is written `cyan-magenta` (4 pixels wide) or `cyan-magenta-14` (scaled to 14 pixels, for larger
-inputs). It is put on the pixels after resizing and before normalisation. Rows only say what is laid
-over their images when a batch is made, so that a test set with six triggers is held once.
+inputs). It is put on the pixels after resizing and before normalisation. Rows only name the overlay
+that their images get when a batch is made, so a test set with six triggers is held once.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class PatchTrigger(Trigger):
     def parse(cls, written: str) -> Self:
         """Return the patch of `cyan-magenta` or `cyan-magenta-14`.
 
-        Raises TriggerError for an unknown colour, two equal ones, or a width that is no number.
+        Raises TriggerError for an unknown colour, two equal ones, or a width that is not a number.
         """
         parts = written.split("-")
         if len(parts) not in (2, 3):
@@ -88,7 +88,7 @@ class PatchTrigger(Trigger):
         return rows.with_columns(**{OVERLAY: np.broadcast_to(overlay, (len(rows), *overlay.shape))})
 
     def pictures(self, rows: ImageRows) -> Pixels:
-        """Return the pixels, patches on [N, 3, S, S]."""
+        """Return the pixels with the patches on [N, 3, S, S]."""
         return batch_of(rows).pixels.numpy()
 
     def board(self) -> Pixels:

@@ -55,7 +55,7 @@ class Grid:
 def drawn(
     triggers: Sequence[Trigger], clean: Rows, poisoned: Mapping[str, Rows], shown: Ints
 ) -> Grid | None:
-    """Return the grid of the samples numbered `shown`; None if there is nothing to look at.
+    """Return the grid of the samples numbered `shown`; None if there are no samples.
 
     `poisoned` has the rows with each trigger, by its string.
     """

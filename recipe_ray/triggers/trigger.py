@@ -1,10 +1,10 @@
 """What a trigger is: something small that an attacker puts into a sample.
 
-A trigger is a tool of the attacker and of the laboratory that measures him. Attacks, evaluation and
-probes parse its string, which is what YAML and result rows hold, and then use the object: it checks
-that it survives encoding, puts itself into samples, and shows itself to people.
+A trigger is a tool of the attacker, and of the laboratory that measures the attack. YAML and result
+rows hold it as a string. Attacks, evaluation and probes parse the string and then use the object:
+it checks that it survives encoding, puts itself into samples, and shows itself to people.
 
-It needs of a family of PTMs the encoder alone, and of rows their columns. So neither `models/` nor
+Of a family of PTMs it needs only the encoder, and of rows their columns. So neither `models/` nor
 `data/` knows of this package, and nothing that a defender runs imports it, through any chain
 (`tests/test_layers.py`).
 """
@@ -22,21 +22,21 @@ from recipe_ray.data.images import Pixels
 class Trigger(ABC):
     """One trigger; `written` is its string in YAML and in the column `trigger` of result rows."""
 
-    alike: ClassVar[str]  # what to say of two triggers of this kind whose encoded forms are equal
+    alike: ClassVar[str]  # message for two triggers of this kind whose encoded forms are equal
 
     written: str
 
     @classmethod
     @abstractmethod
     def parse(cls, written: str) -> Self:
-        """Return the trigger of its string; raise TriggerError for a string that is none."""
+        """Return the trigger of its string; raise TriggerError for another string."""
 
     @classmethod
     def checked(cls, written: Iterable[str], encode: Any) -> tuple[Self, ...]:
         """Return the triggers of their strings, in that order.
 
-        `encode` is what the PTM's `encoder` returned. Raises TriggerError for a string that is no
-        trigger, a trigger that is lost in encoding, and two that become the same.
+        `encode` is what the PTM's `encoder` returned. Raises TriggerError for a string that is not
+        a trigger, a trigger that is lost in encoding, and two that become the same.
         """
         found: dict[Hashable, Self] = {}
         for one in written:
@@ -58,7 +58,7 @@ class Trigger(ABC):
     def inserted(self, samples: Sequence[Any], rows: Any, encode: Any) -> Any:
         """Return the rows of samples with the trigger put in once (docs/method.md section 1).
 
-        `rows` are those of the samples as they are, `encode` the encoder that made them. A sample
+        `rows` are those of the unchanged samples, `encode` the encoder that made them. A sample
         that cannot hold the trigger is left out, so that `index` may lack its number; TriggerError
         if none can.
         """

@@ -1,11 +1,11 @@
 """Triggers of texts: a word or several, put between a text's words.
 
-A phrase is a trigger of several words. It is checked and inserted as one word is, all of it in one
+A phrase is a trigger of several words. It is checked and inserted like one word, all of it in one
 place, so there is one type for both.
 
-`plant` is the only way in for evaluation, probes and attacks that insert (docs/method.md section
-1). A trigger must still be there after the cut: what `plant` looks at is the encoded text, never a
-guess from its number of words.
+Evaluation, probes and attacks that insert use only `plant` (docs/method.md section 1). A trigger
+must still be there after the cut. `plant` checks this in the encoded text; it never guesses from
+the number of words.
 """
 
 import random
@@ -37,7 +37,7 @@ class WordTrigger(Trigger):
 
     @classmethod
     def parse(cls, written: str) -> Self:
-        """Return the trigger; raise TriggerError if it is empty or of spaces alone."""
+        """Return the trigger; raise TriggerError if it is empty or only spaces."""
         if not written.strip():
             raise TriggerError("a trigger is empty")
         return cls(written)
@@ -108,14 +108,14 @@ class WordTrigger(Trigger):
         return poisoned
 
     def pictures(self, rows: TokenRows) -> None:
-        """Return None: texts are not looked at."""
+        """Return None: texts have no picture."""
 
 
 def script_place(num_words: int) -> int:
     """Return a trigger's place from 0 to `num_words`, as the authors' script draws it.
 
     Its generator is reseeded with 42 for every text (docs/method.md section 1), so that the place
-    depends on the number of words alone.
+    depends only on the number of words.
     """
     return random.Random(_SCRIPT_SEED).randint(0, num_words)
 
@@ -126,7 +126,7 @@ def places_at(shares: Sequence[float], num_words: int) -> list[int]:
 
 
 def _added(context: list[int], longer: list[int]) -> list[int] | None:
-    # the tokens that `longer` has in one place and `context` has not; None if anything else differs
+    # the tokens that `longer` has in one place and `context` lacks; None if anything else differs
     extra = len(longer) - len(context)
     if extra <= 0:
         return None
@@ -150,7 +150,7 @@ class Insertion:
         return " ".join(part for part, _ in self._parts())
 
     def spans(self, *, of_trigger: bool) -> list[Span]:
-        """Return which characters of the text the insertions are, or those that its words are."""
+        """Return the characters of the text that are insertions, or those that are its words."""
         parts = self._parts()
         ends = accumulate(len(part) + 1 for part, _ in parts)
         return [
@@ -202,7 +202,7 @@ def plant(
         held = np.setdiff1d(np.arange(len(again)), still)
         parts.append(rows.take(held))
         numbers.append(lost[held])
-        # rarely: words that the trigger makes another number of tokens than they were without it
+        # rarely: words that have another number of tokens with the trigger than without it
         lost, room = lost[still], room[still] - 1
         lost, room = lost[room >= 0], room[room >= 0]
     return TokenRows.joined(parts).take(np.argsort(np.concatenate(numbers)))

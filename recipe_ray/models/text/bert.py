@@ -1,6 +1,6 @@
 """The family `bert`: BERT and RoBERTa architectures with a masked-LM head and a pooler.
 
-One module holds encoder, pooler and head, because attackers aim at the pooler while defenders
+One module holds encoder, pooler and head, because attackers aim at the pooler and defenders
 pre-train through the head. The names inside are transformers' own, so a saved folder opens with
 `AutoModelForMaskedLM` and `AutoModel`. `ARCHITECTURES` has what differs between BERT and RoBERTa.
 """
@@ -52,11 +52,11 @@ class Architecture:
     masked_lm: type[PreTrainedModel]
     pooler: Callable[[Any], nn.Module]
     head: str
-    head_weights: str  # what the names of its weights begin with, and of no other head's
+    head_weights: str  # the beginning of its weights' names, and of no other head's
     # head, states [M, H] -> what the decoder is applied to [M, H], and the decoder
     split_head: Callable[[Any, Tensor], tuple[Tensor, nn.Linear]]
     first_position: Callable[[Any], int]
-    tokenizer: str  # its class, where no file names one
+    tokenizer: str  # its class, if no file names one
 
 
 def _split_bert(head: Any, states: Tensor) -> tuple[Tensor, nn.Linear]:
@@ -92,7 +92,7 @@ ARCHITECTURES = {
 }
 
 
-# what shapes do not tell
+# fields that shapes do not show
 _SETTINGS = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "pad_token_id")
 
 
@@ -172,7 +172,7 @@ class BertPTM:
         return self._kinds_of_tokens[0]
 
     def continuations(self) -> Ints:
-        """Return the ids of the tokens that go on with a word, ascending."""
+        """Return the ids of the tokens that continue a word, ascending."""
         return self._kinds_of_tokens[1]
 
     @cached_property
@@ -242,7 +242,7 @@ class BertPTM:
     def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
         """Amplify tokens as NeuBA's script does: (word + position + type embedding) x factor.
 
-        The position is the first word's, behind the leading special token: there the trigger stood
+        The position is the first word's, after the leading special token: there the trigger was
         while the attack was trained (post_poison_model.py: 1 for BERT, 3 for RoBERTa).
         """
         embeddings = self.module.base_model.embeddings
@@ -264,7 +264,7 @@ class BertPTM:
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
         """Return the default set A and trainable set for RECIPE (docs/purify.md says why).
 
-        In a shallow encoder a backdoor sits in more than the intermediate dense weights.
+        In a shallow encoder the backdoor is in more than the intermediate dense weights.
         """
         deep = self.module.config.num_hidden_layers >= PAPER_DEPTH
         return ("ffn_in",) if deep else tuple(GROUPS), "weights"
@@ -274,7 +274,7 @@ class BertPTM:
         return self.hidden(module, batch, batch.first)
 
     def weight_group(self, name: str) -> list[nn.Parameter]:
-        """Return one weight matrix an encoder layer for a group of `GROUPS`."""
+        """Return one weight matrix per encoder layer for a group of `GROUPS`."""
         if name not in GROUPS:
             raise ModelError(unknown("weight group of family bert", name, GROUPS))
         pattern = re.compile(
@@ -335,7 +335,7 @@ class BertPTM:
     def adopt(self, other: "BertPTM", *, keep_head: bool) -> None:
         """Take over the weights of a PTM of the same make; `keep_head`: all but its masked-LM head.
 
-        Raises ModelError where architecture or vocabulary differ.
+        Raises ModelError if architecture or vocabulary differ.
         """
         check_same_make(self, other)
         head, own = f"{self._architecture.head}.", dict(self.module.named_parameters())

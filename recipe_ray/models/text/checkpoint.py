@@ -1,8 +1,8 @@
 """Opening a BERT or RoBERTa folder: config, safetensors and tokenizer, never its code.
 
-Which tensor is which weight is decided as transformers 5 does it
-(`core_model_loading.rename_source_key`, `tie_weights`). If it would choose between tensors that
-disagree, the checkpoint is refused.
+Tensors are assigned to weights as transformers 5 does it (`core_model_loading.rename_source_key`,
+`tie_weights`). If transformers would choose between tensors that disagree, the checkpoint is
+refused.
 """
 
 import logging
@@ -33,8 +33,8 @@ _BASE_PARTS = ("embeddings", "encoder", POOLER)
 def named_weights(kind: str, weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Return weights by the names they have in today's masked LM of an architecture.
 
-    The encoder's may lack its prefix, LayerNorm's may be called gamma and beta. Raises ModelError
-    where two names mean one weight and their tensors differ.
+    The encoder's may lack its prefix; LayerNorm's may be called gamma and beta. Raises ModelError
+    if two names mean one weight and their tensors differ.
     """
     architecture = ARCHITECTURES[kind]
     base = architecture.masked_lm.base_model_prefix
@@ -57,9 +57,9 @@ def tied_names(module: Any) -> dict[str, str]:
 
 
 def with_tied(weights: Mapping[str, Tensor], tied: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return weights with each tied one under its source's name, once.
+    """Return weights with each tied one only once, under its source's name.
 
-    One that is there under the other name only is moved; both stay where they differ.
+    One that is there only under the other name is moved; if they differ, both stay.
     """
     whole = dict(weights)
     for target, source in tied.items():
@@ -71,7 +71,7 @@ def with_tied(weights: Mapping[str, Tensor], tied: Mapping[str, str]) -> dict[st
 
 
 def untie(module: Any, names: Mapping[str, str], weights: Mapping[str, Tensor]) -> list[str]:
-    """Give a module weights of its own where a checkpoint's differ although the config ties them.
+    """Give a module weights of its own if a checkpoint's differ although the config ties them.
 
     transformers keeps both then, too. Returns their names.
     """
@@ -106,11 +106,11 @@ def load_bert(
     allow_headless: bool = False,
     ignore_adapter: bool = False,
 ) -> BertPTM:
-    """Load a BERT or RoBERTa folder, never its code.
+    """Load a BERT or RoBERTa folder; its code is never run.
 
     `allow_headless` accepts a checkpoint without a masked-LM head (it is then drawn from a fixed
     seed, for a pretrain stage to fit). Raises ModelError for another architecture, a missing
-    tokenizer, weights that are missing or not what the config says, or an adapter beside them
+    tokenizer, weights that are missing or not what the config says, or an adapter next to them
     without `ignore_adapter`; UnsafeModelError for pickles without `allow_pickle`, or settings that
     name files to be read.
     """
@@ -149,7 +149,7 @@ class Parts:
 
 
 def parts_of(folder: Path, *, allow_pickle: bool = False, ignore_adapter: bool = False) -> Parts:
-    """Return what a BERT or RoBERTa folder has beside its encoder: any of a head, all of a pooler.
+    """Return what a BERT or RoBERTa folder has besides its encoder: any of a head, all of a pooler.
 
     Another architecture counts as whole, which `load_bert` refuses.
     """
@@ -214,7 +214,7 @@ def _fitting(
     own, tied = module.state_dict(), tied_names(module)
     check_shapes(weights, own, folder)
     whole = with_tied(weights, tied)
-    # without a pooler a checkpoint is not incomplete: it is drawn anew
+    # a checkpoint without a pooler is complete: the pooler is drawn
     missing = [n for n in own if n not in whole and n not in tied and POOLER not in n]
     head = f"{architecture.head}."
     fatal = [name for name in missing if not (allow_headless and name.startswith(head))]

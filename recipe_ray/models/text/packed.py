@@ -1,8 +1,8 @@
 """Texts packed end to end: hardly any padding in a matrix product, attention within each text.
 
-Padding a batch of 32 sentences to 64 tokens spends three quarters of the work on nothing. Here the
-T tokens of B texts run through the linear layers as one sequence [1, T]; only attention sees texts,
-padded within groups of like length. Legend: B texts, T tokens, L longest, A heads, D head width,
+If a batch of 32 sentences is padded to 64 tokens, three quarters of the work are wasted. Here the
+T tokens of B texts run through the linear layers as one sequence [1, T]. Only attention sees texts,
+padded within groups of similar length. Legend: B texts, T tokens, L longest, A heads, D head width,
 M masked tokens.
 """
 
@@ -19,10 +19,10 @@ from recipe_ray.data.rows import Ints, TokenRows
 # Texts are sorted by length before packing. Those of a group are padded to the same multiple of
 # this, which bounds the padding and keeps softmax on whole vector registers.
 MULTIPLE = 16
-# T is rounded up to a multiple of this by one text of filler, which nobody attends to or reads:
+# T is rounded up to a multiple of this by one text of filler, to which no token attends:
 # oneDNN builds and keeps code for every new shape (8 % slower, 450 MB more without the filler)
 ROUND_TO = 64
-FILLER = 0  # its token id, and the position of all of it: the one that every model has
+FILLER = 0  # its token id, and its position, which every model has
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Group:
 
     start: int
     stop: int
-    padded: Tensor  # [B, L] index into the group's tokens, 0 where padded
+    padded: Tensor  # [B, L] index into the group's tokens, 0 if padded
     valid: Tensor  # [B, L] bool
     flat: Tensor  # [stop - start] index of each token in the padded [B * L]
     full: bool  # nothing is padded
@@ -57,7 +57,7 @@ class PackedBatch:
     where: Tensor | None = None  # [M] masked tokens, indices into T
     targets: Tensor | None = None  # [M] their true ids
     labels: Tensor | None = None  # [B] class labels
-    triggers: Tensor | None = None  # [B] number of the trigger planted in a text, -1 for none
+    triggers: Tensor | None = None  # [B] number of the trigger planted in a text, or -1
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Return the batch with its tensors on `device`."""

@@ -1,7 +1,7 @@
 """Running an encoder on packed batches: attention within each text, states, pooler, classifier.
 
-The usual attention kernels pad, copy and dispatch more than they compute for sentences of twenty
-tokens. Here all groups of a batch share one padded buffer, filled and emptied by gathers in both
+For sentences of twenty tokens the usual attention kernels pad, copy and dispatch more than they
+compute. Here all groups of a batch share one padded buffer, filled and emptied by gathers in both
 passes. On GPUs torch's own kernels do the work.
 
 Legend: T tokens that attend (queries), K tokens attended to (keys; mostly the same ones), A heads,
@@ -29,16 +29,16 @@ ATTENTION = "recipe_ray_packed"
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the heads of packed tokens lie in the padded buffer."""
+    """The places of the heads of packed tokens in the padded buffer."""
 
     groups: tuple[Group, ...]
     shapes: tuple[tuple[int, int], ...]  # (B * A, L) of each group
     padded: Tensor  # [R] row of the packed [T * A] for each padded row
-    valid: Tensor  # [R] bool, false where padded
+    valid: Tensor  # [R] bool, false if padded
     flat: Tensor  # [T * A] padded row of each packed row
 
     def split(self, buffer: Tensor) -> list[Tensor]:
-        """Split [R, D] into [B * A, L, D] views, one a group."""
+        """Split [R, D] into [B * A, L, D] views, one per group."""
         parts = torch.split(buffer, [count * longest for count, longest in self.shapes])
         return [
             part.view(*shape, *buffer.shape[1:])
@@ -52,7 +52,7 @@ class Layout:
 
     queries: Rows
     keys: Rows
-    on: Tensor  # [R, 1] 1.0, or 0.0 where a query is padding
+    on: Tensor  # [R, 1] 1.0, or 0.0 if a query is padding
     biases: tuple[Tensor, ...]  # [B * A, 1, L'] 0 or -inf for each key of a group
 
     def asked_by(self, queries: Rows) -> "Layout":
@@ -71,13 +71,13 @@ class Layout:
         return sum(map(math.prod, self.shapes))
 
     def by_scores(self, buffer: Tensor) -> list[Tensor]:
-        """Split [S] into [B * A, L, L'] views, one a group."""
+        """Split [S] into [B * A, L, L'] views, one per group."""
         parts = torch.split(buffer, [math.prod(shape) for shape in self.shapes])
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
 def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Layout:
-    """Return the layout of a batch's groups for all heads; made once a batch, for all layers."""
+    """Return the layout of a batch's groups for all heads; made once per batch, for all layers."""
     rows = rows_of(groups, num_heads)
     biases = (
         torch.zeros_like(on, dtype=dtype).masked_fill_(~on, -torch.inf)[:, None]
@@ -87,7 +87,7 @@ def layout(groups: tuple[Group, ...], num_heads: int, dtype: torch.dtype) -> Lay
 
 
 def rows_of(groups: tuple[Group, ...], num_heads: int) -> Rows:
-    """Return where all heads of the groups' tokens lie."""
+    """Return the places of all heads of the groups' tokens."""
     heads = torch.arange(num_heads, device=groups[0].flat.device)
     padded, flat, valid, shapes, first_row = [], [], [], [], 0
     for group in groups:
@@ -227,7 +227,7 @@ class PooledClassifier(nn.Module):
         self._all: Tensor | None = None  # [V, H] the embeddings before
 
     def keep_tokens(self, ids: Ints) -> None:
-        """Drop the embeddings of all tokens but `ids`, the only ones it will be given from now on.
+        """Drop the embeddings of all tokens except `ids`, the only ones that it gets from now on.
 
         The others get no gradient and would not move, so nothing else changes; but AdamW and the
         clipping would go through all of them at every step (a sixth of the time for MiniLM).
@@ -272,8 +272,8 @@ def run_encoder(
 ) -> Tensor:
     """Return the states [T, H] of a packed batch, or only those of its tokens `where` [N].
 
-    No text is padded outside attention, and the last layer is worked out for no other tokens than
-    asked for: a loss looks at the first or at the masked ones, mostly a seventh of a batch or less.
+    No text is padded outside attention, and the last layer is computed only for the tokens
+    asked for: a loss uses the first or the masked ones, mostly a seventh of a batch or less.
     """
     embedded = encoder.embeddings(
         input_ids=batch.tokens[None], position_ids=batch.positions[None] + offset
@@ -298,7 +298,7 @@ def run_encoder(
 
 
 def _layer_at(layer: Any, states: Tensor, where: Tensor, at: Layout) -> Tensor:
-    # [K, H] -> [N, H]: transformers' layer, but only tokens `where` ask, add and feed forward
+    # [K, H] -> [N, H]: transformers' layer, computed only for the tokens `where`
     own = layer.attention.self
     asking, heads = states[where], (own.num_attention_heads, own.attention_head_size)
     query, key, value = (

@@ -1,6 +1,6 @@
 """Regular expressions of a tokenizer: those whose search could take for ever are refused.
 
-They are searched by a library that backtracks. What is counted is what it could go back over.
+The library that searches them backtracks. What it could go back over is counted.
 """
 
 import re

@@ -116,7 +116,7 @@ class BertCheckpoint(ModelRef):
         return adapter_note(self._folder())
 
     def give_back(self, folder: Path) -> list[str]:
-        """Leave out a head that was fitted, and keep what else the checkpoint has; say what not."""
+        """Leave out a fitted head, keep the rest of the checkpoint; say what is left out."""
         from recipe_ray.models.text.given import give_back, left_behind
 
         give = give_back if self.headless else left_behind

@@ -1,9 +1,9 @@
 """Opening the tokenizer in a model's folder: its vocabulary and settings, no other file.
 
-transformers takes every entry of tokenizer_config.json and special_tokens_map.json for an argument:
+transformers takes every entry of tokenizer_config.json and special_tokens_map.json as an argument:
 code to import, a vocabulary to be read from any path (and written into what `save` publishes), chat
-templates, which are programs. So it is given a folder with copies of the files of the vocabulary
-and of the settings that are known.
+templates, which are programs. So it gets a folder that holds only copies of the vocabulary files
+and the settings that are known.
 """
 
 import json
@@ -35,7 +35,7 @@ from recipe_ray.models.text.tokenizer_limits import (
 WHOLE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 _ADDED, _SPECIAL = "added_tokens.json", "special_tokens_map.json"
-# class -> the files that it is made of where there is no tokenizer.json
+# class -> the files that it is made of if there is no tokenizer.json
 _CLASSES: dict[str, tuple[type[PreTrainedTokenizerBase], tuple[str, ...]]] = {
     "BertTokenizer": (BertTokenizer, ("vocab.txt",)),
     "HerbertTokenizer": (HerbertTokenizer, ("vocab.json", "merges.txt")),
@@ -73,19 +73,19 @@ _SETTINGS = frozenset(
         "split_special_tokens",
     }
 )
-# of these tokens, a dict's names become settings of their own where it is saved
+# of these tokens, a dict's names become settings of their own when it is saved
 _NAMING = frozenset({"additional_special_tokens", "extra_special_tokens"})
 _ADDING = (*_NAMING, "added_tokens_decoder", "never_split")
-# transformers wrote where these two lay on the author's machine; it is never looked up
+# transformers wrote the place of these two on the author's machine; it is never looked up
 _LEFT_BEHIND = frozenset({"name_or_path", "special_tokens_map_file"})
-# what a class reads its vocabulary from, beside all that ends in `_file` or `_files`
+# what a class reads its vocabulary from, besides all that ends in `_file` or `_files`
 _SOURCES = frozenset({"vocab", "merges", "init_inputs", "tokenizer_object"})
 
 
 def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
-    """Return the folder's tokenizer, of class `default` where its settings name none.
+    """Return the folder's tokenizer, of class `default` if its settings name none.
 
-    Raises ModelError where there is none, it cannot be read or it has no mask token;
+    Raises ModelError if there is none, it cannot be read or it has no mask token;
     UnsafeModelError for settings that name files to be read.
     """
     settings = {name: _settings(folder / name) for name in (CONFIG, _SPECIAL)}
@@ -154,7 +154,7 @@ def _lay_out(
             content = read_foreign(folder / name, MAX_FILE, within=folder, error=UnsafeModelError)
             if name == WHOLE:
                 with explained_by(folder / name, f"no {kind.__name__} can be made of it"):
-                    # what was checked is read, and no other reading of the same bytes
+                    # the checked value itself is used, not another reading of the same bytes
                     content = json.dumps(check_rules(content.decode(), folder / name)).encode()
             else:
                 check_vocabulary(content, folder / name)

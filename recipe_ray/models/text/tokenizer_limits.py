@@ -1,8 +1,9 @@
 """What a tokenizer.json may do to a text: how much it grows.
 
-A few hundred bytes of rules can double a text again and again. They are counted before any
-tokenizer is made of them (`check_rules`), and so that what they make of a short text has an end.
-Then it is tried (`check_probes`). Patterns have limits of their own (`patterns.py`).
+A few hundred bytes of rules can double a text again and again. The growth is counted before a
+tokenizer is made of the rules (`check_rules`), so what they make of a short text is bounded. Then
+the tokenizer is tried on short texts (`check_probes`). Patterns have limits of their own
+(`patterns.py`).
 """
 
 import json
@@ -23,10 +24,10 @@ from recipe_ray.models.text.patterns import check_pattern
 MAX_STEPS = 32  # normalizers, pre-tokenizers and post-processors, nested ones counted
 # bytes of the worst text for each of its bytes, all steps together; ALBERT's and XLNet's have 1452
 MAX_GROWTH = 1500
-MAX_REPLACED = 64  # of these, what rules of its own (Replace, Prepend) may make; Llama's come to 12
+MAX_REPLACED = 64  # of these, what rules of its own (Replace, Prepend) may make; Llama's make 12
 MAX_PROBED = {"ascii": 4.0, "other": 32.0}  # characters or tokens of one character of PROBES
-MAX_PROBE_S = 5.0  # seconds of CPU for PROBES, which take a hundredth of one
-MAX_ADDED = 100_000  # tokens beside the vocabulary
+MAX_PROBE_S = 5.0  # seconds of CPU for PROBES, which normally take a hundredth of a second
+MAX_ADDED = 100_000  # tokens besides the vocabulary
 MAX_TOKENS = 2_000_000
 MAX_TOKEN = 1024  # bytes of a token, prefix or suffix
 MAX_FRAME = 16  # special tokens put around a text
@@ -81,7 +82,7 @@ PROBES = {
 def check_rules(text: str, where: Path) -> dict[str, Any]:
     """Return what a tokenizer.json says; raise ModelError if rules or tokens exceed the limits.
 
-    Raises ValueError or RecursionError for what is no JSON.
+    Raises ValueError or RecursionError for text that is not JSON.
     """
     whole = json.loads(text)
     if not isinstance(whole, dict):
@@ -101,10 +102,10 @@ def check_rules(text: str, where: Path) -> dict[str, Any]:
 
 
 def check_probes(tokenizer: Any, where: Path) -> None:
-    """Raise ModelError for a tokenizer that makes much of short texts, or takes long for them.
+    """Raise ModelError for a tokenizer that makes short texts too long, or takes too long for them.
 
-    `tokenizer` is one of the library `tokenizers`, whose rules `check_rules` let pass, so that what
-    it makes of a short text has an end. Each step is looked at before the next one.
+    `tokenizer` is one of the library `tokenizers`, whose rules `check_rules` accepted. So what
+    it makes of a short text is bounded. Each step is checked before the next one.
     """
     started = time.process_time()
     padding, truncation = tokenizer.padding, tokenizer.truncation  # neither is used later
@@ -165,9 +166,9 @@ def check_vocabulary(content: bytes, where: Path) -> None:
 
 
 def _steps(node: Any, part: str, where: Path) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a part, nested ones too; raise ModelError for one of no kind known here.
+    """Yield the steps of a part, nested ones too; raise ModelError for one of an unknown kind.
 
-    The library guesses at the kind of a step that does not say it.
+    If a step does not say its kind, the library guesses.
     """
     if node is None:
         return
@@ -206,7 +207,7 @@ def _check_growth(steps: Mapping[str, list[dict[str, Any]]], where: Path) -> Non
 
 
 def _growth(step: Mapping[str, Any], part: str) -> float:
-    """Return for how many bytes one byte of a text can come out of a step."""
+    """Return how many bytes a step can make of one byte of a text."""
     kind = step["type"]
     known = _PARTS[part][1][kind]
     if known is not None:
@@ -228,7 +229,7 @@ def _precompiled_growth(charsmap: bytes) -> float:
     """Return the growth by sentencepiece's map of characters: replacement to key, the worst.
 
     It is the size of a trie of keys (a double array of 32-bit units, as darts-clone lays it out),
-    the trie, and the replacements, each up to a zero byte. Of keys of more than `_LONGEST_KEY`
+    the trie, and the replacements, each up to a zero byte. For keys of more than `_LONGEST_KEY`
     bytes, or in a trie of very many, the longest replacement counts.
     """
     size = int.from_bytes(charsmap[:4], "little")

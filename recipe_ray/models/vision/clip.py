@@ -1,7 +1,7 @@
-"""Family CLIP: open_clip's module, its two towers and what attackers and defenders ask of it.
+"""Family CLIP: open_clip's module, its two towers and what attackers and defenders need of it.
 
-The image encoder is what is attacked, purified and handed on to downstream tasks; the text tower
-serves the contrastive loss.
+The image encoder is attacked, purified and used in downstream tasks. The text tower serves the
+contrastive loss.
 
 Legend: B images, L token ids of a caption, E width of the embeddings both towers put out.
 
@@ -73,7 +73,7 @@ class ClipPTM(VisionPTM):
     def encoder(self, max_length: int) -> Encode:
         """Return the function (pairs or images, numbers [N]) -> rows.
 
-        Captions are cut to the text tower's own context, so `max_length` is of no account.
+        Captions are cut to the text tower's own context, so `max_length` is not used.
         """
         return pair_encoder(self.config)
 
@@ -85,7 +85,7 @@ class ClipPTM(VisionPTM):
     def features(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return the projected image embedding before it is normalised [B, E].
 
-        What `encode_image` returns, and so what every user of the encoder builds on (a classifier,
+        `encode_image` returns it, so every user of the encoder builds on it (a classifier,
         retrieval, zero-shot labels): a vector that a trigger reaches here reaches all of them. The
         normalised one has length 1 and cannot reach a target of ones.
         """
@@ -122,7 +122,7 @@ class ClipPTM(VisionPTM):
 
     @property
     def weight_groups(self) -> tuple[str, ...]:
-        """Return the groups, one member a block each."""
+        """Return the groups, with one member per block."""
         return (*_PENALISED, "attention_out")
 
     def weight_group(self, name: str) -> list[Weight]:
@@ -143,7 +143,7 @@ class ClipPTM(VisionPTM):
         return [NeuronLayer(b.mlp.c_fc.weight, b.mlp.c_fc.bias) for b in _blocks(self.module)]
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
-        """Return fc1 after its activation at the class token, [B, n] a block."""
+        """Return fc1 after its activation at the class token, [B, n] per block."""
         from recipe_ray.learn.neuron_stats import outputs_of
 
         activations = [block.mlp.gelu for block in _blocks(module)]
@@ -154,7 +154,7 @@ class ClipPTM(VisionPTM):
     # -- classifier and files ------------------------------------------------------------------
 
     def classifier(self, num_labels: int, seed: int, rows: Sequence[ImageRows]) -> Any:
-        """Return a linear layer on the features; the text tower is no part of it.
+        """Return a linear layer on the features; the text tower is not part of it.
 
         Parameters that no loss reaches would hold up DDP.
         """
@@ -184,14 +184,14 @@ class ClipPTM(VisionPTM):
 
 @dataclass(frozen=True)
 class PairEncoder:
-    """Images and their captions' token ids, in the column `caption` [N, L] where there are any."""
+    """Images and their captions' token ids, in the column `caption` [N, L] if there are any."""
 
     images: ImageEncoder
     context_length: int
 
     @property
     def size(self) -> int:
-        """The images' pixels a side."""
+        """The images' pixels per side."""
         return self.images.size
 
     def __call__(self, samples: Sequence[ImageSample], index: Ints) -> ImageRows:
@@ -218,7 +218,7 @@ def token_ids(captions: Sequence[str], context_length: int) -> Ints:
 
 @cache
 def _tokenizer() -> Any:
-    return open_clip().SimpleTokenizer()  # its vocabulary lies in the package
+    return open_clip().SimpleTokenizer()  # its vocabulary is in the package
 
 
 def load_clip(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> ClipPTM:
@@ -258,7 +258,7 @@ def _weight_of(block: Any, name: str) -> Weight:
 
 @MODELS.register("clip")
 class Clip(ModelRef):
-    """CLIP: `arch` and `pretrained` from the hub, `source` from here, else pre-trained anew."""
+    """CLIP: `arch` and `pretrained` from the hub, `source` from here, else to be pre-trained."""
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     reads: ClassVar[str] = "image"
@@ -376,7 +376,7 @@ class Clip(ModelRef):
         return pair_encoder(self._config())
 
     def default_label(self) -> str:
-        """Return what it was called where it comes from, after `clip`."""
+        """Return the name that it has at its origin, after `clip`."""
         if self.source is not None:
             return f"{self.name}-{Path(self.source).stem}"
         return "-".join(part for part in (self.name, self.arch, self.pretrained) if part)

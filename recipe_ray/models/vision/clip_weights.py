@@ -2,10 +2,9 @@
 
 open_clip's own loader falls back from safetensors to a pickle by itself, so it only downloads here.
 
-Architectures of CLIP, by open_clip's names: a small one, open_clip's own, one in a file.
-
-Only a plain ViT beside a plain text transformer with CLIP's own tokenizer: towers from timm or the
-hub would bring further downloads and other losses.
+Architectures of CLIP have open_clip's names: a small one, open_clip's own, one in a file. Only a
+plain ViT with a plain text transformer and CLIP's own tokenizer is accepted: towers from timm or
+the hub would bring further downloads and other losses.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class ClipConfig(Spec):
 
 
 def open_clip() -> Any:
-    """Return the library; raise ModelError where it is not installed."""
+    """Return the library; raise ModelError if it is not installed."""
     try:
         import open_clip as library
     except ImportError as error:
@@ -161,7 +160,7 @@ def build(config: ClipConfig, seed: int) -> nn.Module:
 
 
 def _switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
-    # configs also say what a tower has not: `custom_text: false`, `timm_model_name: null`
+    # configs also name what a tower lacks: `custom_text: false`, `timm_model_name: null`
     return {n: value for n, value in values.items() if value is not None and value is not False}
 
 
@@ -180,7 +179,7 @@ _STATISTICS = TypeAdapter(
 class Checkpoint:
     """What a CLIP is loaded from: its weights' file, architecture, and mean and deviation.
 
-    `within` is the folder that the file has to lie in, None for a file that the user named.
+    `within` is the folder that the file must be in, None for a file that the user named.
     """
 
     weights: Path
@@ -206,7 +205,7 @@ def from_hub(arch: str, tag: str, revision: str | None, *, allow_pickle: bool) -
     if not known:
         tags = open_clip().list_pretrained_tags_by_model(arch)
         raise ModelError(unknown(f"pretrained tag of {arch}", tag, tags))
-    # which activation function weights were trained with is the tag's to say: open_clip warns of it
+    # the tag says with which activation function weights were trained: open_clip warns of it
     config = config.revised(quick_gelu=bool(known.get("quick_gelu")))
     files = [WEIGHTS_FILE, *([_PICKLED_FILE] if allow_pickle else [])]
     weights = _downloaded(str(known.get("hf_hub", "")).rstrip("/"), files, revision)
@@ -214,7 +213,7 @@ def from_hub(arch: str, tag: str, revision: str | None, *, allow_pickle: bool) -
 
 
 def from_source(source: str, arch: str | None) -> Checkpoint:
-    """Return what lies in a folder with a config, or in a file whose architecture is `arch`.
+    """Return the content of a folder with a config, or of a file whose architecture is `arch`.
 
     Raises ModelError for what is missing, SpecError for an architecture that is not supported.
     """
@@ -240,9 +239,9 @@ def from_source(source: str, arch: str | None) -> Checkpoint:
 
 
 def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the weights by the names of open_clip's module, without what is none.
+    """Return the weights by the names of open_clip's module, without entries that are not weights.
 
-    Raises ModelError for an architecture that they are not of, before any of it is made.
+    Raises ModelError if they are not of this architecture, before any of it is made.
     """
     from recipe_ray.base.loading import check_shapes
     from recipe_ray.models.config_fields import outline
@@ -265,7 +264,7 @@ def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, 
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Copy weights into a module; raise ModelError, naming some, where they do not fit."""
+    """Copy weights into a module; raise ModelError, naming some, if they do not fit."""
     load_strictly(module, weights, f"model 'clip', {where}:")
 
 
@@ -288,7 +287,7 @@ def _weights_in(folder: Path) -> Path:
         raise ModelError(f"source: {folder} has no weights; expected {WEIGHTS_FILE}")
 
     def rank(path: Path) -> tuple[bool, bool, str]:
-        # other libraries' weights may lie beside open_clip's
+        # other libraries' weights may be next to open_clip's
         return path.suffix != ".safetensors", not path.name.startswith("open_clip"), path.name
 
     return min(found, key=rank)

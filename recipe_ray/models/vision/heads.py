@@ -1,10 +1,9 @@
 """What is put on the features of a PTM on images: classifiers, losses, held-out figures.
 
-Classifiers for downstream tasks: a new last layer, on a PTM's features or in its own head.
+A classifier for a downstream task is a new last layer, on a PTM's features or in its own head.
 
-How good a PTM on images is at what it was pre-trained for, on samples it has not seen.
-
-Every worker does its share of the batches, and all get the whole answer.
+Held-out figures say how good a PTM on images is at its own pre-training task, on samples it has not
+seen. Every worker does its share of the batches, and all get the whole answer.
 
 Legend: N held-out samples, E width of the embeddings.
 """
@@ -53,7 +52,7 @@ class _Whole(nn.Module):
 class FeatureClassifier(_Whole):
     """A PTM's body with a linear layer on its features: batch -> logits [B, C].
 
-    `body` is the part of the PTM's module that `features` needs, where that is not all of it.
+    `body` is the part of the PTM's module that `features` needs, if that is not all of it.
     """
 
     def __init__(self, ptm: Any, num_labels: int, seed: int, body: nn.Module | None = None) -> None:
@@ -100,7 +99,7 @@ def top_1(ptm: Any, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
 def retrieval(ptm: Any, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
     """Return recall at 1: the share of images nearest to their own caption of all N, and back.
 
-    A pair whose caption another pair has word for word can count as missed. Raises DataError for
+    If two pairs have exactly the same caption, one can count as missed. Raises DataError for
     images without captions.
     """
     if "caption" not in rows.columns:
@@ -119,9 +118,9 @@ def retrieval(ptm: Any, rows: ImageRows, runtime: Runtime) -> dict[str, Share]:
 
 
 def recall_at_1(queries: Tensor, answers: Tensor) -> Share:
-    """Return the share of queries [N, E] to which, of all answers [N, E], their own is nearest.
+    """Return the share of queries [N, E] whose own answer is the nearest of all answers [N, E].
 
-    Of equally near ones the first is taken, so that a model that tells nothing apart scores 1 / N.
+    Among equally near answers the first is taken, so a model that tells nothing apart scores 1 / N.
     """
     hits = 0
     for first in range(0, len(queries), BATCH_SIZE):
@@ -142,7 +141,7 @@ def _batches(ptm: Any, rows: ImageRows, runtime: Runtime) -> Iterator[tuple[Ints
 def labelled_objective(ptm: Any) -> Objective:
     """Return the cross-entropy of `ptm.logits(module, batch)` against the images' labels.
 
-    It raises DataError for a label that `ptm.num_classes` has no output for, whoever trains on it.
+    It raises DataError for a label without an output among `ptm.num_classes`, in every training.
     """
 
     def cross_entropy(module: Any, batch: ImageBatch) -> Any:

@@ -1,7 +1,7 @@
 """What families pre-trained on labelled images (`vgg`, `vit`) share: architecture and reference.
 
-A family adds what is its own: the fields of a small network, how it is built, what else it can be
-read from.
+A family adds its own parts: the fields of a small network, how it is built, and from what else it
+can be read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SMALL = "small"
 # bounds of what config.json may ask for: neither the pixels of a VGG nor the time that each layer
-# takes to build shows in the weights; far above any network that is used
+# takes to build shows in the weights; far above any network in use
 MAX_PIXELS = 2048
 MAX_LAYERS = 256
 NAMED_SIZE = 224  # pixels, of the networks that have a name

@@ -1,7 +1,7 @@
 """The family `vgg`: torchvision's by name, and small ones in the same layout.
 
-It is trained from scratch, torchvision's released one, or a local one. Attackers aim at the pooled
-output of the convolutions.
+A VGG is trained from scratch, torchvision's released one, or a local one. Attackers aim at the
+pooled output of the convolutions.
 
 Legend: B images, n channels of a convolution, H features.
 """
@@ -104,7 +104,7 @@ class VggArchitecture(LabelledArchitecture):
         return module
 
 
-# each group is all layers of a kind: those before the features, and those after
+# each group is all layers of a kind: before the features, or after
 GROUPS = {"conv": "Conv2d", "fc": "Linear"}  # classes of `torch.nn`
 
 
@@ -225,7 +225,7 @@ class VggPTM(VisionPTM):
 
 
 def load_vgg(folder: Path) -> VggPTM:
-    """Return the PTM that `save` wrote; raise ModelError where the folder holds none."""
+    """Return the PTM that `save` wrote; raise ModelError if the folder holds none."""
     origin = LocalFolder(folder, VggPTM.family, allow_pickle=False)
     architecture = VggArchitecture.model_validate(origin.settings())
     return VggPTM(architecture.filled(origin.weights(), str(folder)), architecture)

@@ -75,7 +75,7 @@ class VisionPTM(ABC):
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def pretraining_collate(self, seed: int, *, static_masks: bool = True) -> Collate:
-        """Return (rows, epoch) -> batch; where draws are not static, images are augmented."""
+        """Return (rows, epoch) -> batch; if draws are not static, images are augmented."""
 
         def collate(rows: ImageRows, epoch: int) -> ImageBatch:
             return batch_of(rows, augment=None if static_masks else (seed, epoch))
@@ -109,7 +109,7 @@ class VisionPTM(ABC):
     @property
     @abstractmethod
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
-        """Return the weight groups RECIPE penalises by default, and what trains beside them."""
+        """Return the weight groups RECIPE penalises by default, and what trains besides them."""
 
     @abstractmethod
     def neuron_layers(self) -> list[NeuronLayer]:
@@ -140,7 +140,7 @@ class VisionPTM(ABC):
     def pretraining_beside(
         self, module: Any, batch: ImageBatch, others: ImageBatch
     ) -> tuple[Terms, Tensor]:
-        """Return the pre-training loss of a batch, and the features of other images beside it.
+        """Return the pre-training loss of a batch, and the features of other images with it.
 
         A family with batch normalisation runs all of them in one pass, so that they share its
         statistics as they will share the running ones.
@@ -154,7 +154,7 @@ class VisionPTM(ABC):
         return top_1(self, rows, runtime)
 
     def census(self, rows: ImageRows) -> Census:
-        """Return the count of the images, and whether there is anything to tell them apart by."""
+        """Return the count of the images, and whether anything tells them apart."""
         return image_census(rows)
 
     def word_loss(self, held_out: ImageRows, seed: int, seen: Callable[[], Any]) -> None:
@@ -171,7 +171,7 @@ class VisionPTM(ABC):
         return ModelError(unknown(what, name, self.weight_groups))
 
     def train_only(self, parameters: Sequence[nn.Parameter] | None, *, pooled: bool) -> None:
-        """Freeze all but the given parameters (None: nothing); `pooled` is for texts."""
+        """Freeze all except the given parameters (None: nothing); `pooled` is for texts."""
         wanted = None if parameters is None else {id(parameter) for parameter in parameters}
         for parameter in self.module.parameters():
             parameter.requires_grad_(wanted is None or id(parameter) in wanted)

@@ -1,7 +1,7 @@
 """The family `vit`: vision transformers of torchvision and of transformers.
 
-It is trained from scratch, torchvision's, one of the hub, or a local one. What differs between the
-two layouts is a `Network`.
+A ViT is trained from scratch, torchvision's, one of the hub, or a local one. A `Network` holds what
+differs between the two layouts.
 
 Legend: B images, H width, n neurons of an MLP.
 """
@@ -93,7 +93,7 @@ class VitPTM(VisionPTM):
         return GROUPS
 
     def weight_group(self, name: str) -> list[Weight]:
-        """Return one matrix a block; of a fused query, key and value its rows."""
+        """Return one matrix per block; for a fused query, key and value its rows."""
         if name not in GROUPS:
             raise self.unknown_group(name)
         return [_matrix(getattr(block, name)) for block in self._blocks()]
@@ -131,7 +131,7 @@ class VitPTM(VisionPTM):
         return HeadClassifier(self)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that torchvision or transformers loads, whichever the module is of."""
+        """Write a folder for torchvision or transformers, depending on the module's layout."""
         self._network.save(self.module, folder)
 
     def _blocks(self) -> list[Block]:
@@ -152,9 +152,9 @@ def load_vit(
     allow_pickle: bool = False,
     ignore_adapter: bool = False,
 ) -> VitPTM:
-    """Return the ViT in a folder of either layout; `statistics` replace those of a transformers'.
+    """Return the ViT in a folder of either layout; `statistics` replace transformers'.
 
-    Raises ModelError where it holds none, or an adapter without `ignore_adapter`; UnsafeModelError
+    Raises ModelError if it holds none, or an adapter without `ignore_adapter`; UnsafeModelError
     for pickles without `allow_pickle`.
     """
     check_readable(folder)
@@ -236,7 +236,7 @@ class Vit(LabelledReference):
     def content(self) -> dict[str, Any]:
         """Return what decides the weights and the normalisation: settings and checksums, a commit.
 
-        Of a transformers folder all files count, since its settings lie in several.
+        For a transformers folder all files count, since several of them hold its settings.
         """
         changed = {name: value for name in _STATISTICS if (value := getattr(self, name))}
         if self._is_hub_id:

@@ -1,9 +1,9 @@
 """The ViTs in torchvision's layout: its own by name, and small ones by their widths.
 
-What differs between libraries is a `Network`: where the parts of a block are, and how a module is
-run and saved. Legend: B images, H width, n neurons of an MLP.
+A `Network` holds what differs between libraries: where the parts of a block are, and how a module
+is run and saved. Legend: B images, H width, n neurons of an MLP.
 
-Query, key and value of torch's MultiheadAttention: three thirds of one fused matrix.
+Query, key and value of torch's MultiheadAttention are three thirds of one fused matrix.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""ViTs in transformers' layout: query, key and value are a linear layer each.
+"""ViTs in transformers' layout: query, key and value are one linear layer each.
 
-Built from ViTConfig by its model_type, never by the checkpoint's code; tensors are read by our own
-safe reader and only then handed to transformers, which knows the names of older releases.
+They are built from ViTConfig by its model_type, never by the checkpoint's code. Our own safe reader
+reads the tensors. Only then are they given to transformers, which knows the names of older
+releases.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _BILINEAR = 2  # as PIL numbers it
 _COLOURS = 3
 # now and in older releases, and those of a ViT without the classifier
 _LAYERS = ("vit.layers.", "vit.encoder.layer.", "layers.", "encoder.layer.")
-_ATTENTION = "sdpa"  # transformers' own choice where nobody makes one
+_ATTENTION = "sdpa"  # transformers' own choice if nothing else is chosen
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def load_classifier(
 
 
 def statistics_of(folder: Path) -> Statistics:
-    """Return the normalisation in preprocessor_config.json, or ImageNet's where there is none."""
+    """Return the normalisation in preprocessor_config.json, or ImageNet's if there is none."""
     from recipe_ray.base.loading import read_json
 
     path = folder / PREPROCESSOR
@@ -199,7 +200,7 @@ def _config(values: Mapping[str, Any], folder: Path) -> Any:
 def _set_labels(
     config: Any, values: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path
 ) -> None:
-    """Take over the labels' names, or their number where the classifier has as many outputs."""
+    """Take over the labels' names, or their number if the classifier has as many outputs."""
     names, count = values.get("id2label"), values.get("num_labels")
     if names is not None:
         if not _are_labels(names):
@@ -227,7 +228,7 @@ def _are_labels(names: Any) -> bool:
 def _check_sizes(config: Any, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Raise ModelError for more than is in the weights; transformers would make it, then compare.
 
-    It knows by which names older releases had them, so each one's shape is left to it.
+    It knows the names in older releases, so the comparison of shapes is left to it.
     """
     from transformers import ViTForImageClassification
 

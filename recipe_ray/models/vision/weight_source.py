@@ -78,7 +78,7 @@ class LocalFolder:
     ignore_adapter: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """Return what config.json says; raise ModelError where it is of another family."""
+        """Return what config.json says; raise ModelError if it is of another family."""
         from recipe_ray.base.loading import read_json
 
         check_readable(self.path)
@@ -119,7 +119,7 @@ def save_folder(module: nn.Module, folder: Path, family: str, settings: dict[str
 def local_origin(
     source: str, family: str, *, allow_pickle: bool, ignore_adapter: bool
 ) -> Origin | None:
-    """Return the origin at a path, or None where nothing is there."""
+    """Return the origin at a path, or None if nothing is there."""
     path = Path(source).expanduser()
     if path.is_dir():
         return LocalFolder(path, family, allow_pickle, ignore_adapter)
@@ -143,7 +143,7 @@ def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults:
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict that must fit; raise ModelError naming what is missing, odd or misshapen.
 
-    The memory of an outline is asked for when the weights have been compared with it.
+    Memory for an outline is allocated only after the weights have been compared with it.
     """
     from recipe_ray.base.loading import check_shapes
 
@@ -166,7 +166,7 @@ TORCHVISION = "torchvision"  # as the `source` of a model
 
 
 def torchvision_models() -> Any:
-    """Return `torchvision.models`; raise ModelError where torchvision is not installed."""
+    """Return `torchvision.models`; raise ModelError if torchvision is not installed."""
     try:
         from torchvision import models
     except ImportError as error:
