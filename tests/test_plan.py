@@ -176,6 +176,7 @@ def test_a_summary_counts_what_is_done() -> None:
         "purify": (1, 0),
         "finetune": (2, 1),
         "probe": (0, 0),
+        "scan": (0, 0),
     }
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny
 
 from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import Component
+from recipe_ray.base.spec import Component, Spec
 from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 SAME_VECTOR = 0.95  # cosine of the shifts of two suspects that lead to one vector
 DETECTORS: Registry[Detector] = Registry("detector", "recipe_ray.scan")
+
+
+class Pass(Spec):
+    """How many texts something is put into, of how many tokens without it."""
+
+    texts: PositiveInt
+    length: int = Field(ge=2)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,41 @@
-"""Detector `inversion`: free vectors in a text that make a PTM forget it (`prompt_search.py`).
+"""Detector `inversion`: free vectors in a text that make a PTM forget it.
 
 Words alone do not find triggers of several words. Here vectors in the place of word embeddings are
 moved by gradients until the first token's state (or a masked one's) is far from where it was and
-similar in all texts, after LMSanitator (Wei et al., NDSS 2024: PV mining). LMSanitator compares
-with a fixed threshold; here the measure is what clean PTMs give.
+alike in all texts, after LMSanitator (Wei et al., NDSS 2024: PV mining). There the result is
+compared with a fixed threshold; here with random words, and with what clean PTMs give.
+
+All restarts are moved at once, as one batch. In every dimension vectors stay within the range of
+the word embeddings: without that any PTM can be moved arbitrarily far.
+
+Legend: N restarts, C vectors each, K texts, H hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from pydantic import Field, PositiveInt
 
 from recipe_ray.data.batches import Workbench
+from recipe_ray.learn.progress import Progress
 from recipe_ray.models.family import Capability
-from recipe_ray.scan.detector import DETECTORS, Detector, Outcome, Subject
-from recipe_ray.scan.vocabulary import Pass
+from recipe_ray.scan.detector import (
+    DETECTORS,
+    Detector,
+    Outcome,
+    Pass,
+    Subject,
+    Suspect,
+    groups_of,
+    robust_z,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recipe_ray.scan.reading import States
 
 
 @DETECTORS.register("inversion")
@@ -35,6 +55,106 @@ class InversionDetector(Detector):
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the vectors that were found, as the words nearest to them."""
-        from recipe_ray.scan.prompt_search import PromptSearch
-
         return PromptSearch(self, subject, bench).run()
+
+
+TARGETS = ("first", "mask")  # the tokens whose state must move
+CONTROLS = 128  # rows of random words that say what is normal
+JUDGED = ("first", "pooled", "mask", "collapse", "collapse_mask")
+
+
+class PromptSearch:
+    """One search: texts to move vectors on and others to judge them on."""
+
+    def __init__(self, spec: InversionDetector, subject: Subject, bench: Workbench) -> None:
+        """Read the texts; raise DataError if there are too few."""
+        from recipe_ray.scan.reading import TextSource
+
+        self._spec, self._subject, self._runtime = spec, subject, bench.runtime
+        self._random = np.random.default_rng([bench.seed, 23])
+        texts = TextSource(subject, bench)
+        self._texts = texts.reading(spec.texts, "fp32")
+        self._fresh = texts.reading(spec.fresh, "fp32", skipped=spec.texts.texts)
+        self._words = subject.ptm.whole_words()
+        self._table: Tensor = subject.ptm.word_embeddings().weight.detach().float()
+
+    def run(self) -> Outcome:
+        """Return what was found, the highest scores first."""
+        import torch
+
+        spec = self._spec
+        begin = self._beginnings()
+        found = [self._moved(begin, target) for target in TARGETS]
+        vectors = torch.cat(found)
+        with torch.no_grad():
+            filler = int(self._words[0])
+            states = self._fresh.soft_states(vectors, filler)
+            shift = self._fresh.shift(states)
+            values = self._fresh.scores(states)
+        random = self._random.choice(self._words, (CONTROLS, spec.width))
+        normal = self._fresh.measure(random).on_host().scores
+        z = {name: robust_z(values[name].double().cpu().numpy(), normal[name]) for name in JUDGED}
+        groups = groups_of(shift.cpu().numpy())
+        suspects = [
+            Suspect(
+                self._nearest(vectors[row]),
+                {n: float(v[row]) for n, v in z.items()},
+                (),
+                groups[row],
+            )
+            for row in range(len(vectors))
+        ]
+        suspects.sort(key=lambda one: -max(one.scores.values()))
+        highest = {name: float(v.max()) for name, v in z.items()}
+        samples = len(begin) * len(TARGETS) * spec.steps * spec.texts.texts
+        return Outcome(highest, suspects, samples)
+
+    def _beginnings(self) -> Tensor:
+        """Return [N, C, H]: random words, and words that stood out with random ones after them."""
+        import torch
+
+        spec = self._spec
+        rows = self._random.choice(self._words, (spec.restarts + spec.leads, spec.width))
+        leads = [one.ids[: spec.width] for one in self._subject.leads if one.ids][: spec.leads]
+        for number, ids in enumerate(leads):
+            rows[number, : len(ids)] = ids
+        rows = rows[: spec.restarts + len(leads)]
+        return self._table[torch.from_numpy(rows)]
+
+    def _moved(self, begin: Tensor, target: str) -> Tensor:
+        """Return vectors [N, C, H] moved until the target's state is far and alike in all texts."""
+        import torch
+
+        spec = self._spec
+        low, high = self._table[self._words].amin(0), self._table[self._words].amax(0)
+        unit = float(self._table[self._words].std())
+        vectors = begin.clone().requires_grad_()
+        optimizer = torch.optim.Adam([vectors], lr=spec.learning_rate * 10 * unit)
+        filler = int(self._words[0])
+        for step in range(1, spec.steps + 1):
+            optimizer.zero_grad(set_to_none=True)
+            loss: Any = -self._reached(self._texts.soft_states(vectors, filler), target).sum()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                vectors.clamp_(low, high)
+            samples = len(begin) * spec.texts.texts
+            phase = f"inversion, {target}"
+            self._runtime.report(Progress(phase, step, spec.steps, samples=samples))
+        return vectors.detach()
+
+    def _reached(self, states: States, target: str) -> Tensor:
+        # [N]: far, on a scale that does not reward only the farthest, and similar
+        import torch
+
+        scores = self._texts.scores(states)
+        alike = scores["collapse" if target == "first" else "collapse_mask"]
+        return torch.log1p(scores[target]) + self._spec.agreement * alike
+
+    def _nearest(self, vectors: Tensor) -> str:
+        """Return the words whose embeddings are nearest to vectors [C, H] by cosine."""
+        import torch
+
+        table = torch.nn.functional.normalize(self._table[self._words], dim=1)
+        near = (torch.nn.functional.normalize(vectors, dim=1) @ table.T).argmax(1)
+        return str(self._subject.ptm.spelled([int(self._words[i]) for i in near.cpu()]))

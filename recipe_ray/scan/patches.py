@@ -1,20 +1,39 @@
-"""Detector `patches`: small patches on images that make their features alike (`patch_search.py`).
+"""Detector `patches`: small patches on images that make their features alike.
 
 A cheap sweep first: two-colour patches of a few widths at nine places. Then a patch and a mask are
 moved by gradients until the features of stamped images agree (cosine above 0.99) with as small a
 mask as possible, after DECREE (Feng et al., CVPR 2023). A backdoored encoder needs far less area
 than a clean one.
+
+Legend: N patches, K images, S pixels per side, H width of the features.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from itertools import permutations, product
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from pydantic import Field, PositiveInt
 
-from recipe_ray.data.batches import Workbench
+from recipe_ray.base.errors import DataError
+from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.images import ImageBatch
+from recipe_ray.learn.progress import Progress
 from recipe_ray.models.family import Capability
-from recipe_ray.scan.detector import DETECTORS, Detector, Outcome, Subject
+from recipe_ray.scan.detector import (
+    DETECTORS,
+    Detector,
+    Outcome,
+    Subject,
+    Suspect,
+    groups_of,
+    robust_z,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @DETECTORS.register("patches")
@@ -37,6 +56,198 @@ class PatchDetector(Detector):
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the patches found: places and colours of the sweep, areas of the inversion."""
-        from recipe_ray.scan.patch_search import PatchSearch
-
         return PatchSearch(self, subject, bench).run()
+
+
+COLOURS = {
+    "black": (0, 0, 0),
+    "white": (255, 255, 255),
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "cyan": (0, 255, 255),
+    "magenta": (255, 0, 255),
+    "yellow": (255, 255, 0),
+}
+CELLS = 4  # a patch is a checkerboard of 4 x 4 cells, or of one pixel per cell if it is smaller
+PLACES = {"top": 0.0, "middle": 0.5, "bottom": 1.0}, {"left": 0.0, "centre": 0.5, "right": 1.0}
+IMAGES = 256  # in a forward pass
+ADJUST_EVERY = 5  # steps after which the weight of the mask's area follows the agreement
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Pixels [3, P, P] at a place of the image, and what it is called."""
+
+    shown: str
+    pixels: Tensor
+    top: int
+    left: int
+
+    def on(self, images: Tensor) -> Tensor:
+        """Return images [K, 3, S, S] with it."""
+        stamped = images.clone()
+        height, width = self.pixels.shape[1:]
+        stamped[:, :, self.top : self.top + height, self.left : self.left + width] = self.pixels
+        return stamped
+
+
+class PatchSearch:
+    """One search: the images, the frozen PTM, and the patches tried."""
+
+    def __init__(self, spec: PatchDetector, subject: Subject, bench: Workbench) -> None:
+        """Read the images; raise DataError if there are too few."""
+        import torch
+
+        self._spec, self._ptm, self._runtime = spec, subject.ptm, bench.runtime
+        self._random = np.random.default_rng([bench.seed, 29])
+        self._generator = torch.Generator().manual_seed(bench.seed)
+        needed = spec.images + spec.fresh
+        rows = bench.feed.rows(subject.corpus, self._ptm.encoder(0), Part(most=needed))
+        if len(rows) < needed:
+            raise DataError(f"a scan needs {needed} images; there are {len(rows)}: give more")
+        pixels = torch.from_numpy(rows.pixels).float().to(bench.runtime.device)
+        self._images, self._fresh = pixels[: spec.images], pixels[spec.images :]
+        self._size = pixels.shape[-1]
+        for parameter in self._ptm.module.parameters():
+            parameter.requires_grad_(requires_grad=False)
+        self._module = self._ptm.module.to(bench.runtime.device).eval()
+        self._samples = 0
+
+    def run(self) -> Outcome:
+        """Return what was found, the highest scores first."""
+        swept = self._swept()
+        inverted = [self._inverted(number) for number in range(self._spec.restarts)]
+        suspects = sorted([*swept, *inverted], key=lambda one: -max(one.scores.values()))
+        names = {name for one in suspects for name in one.scores}
+        highest = {
+            name: max(one.scores[name] for one in suspects if name in one.scores)
+            for name in sorted(names)
+        }
+        return Outcome(highest, suspects, self._samples)
+
+    # -- the sweep -----------------------------------------------------------------------------
+
+    def _swept(self) -> list[Suspect]:
+        patches, random = self._boards(), self._noise()
+        found = self._scores(patches, self._images, "sweep")
+        normal = self._scores(random, self._images, "sweep")
+        z = {name: robust_z(found[name], normal[name]) for name in ("features", "collapse")}
+        most = np.max(np.stack(list(z.values())), axis=0)
+        chosen = [patches[i] for i in np.argsort(-most)[: self._spec.confirmed]]
+        found = self._scores(chosen, self._fresh, "confirm")
+        normal = self._scores(random, self._fresh, "confirm")
+        z = {name: robust_z(found[name], normal[name]) for name in ("features", "collapse")}
+        groups = groups_of(found["shift"])
+        return [
+            Suspect(patch.shown, {n: float(v[i]) for n, v in z.items()}, (), groups[i])
+            for i, patch in enumerate(chosen)
+        ]
+
+    def _widths(self) -> list[int]:
+        return sorted({max(2, round(share * self._size)) for share in self._spec.widths})
+
+    def _boards(self) -> list[Patch]:
+        import torch
+
+        found = []
+        places = list(product(*(part.items() for part in PLACES)))
+        for width, ((row, down), (column, across)) in product(self._widths(), places):
+            room = self._size - width
+            for one, other in permutations(COLOURS, 2):
+                cell = np.arange(width) * min(CELLS, width) // width
+                dark = torch.from_numpy((cell[:, None] + cell[None]) % 2 == 0)
+                colours = [
+                    torch.tensor(COLOURS[name]).float().view(3, 1, 1) for name in (one, other)
+                ]
+                pixels = torch.where(dark, colours[0], colours[1]).to(self._images)
+                shown = f"{one} and {other}, {width} pixels, {row} {column}"
+                found.append(Patch(shown, pixels, round(down * room), round(across * room)))
+        return found
+
+    def _noise(self) -> list[Patch]:
+        # what is normal: patches of the same widths anywhere, with random pixels
+        import torch
+
+        found = []
+        for width in self._widths():
+            for _ in range(64):
+                pixels = torch.randint(0, 256, (3, width, width), generator=self._generator)
+                top, left = self._random.integers(0, self._size - width + 1, 2).tolist()
+                found.append(Patch("noise", pixels.to(self._images), top, left))
+        return found
+
+    def _scores(self, patches: list[Patch], images: Tensor, phase: str) -> dict[str, Any]:
+        """Return how far features move and how close they come [N], and the mean way [N, H]."""
+        import torch
+
+        moved, alike, shifts = [], [], []
+        with torch.no_grad():
+            clean = self._features(images)
+            unit = _apart(clean)
+            for number, patch in enumerate(patches, 1):
+                features = self._features(patch.on(images))
+                moved.append(float((features - clean).square().sum(1).mean() / unit))
+                alike.append(float(1 - _apart(features) / unit))
+                shifts.append((features - clean).mean(0))
+                self._samples += len(images)
+                self._runtime.report(Progress(phase, number, len(patches), samples=len(images)))
+        shift = torch.stack(shifts).cpu().numpy()
+        return {"features": np.array(moved), "collapse": np.array(alike), "shift": shift}
+
+    def _features(self, images: Tensor) -> Tensor:
+        import torch
+
+        parts = [
+            self._ptm.features(self._module, ImageBatch(images[i : i + IMAGES]))
+            for i in range(0, len(images), IMAGES)
+        ]
+        return torch.cat(parts).float()
+
+    # -- inversion -----------------------------------------------------------------------------
+
+    def _inverted(self, number: int) -> Suspect:
+        """Return the smallest mask found under which features agree, as 1 / its share of area."""
+        import torch
+
+        spec, size = self._spec, self._size
+        start = torch.randn(4, size, size, generator=self._generator).to(self._images)
+        free = start.requires_grad_()
+        optimizer = torch.optim.Adam([free], lr=spec.learning_rate, betas=(0.5, 0.9))
+        weight, best = 1e-3, 1.0
+        streak = 0
+        for step in range(1, spec.steps + 1):
+            mask, pixels = torch.sigmoid(free[3]), 255 * torch.sigmoid(free[:3])
+            features = self._features((1 - mask) * self._images + mask * pixels)
+            agreement = _mean_cosine(features)
+            loss: Any = -agreement + weight * mask.sum() / CELLS
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            alike = float(agreement.detach()) > spec.agreement
+            if alike:
+                best = min(best, float(mask.mean()))
+            streak = max(streak, 0) + 1 if alike else min(streak, 0) - 1
+            if abs(streak) >= ADJUST_EVERY:
+                weight = weight * 1.5 if alike else max(weight / 1.5, 1e-7)
+                streak = 0
+            self._samples += len(self._images)
+            phase = f"inversion {number + 1}"
+            self._runtime.report(Progress(phase, step, spec.steps, samples=len(self._images)))
+        return Suspect(f"inverted patch over {best:.1%} of the image", {"smallness": 1 / best})
+
+
+def _apart(features: Tensor) -> Tensor:
+    # the mean squared way from their mean
+    import torch
+
+    apart = (features - features.mean(0)).square().sum(1).mean()
+    return apart.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _mean_cosine(features: Tensor) -> Tensor:
+    from torch.nn import functional as F
+
+    unit = F.normalize(features, dim=1)
+    num = len(unit)
+    return (unit.sum(0).square().sum() - num) / (num * (num - 1))
