@@ -50,7 +50,12 @@ def values(store: Store, stage: Stage) -> dict[str, float]:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(
-    ("kind", "stream"), [("purify", False), ("purify", True), ("pretrain", False)]
+    ("kind", "stream"),
+    [
+        pytest.param("purify", False, marks=pytest.mark.cluster),
+        ("purify", True),
+        pytest.param("pretrain", False, marks=pytest.mark.cluster),
+    ],
 )
 def test_workers_measure_on_what_one_process_does_without_reading_the_source(
     kind: str, stream: bool, few_texts: Locations, tmp_path: Path

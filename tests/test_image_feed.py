@@ -181,7 +181,7 @@ def _peak_mb(reading: Any) -> float:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.cluster), True])
 def test_two_workers_train_a_model_on_images(tmp_path: Path, stream: bool) -> None:
     store = nested(tmp_path, corpus_of(tmp_path, 64), stream=stream)
     assert store.manifest(stage_of(tmp_path).artifact)["world_size"] == 2
@@ -190,7 +190,7 @@ def test_two_workers_train_a_model_on_images(tmp_path: Path, stream: bool) -> No
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.cluster)])
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, stream: bool) -> None:
     samples = labelled_samples(64)
     samples[40] = ImageSample(samples[40].data[:200], 0)
