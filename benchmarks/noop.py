@@ -6,7 +6,7 @@ starts Ray must have the repository's root in PYTHONPATH (`python -m benchmarks`
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ NOWHERE = Locations(None, Path("/nowhere"))  # embedded texts need no folder to 
 
 
 class _Idle(Stage):
+    version: ClassVar[int] = 1  # the real stages' own: their keys, and not this source's hash
     sleep_s: float = Field(0.0, json_schema_extra=NOT_HASHED)
 
     def run(self, context: Context) -> list[Measurement]:

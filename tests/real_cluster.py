@@ -36,7 +36,8 @@ def real_cluster(num_cpus: int, *, dashboard: bool = False) -> Iterator[str]:
                     f"--include-dashboard={str(dashboard).lower()}",
                     *("--object-store-memory=104857600", *shown),
                 ],
-                env={**os.environ, **_ENVIRONMENT},
+                # workers import what tests and benchmarks define, and not from a working folder
+                env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])},
                 stdout=subprocess.DEVNULL,
                 check=True,
             )
