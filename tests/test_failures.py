@@ -51,6 +51,13 @@ def test_why_is_one_line() -> None:
     assert why_lost(UNREACHABLE) == "its node was lost, or does not answer"
     assert why_lost(in_a_task(WorkersLostError("killed\nin many words"))) == "killed"
     assert why_lost(None) == "the process of the stage died"
+    creation = WorkersLostError(
+        "The actor died because of an error raised in its creation task, \x1b[36mray::X\x1b[39m\n"
+        "  File 'x.py', line 3\nModuleNotFoundError: No module named 'mine'\n"
+    )
+    assert why_lost(in_a_task(creation)) == (
+        "its process could not start: ModuleNotFoundError: No module named 'mine'"
+    )
 
 
 def test_a_loss_is_recognised_through_tasks_and_pickles() -> None:

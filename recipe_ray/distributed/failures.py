@@ -6,6 +6,7 @@ node that is lost or preempted takes innocent stages with it, so it is counted s
 higher bound.
 """
 
+import re
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from ray.exceptions import (
 # a stage that loses this many nodes is probably the cause: it may take their memory
 MAX_NODE_LOSSES = 10
 _ANSWER_S = 3.0
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # the colours of Ray's messages
 _LOST = (RayActorError, WorkerCrashedError, ObjectLostError, NodeDiedError, LocalRayletDiedError)
 # a node reports a dead process at once; if one just stops answering, its node is lost, too
 _NODE_LOST = (ActorUnavailableError, NodeDiedError, LocalRayletDiedError)
@@ -91,8 +93,10 @@ def why_lost(error: BaseException | None) -> str:
         return "the process of the stage died"
     if is_node_loss(error):
         return "its node was lost, or does not answer"
-    said = str(original(error)).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    said = [line for line in _ESCAPES.sub("", str(original(error))).splitlines() if line.strip()]
+    if said and "creation task" in said[0]:  # a traceback, whose last line is the cause
+        return f"its process could not start: {said[-1].strip()}"
+    return said[0].strip() if said else type(error).__name__
 
 
 def is_node_loss(error: BaseException) -> bool:
