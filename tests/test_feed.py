@@ -74,6 +74,7 @@ def test_a_stream_gives_every_text_once_an_epoch_in_a_seeded_order(tmp_path: Pat
     assert _order(shards, 0, start=10) == first[80:]
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
 def test_the_memory_of_a_stream_does_not_grow_with_the_shards(tmp_path: Path) -> None:
     import ray
@@ -89,6 +90,7 @@ def test_the_memory_of_a_stream_does_not_grow_with_the_shards(tmp_path: Path) ->
     assert peaks[1] - peaks[0] < 45, peaks
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_train_on_a_stream(few_texts: Locations, tmp_path: Path) -> None:
     from recipe_ray.distributed.sweep import sweep

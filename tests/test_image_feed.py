@@ -150,6 +150,7 @@ def test_a_stream_of_images_has_a_seeded_order_and_resumes(tmp_path: Path) -> No
     assert order(start=5) == first[40:]
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
 def test_the_memory_of_a_stream_of_images_does_not_grow_with_the_shards(tmp_path: Path) -> None:
     import ray
@@ -200,6 +201,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, stream: bool) 
     )
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
 def test_a_loss_that_is_not_finite_ends_the_stage_on_all_workers(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="step 1: the loss is not finite"):
