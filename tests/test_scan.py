@@ -17,7 +17,13 @@ from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.scan.calibration import Bounds, bounds_from, judge
+from recipe_ray.scan.calibration import (
+    Bounds,
+    bounds_from,
+    bounds_of_reference,
+    judge,
+    judged_again,
+)
 from recipe_ray.scan.detector import DETECTORS, Outcome, Subject, Suspect, groups_of, robust_z
 from recipe_ray.scan.reading import Reader, Scale, make_templates
 
@@ -231,6 +237,21 @@ def test_a_verdict_needs_bounds_and_names_what_is_above_them() -> None:
 def test_bounds_are_above_every_clean_model() -> None:
     clean = [{"first": 4.0, "mask": 1.0}, {"first": 6.0}]
     assert bounds_from(clean, 1.5) == {"first": 9.0, "mask": 1.5}
+
+
+def test_scores_below_what_is_normal_anywhere_are_never_flagged() -> None:
+    bounds = Bounds(bounds_from([{"collapse": -2.0, "mask": 0.0}], 1.5), "clean")
+    low = Suspect("the", {"collapse": -9.0, "mask": 0.5})
+    verdict = judge(Outcome({"collapse": -9.0, "mask": 0.5}, [low], 1), bounds)
+    assert verdict.suspicious is False
+
+
+def test_a_reference_says_nothing_of_another_make() -> None:
+    one = {"detector": "patches", "highest": {"features": 2.0}, "suspects": [], "samples": 1}
+    normal = bounds_of_reference({"make": "vgg", "detectors": [one]}, "clean")
+    (same,) = judged_again({"make": "vgg", "detectors": [one]}, normal)["detectors"]
+    (other,) = judged_again({"make": "vit", "detectors": [one]}, normal)["detectors"]
+    assert (same["suspicious"], other["suspicious"]) == (False, None)
 
 
 def test_patches_are_looked_for_on_images(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from recipe_ray.cli.single import RevisionOption, SeedOption, TextColumnOption, 
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
-    from recipe_ray.scan.calibration import Bounds
+    from recipe_ray.scan.calibration import OfReference
     from recipe_ray.stages.scan import ScanStage
     from recipe_ray.store.store import Store
 
@@ -179,7 +179,7 @@ class _Runner:
         self._at_once, self._address = at_once, address
         self._verbose, self._quiet = verbose, quiet
 
-    def reference(self, model: str) -> dict[str, Bounds]:
+    def reference(self, model: str) -> OfReference:
         """Scan a clean model; return what is normal by detector."""
         from recipe_ray.scan.calibration import bounds_of_reference
 
@@ -187,7 +187,7 @@ class _Runner:
         self._scan({model: stage})
         return bounds_of_reference(self._record(stage), model)
 
-    def run(self, models: list[str], normal: dict[str, Bounds] | None) -> list[Result]:
+    def run(self, models: list[str], normal: OfReference | None) -> list[Result]:
         """Scan models; if one cannot be opened or scanned, the others still are."""
         stages: dict[str, ScanStage] = {}
         errors: dict[str, str] = {}
@@ -251,9 +251,7 @@ class _Runner:
                 failed[model] = str(error)
         return failed
 
-    def _result(
-        self, model: str, stage: ScanStage, normal: dict[str, Bounds] | None = None
-    ) -> Result:
+    def _result(self, model: str, stage: ScanStage, normal: OfReference | None = None) -> Result:
         from recipe_ray.scan.calibration import judged_again
 
         record = self._record(stage)

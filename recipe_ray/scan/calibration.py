@@ -16,6 +16,8 @@ from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.scan.detector import Detector, Outcome, Suspect
 
 FILE = "calibration.json"
+# a score this low is normal anywhere; below zero the share of a bound would mean nothing
+LEAST = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ def known_bounds(architecture: str, detector: Detector) -> Bounds | None:
 
 
 def bounds_from(outcomes: Iterable[Mapping[str, float]], margin: float) -> dict[str, float]:
-    """Return `margin` times the highest value of each score among clean PTMs."""
+    """Return `margin` times the highest value of each score among clean PTMs, LEAST or more."""
     highest: dict[str, float] = {}
     for outcome in outcomes:
         for name, value in outcome.items():
             highest[name] = max(value, highest.get(name, value))
-    return {name: round(margin * value, 3) for name, value in sorted(highest.items())}
+    bounds = {name: max(margin * value, LEAST) for name, value in highest.items()}
+    return {name: round(value, 3) for name, value in sorted(bounds.items())}
 
 
 def judge(outcome: Outcome, bounds: Bounds | None) -> Verdict:
@@ -90,25 +93,28 @@ def _known() -> dict[str, Any]:
     return known
 
 
+OfReference = dict[tuple[str, str], Bounds]  # a reference says nothing of other makes
 REFERENCE_MARGIN = 1.5  # how far above one clean model another may be
 
 
-def bounds_of_reference(record: dict[str, Any], name: str) -> dict[str, Bounds]:
-    """Return what is normal by the scan of one clean model, by detector."""
+def bounds_of_reference(record: dict[str, Any], name: str) -> OfReference:
+    """Return what is normal by the scan of one clean model, by make and detector."""
     return {
-        one["detector"]: Bounds(bounds_from([one["highest"]], REFERENCE_MARGIN), f"model {name}")
+        (record["make"], one["detector"]): Bounds(
+            bounds_from([one["highest"]], REFERENCE_MARGIN), f"model {name}"
+        )
         for one in record["detectors"]
     }
 
 
-def judged_again(record: dict[str, Any], normal: Mapping[str, Bounds]) -> dict[str, Any]:
+def judged_again(record: dict[str, Any], normal: OfReference) -> dict[str, Any]:
     """Return the record of a scan with new verdicts from other bounds."""
     found = []
     for one in record["detectors"]:
         suspects = tuple(
             Suspect(s["shown"], s["scores"], tuple(s["ids"]), s["group"]) for s in one["suspects"]
         )
-        bounds = normal.get(one["detector"])
+        bounds = normal.get((record["make"], one["detector"]))
         verdict = judge(Outcome(one["highest"], suspects, one["samples"]), bounds)
         found.append({**one, **verdict_json(verdict, bounds)})
     return {**record, "detectors": found}

@@ -50,7 +50,7 @@ class InversionDetector(Detector):
     restarts: PositiveInt = Field(8, description="beginnings from random words, for each target")
     leads: int = Field(4, ge=0, description="beginnings from words that stood out before")
     steps: PositiveInt = Field(60, description="of Adam")
-    learning_rate: float = Field(0.02, gt=0, description="in units of the embeddings' spread")
+    learning_rate: float = Field(0.2, gt=0, description="in units of the embeddings' spread")
     agreement: float = Field(1.0, ge=0, description="weight of being alike, beside being far")
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
@@ -129,7 +129,7 @@ class PromptSearch:
         low, high = self._table[self._words].amin(0), self._table[self._words].amax(0)
         unit = float(self._table[self._words].std())
         vectors = begin.clone().requires_grad_()
-        optimizer = torch.optim.Adam([vectors], lr=spec.learning_rate * 10 * unit)
+        optimizer = torch.optim.Adam([vectors], lr=spec.learning_rate * unit)
         filler = int(self._words[0])
         for step in range(1, spec.steps + 1):
             optimizer.zero_grad(set_to_none=True)
