@@ -69,7 +69,7 @@ def purify_command(
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
     from recipe_ray.cli.arguments import parse_corpus, parse_model
     from recipe_ray.cli.card import check_free, work_store
-    from recipe_ray.cli.purification import check_head, finish, prepare
+    from recipe_ray.cli.purification import check_head, finish, held_otherwise, prepare
     from recipe_ray.stages.pretrain import PretrainStage
 
     set_up_logging(verbose)
@@ -96,6 +96,10 @@ def purify_command(
             fitted = partial(_fit_head, stage.parent, at_hand)
             run_stage(stage.parent, store, locations, feed=at_hand.feed, run=fitted, **how)
         before = at_hand.look(stage, store)
+        held = held_otherwise(purification, before)
+        for note in () if quiet else held.notes[len(purification.notes) :]:
+            typer.echo(f"note: {note}", err=True)
+        purification, stage = held, held.stage
         said, accepted = check_head(stage, before, accept=accept_harm)
         if said is not None and not quiet:
             typer.echo(f"head: {said}", err=True)

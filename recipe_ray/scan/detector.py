@@ -40,12 +40,14 @@ class Suspect:
     """One input that was examined closely: what it is, for people, and its scores.
 
     `ids` are token ids (empty if it is not a word); `group` numbers the vector it leads to, from 0.
+    `put` is what was put in, if it is no word: vectors [C, H], or a `Stamp` (`scan/insertion.py`).
     """
 
     shown: str
     scores: Mapping[str, float]
     ids: tuple[int, ...] = ()
     group: int | None = None
+    put: Any = field(default=None, compare=False, repr=False)
 
     def in_group(self, number: int) -> Suspect:
         """Return it with its group."""
@@ -90,6 +92,9 @@ class Detector(Component):
 
     reads: ClassVar[str] = "text"  # what the PTM must read
     needs: ClassVar[tuple[Capability, ...]] = ()  # what its family must have
+    # scores that are a robust z over inputs of the same kind: a high one stands out in this PTM.
+    # Other scores say something only with the bounds of clean PTMs (inputs moved by gradients)
+    ranks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def search(self, subject: Subject, bench: Workbench) -> Outcome:

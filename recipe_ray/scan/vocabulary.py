@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 class VocabularyDetector(Detector):
     """Looks for words that displace the first or masked token, make texts alike, or damage them."""
 
+    ranks: ClassVar[tuple[str, ...]] = ("first", "pooled", "mask", "damage")
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 
     first: Pass = Field(Pass(texts=2, length=8), description="for every word")
