@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -50,6 +50,10 @@ class Defense(Component):
     def needed(self, reads: str) -> tuple[Capability, ...]:
         """Return what it needs, as it is set, of a family that reads texts or images."""
         return self.needs
+
+    def settled(self, reads: str) -> Self:
+        """Return it with all that it leaves to what a model reads, so that its key says it."""
+        return self
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what must be of the model's kind: why, for people, and the kind (text, image)."""

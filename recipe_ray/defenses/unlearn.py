@@ -163,6 +163,11 @@ class Unlearn(Defense):
         own = [need for detector in self._chosen(reads) for need in detector.needs]
         return tuple(dict.fromkeys([*self.needs, *own, *self.plus.needed(reads)]))
 
+    def settled(self, reads: str) -> Self:
+        """Return it with its detectors named, and the defense before it settled."""
+        chosen = tuple(self._chosen(reads))
+        return self.revised(detectors=chosen, plus=self.plus.settled(reads))
+
     def reads(self) -> list[tuple[str, str]]:
         """Return what the named detectors read."""
         named = [(f"detector {d.label()!r} reads {d.reads}s", d.reads) for d in self.detectors]

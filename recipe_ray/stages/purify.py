@@ -106,7 +106,7 @@ class PurifyStage(Stage):
             cls,
             content=point.content(corpus),
             parent=ptm,
-            defense=defense,
+            defense=defense.settled(point.model.reads),
             corpus=corpus,
             held_out=point.setting("held_out"),
             snapshots=point.block.snapshots,
