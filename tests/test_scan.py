@@ -53,7 +53,7 @@ def small(name: str, **fields: Any) -> Any:
     """Return a detector that looks at little."""
     least = {
         "vocabulary": {
-            "second": {"texts": 4, "length": 8},
+            "close": {"texts": 4, "length": 8},
             "fresh": {"texts": 8, "length": 12},
             "controls": 64,
             "continued": 1,
@@ -161,7 +161,7 @@ def test_too_few_texts_are_an_error_that_says_how_many(tmp_path: Path) -> None:
     few.write_text("\n".join(SENTENCES) + "\n")
     corpus = CORPORA.parse({"name": "file", "path": str(few)})
     one = Subject(minilm(), corpus, has_head=False)
-    with pytest.raises(DataError, match="a scan needs 64 texts of 8 tokens"):
+    with pytest.raises(DataError, match="a scan needs 128 texts of 12 tokens"):
         small("vocabulary").search(one, bench(tmp_path))
 
 

@@ -150,13 +150,13 @@ class _Asked:
         from recipe_ray.base.spec import explained
         from recipe_ray.cli.arguments import parse_corpus, parse_model
         from recipe_ray.cli.purification import refuse_untrained
-        from recipe_ray.stages.scan import ScanStage, default_detectors
+        from recipe_ray.stages.scan import ScanStage, default_detectors, scan_content
 
         chosen = parse_model(model, **self._given)
         refuse_untrained(chosen)
         corpus = parse_corpus(self._data, None, self._columns, chosen).component
-        content = {"corpus": corpus.identity_at(self.locations)["source"]}
         detectors = self._detectors or default_detectors(chosen.reads)
+        content = scan_content(corpus.identity_at(self.locations)["source"], detectors)
         with explained(f"scan of {model}"):
             fields = {"corpus": corpus, "detectors": detectors, "content": content}
             return ScanStage(model=chosen, seed=self._seed, **fields)

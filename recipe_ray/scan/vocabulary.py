@@ -5,8 +5,9 @@ A backdoor of a word makes it move the first token's state much further than any
 triggers stand between words. Of a trigger that the tokenizer splits, the first piece is among them,
 and its continuations are tried next. Ours, after the two terms of LMSanitator (NDSS 2024).
 
-Three passes: few texts for every word, more texts for words that stand out, new and longer texts
-for what is left. The PTM itself shows what is normal: all words first, random ones later.
+Passes: one short text for every word, a few for words that stand out, more for what is left of
+them, and other, longer ones to confirm. The PTM itself shows what is normal: all words first,
+random ones later.
 """
 
 from __future__ import annotations
@@ -38,20 +39,32 @@ if TYPE_CHECKING:
     from recipe_ray.scan.reading import Measured, Reading
 
 
+class Screen(Pass):
+    """A pass that keeps a share of the words: the highest of each score."""
+
+    keep: float = Field(gt=0, le=1)
+
+
 @DETECTORS.register("vocabulary")
 class VocabularyDetector(Detector):
     """Looks for words that displace the first or masked token, make texts alike, or damage them."""
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 
-    first: Pass = Field(Pass(texts=2, length=8), description="for every word")
-    second: Pass = Field(Pass(texts=8, length=10), description="for those that stand out")
-    fresh: Pass = Field(Pass(texts=24, length=24), description="for those left, on other texts")
-    keep: float = Field(0.05, gt=0, le=1, description="share of the words in the second pass")
-    confirmed: PositiveInt = Field(24, description="words of each score in the last pass")
-    controls: PositiveInt = Field(256, description="random words that say what is normal")
-    continued: int = Field(4, ge=0, description="words whose continuations are tried")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the first pass")
+    screens: tuple[Screen, ...] = Field(
+        (Screen(texts=1, length=6, keep=0.1), Screen(texts=2, length=8, keep=0.15)),
+        min_length=1,
+        description="passes that only sort: over every word, over what was kept, and so on",
+    )
+    close: Pass = Field(Pass(texts=8, length=10), description="for those that are left")
+    fresh: Pass = Field(Pass(texts=24, length=24), description="to confirm, on other texts")
+    confirmed: PositiveInt = Field(24, description="words of each score that are confirmed")
+    controls: PositiveInt = Field(128, description="random words that say what is normal")
+    continued: int = Field(4, ge=0, description="most words whose continuations are tried")
+    continued_above: float = Field(
+        20.0, description="robust z of a word before its continuations are tried"
+    )
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the first screen")
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the words that stand out, confirmed on new texts."""
@@ -59,6 +72,7 @@ class VocabularyDetector(Detector):
 
 
 NORM = "embedding_norm"
+MOVED = ("first", "pooled", "mask", "damage")  # scores that a trigger's first piece has, too
 NO_HEAD = {"damage": "the model has no masked-LM head of its own"}
 PIECES = 3  # continuations of a word that are confirmed
 
@@ -70,7 +84,7 @@ class WordSearch:
 
     def __init__(self, spec: VocabularyDetector, subject: Subject, bench: Workbench) -> None:
         """Read the texts; raise DataError if there are too few."""
-        from recipe_ray.scan.reading import SPREAD_TEXTS, TextSource
+        from recipe_ray.scan.reading import POOL, TextSource
 
         ptm = subject.ptm
         self._spec, self._subject, self._runtime, self._ptm = spec, subject, bench.runtime, ptm
@@ -78,9 +92,13 @@ class WordSearch:
         self._samples = 0
         self._words: Ints = ptm.whole_words()
         texts = TextSource(subject, bench)
-        self._first = texts.reading(spec.first, spec.precision)
-        self._second = texts.reading(spec.second, "fp32", skipped=spec.first.texts)
-        self._fresh = texts.reading(spec.fresh, "fp32", skipped=SPREAD_TEXTS)
+        self._fresh = texts.reading(spec.fresh, "fp32", skipped=POOL)  # needs most: it fails first
+        precisions = [spec.precision, *["fp32"] * (len(spec.screens) - 1)]
+        self._screens = [
+            texts.reading(screen, precision)
+            for screen, precision in zip(spec.screens, precisions, strict=True)
+        ]
+        self._close = texts.reading(spec.close, "fp32")
 
     def run(self) -> Outcome:
         """Return the words that stand out, and the continuations of the first of them."""
@@ -90,18 +108,21 @@ class WordSearch:
         embeddings = self._ptm.word_embeddings().weight.detach()[torch.from_numpy(words)]
         lengths = embeddings.float().norm(dim=1).cpu().numpy()
         norms = robust_z(lengths, lengths)
-        z = _own_z(self._measured("words", self._first, words[:, None]).scores)
-        share = -(-int(spec.keep * len(words)) // (len(z) + 1)) or 1
-        short = _highest({**z, NORM: norms}, share)
+        short = np.arange(len(words))
+        for screen, reading in zip(spec.screens, self._screens, strict=True):
+            scores = self._measured("words", reading, words[short][:, None]).scores
+            z = {**_own_z(scores), NORM: norms[short]}
+            short = short[_highest(z, max(1, round(screen.keep * len(short) / len(z))))]
         # what is normal is read from words that did not stand out: no trigger is among them
         others = np.setdiff1d(np.arange(len(words)), short)
         normal = self._random.choice(others, min(spec.controls, len(others)), replace=False)
-        scores = self._measured("shortlist", self._second, words[[*short, *normal]][:, None]).scores
+        scores = self._measured("shortlist", self._close, words[[*short, *normal]][:, None]).scores
         z = {name: robust_z(v[: len(short)], v[len(short) :]) for name, v in scores.items()}
         chosen = _highest({**z, NORM: norms[short]}, spec.confirmed)
         candidates: list[tuple[int, ...]] = [(int(word),) for word in words[short[chosen]]]
-        heads = np.argsort(-_most(z))[: spec.continued]
-        for head in words[short[heads]].tolist():
+        most = _most({name: z[name] for name in MOVED if name in z})
+        heads = np.argsort(-most)[: spec.continued]
+        for head in words[short[heads[most[heads] > spec.continued_above]]].tolist():
             candidates += self._continued(head)
         by_word = dict(zip(words.tolist(), norms.tolist(), strict=True))
         return self._confirmed(candidates, words[normal], by_word)
@@ -112,7 +133,7 @@ class WordSearch:
         if not len(pieces):
             return []
         pairs = np.stack([np.full(len(pieces), head), pieces], axis=1)
-        z = _own_z(self._measured("continuations", self._first, pairs).scores)
+        z = _own_z(self._measured("continuations", self._screens[0], pairs).scores)
         tops = np.argsort(-_most(z))[:PIECES]
         return [(head, int(piece)) for piece in pieces[tops]]
 

@@ -41,6 +41,9 @@ class PretrainGrid(Spec):
     pretraining: Pretraining | None = Field(
         None, description="what differs here from the experiment's; None: nothing"
     )
+    release_seed: int | None = Field(
+        None, ge=0, description="of pre-training and poisoning here; None: the experiment's"
+    )
 
 
 @STAGES.register("pretrain")

@@ -12,17 +12,25 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.spec import Spec
+from recipe_ray.base.spec import HASHED_WHEN_SET, Spec
 from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.models.family import Capability
-from recipe_ray.scan.calibration import Bounds, Verdict, judge, known_bounds, verdict_json
+from recipe_ray.scan.calibration import (
+    Bounds,
+    Verdict,
+    judge,
+    known_bounds,
+    normal_by,
+    verdict_json,
+)
 from recipe_ray.scan.detector import DETECTORS, AnyDetector, Detector, Outcome, Subject
 from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import STAGES, Context, Stage
 from recipe_ray.store.rows import Measurement
 
 RESULT = "scan.json"
+SUSPICION = "suspicion"  # the metric; with a detector's name after a dot, that detector's
 SHOWN = 64  # suspects that are kept of each detector
 
 
@@ -32,6 +40,11 @@ class Scan(Spec):
     corpus: AnyCorpus
     detectors: tuple[AnyDetector, ...] = Field(
         (), description="none named: all that read what the model reads"
+    )
+    verdict: bool = Field(
+        True,
+        description="False: only scores, from which a calibration is made",
+        json_schema_extra=HASHED_WHEN_SET,
     )
 
 
@@ -50,7 +63,8 @@ class ScanStage(Stage, Scan):
     cells: ClassVar[str] = "scans"
     shown: ClassVar[Shown | None] = Shown(
         (
-            ShownMetric("suspicion", "suspicion", "number"),
+            ShownMetric(SUSPICION, "suspicion", "number"),
+            ShownMetric("suspicious", "suspicious"),
             ShownMetric("flagged", "inputs flagged", "number"),
             ShownMetric("vectors", "vectors", "number"),
         ),
@@ -62,8 +76,8 @@ class ScanStage(Stage, Scan):
         """Yield the scan of the PTM."""
         scan: Scan = point.entry
         chosen = scan.detectors or default_detectors(point.model.reads)
-        content = {"corpus": point.content(scan.corpus)}
-        fields = {"corpus": scan.corpus, "detectors": chosen, "seed": point.seed}
+        content = scan_content(point.content(scan.corpus), chosen if scan.verdict else ())
+        fields = {**scan.fields(), "detectors": chosen, "seed": point.seed}
         yield point.make(cls, content=content, parent=ptm, **fields)
 
     @model_validator(mode="after")
@@ -83,7 +97,7 @@ class ScanStage(Stage, Scan):
             started = time.monotonic()
             outcome = detector.search(subject, bench)
             subject = replace(subject, leads=(*subject.leads, *outcome.suspects))
-            bounds = known_bounds(ptm.make, detector)
+            bounds = known_bounds(ptm.make, detector) if self.verdict else None
             verdict = judge(outcome, bounds)
             found.append((detector, outcome, verdict, bounds, time.monotonic() - started))
         if context.runtime.rank == 0:
@@ -95,7 +109,7 @@ class ScanStage(Stage, Scan):
             (context.folder / RESULT).write_text(json.dumps(whole, indent=1, ensure_ascii=False))
         return [
             row for detector, outcome, verdict, *_ in found for row in _rows(detector, outcome)
-        ] + (_overall([verdict for _, _, verdict, *_ in found]))
+        ] + _overall([(detector, verdict) for detector, _, verdict, *_ in found])
 
     def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
         """Return what the detectors need."""
@@ -117,6 +131,12 @@ class ScanStage(Stage, Scan):
         return f"{before}.scan"
 
 
+def scan_content(corpus: dict[str, Any], detectors: tuple[Detector, ...]) -> dict[str, Any]:
+    """Return what a scan depends on beyond its fields: its data, and what is known to be normal."""
+    normal = normal_by(detectors)
+    return {"corpus": corpus, **({"normal": normal} if normal else {})}
+
+
 def default_detectors(reads: str) -> tuple[Detector, ...]:
     """Return every detector that reads texts, or images, with its own settings."""
     known = [DETECTORS.get(name) for name in DETECTORS]
@@ -130,15 +150,19 @@ def _rows(detector: Detector, outcome: Outcome) -> list[Measurement]:
     ]
 
 
-def _overall(verdicts: list[Verdict]) -> list[Measurement]:
+def _overall(found: list[tuple[Detector, Verdict]]) -> list[Measurement]:
     """Return the suspicion, and how many inputs and vectors were flagged, if there are bounds."""
-    known = [one for one in verdicts if one.suspicion is not None]
+    known = {one.name: verdict for one, verdict in found if verdict.suspicion is not None}
     if not known:
         return []
-    flagged = sum(len(one.flagged) for one in known)
-    vectors = sum(len({suspect.group for suspect in one.flagged}) for one in known)
+    by_detector = {name: float(verdict.suspicion or 0) for name, verdict in known.items()}
+    flagged = sum(len(one.flagged) for one in known.values())
+    vectors = sum(len({suspect.group for suspect in one.flagged}) for one in known.values())
+    most = max(by_detector.values())
     return [
-        Measurement("suspicion", max(float(one.suspicion or 0) for one in known)),
+        Measurement(SUSPICION, most),
+        *(Measurement(f"{SUSPICION}.{name}", value) for name, value in by_detector.items()),
+        Measurement("suspicious", float(most > 1)),
         Measurement("flagged", float(flagged)),
         Measurement("vectors", float(vectors)),
     ]
