@@ -44,12 +44,12 @@ class InversionDetector(Detector):
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 
-    texts: Pass = Field(Pass(texts=8, length=8), description="that vectors are moved on")
-    fresh: Pass = Field(Pass(texts=24, length=24), description="that they are judged on")
+    texts: Pass = Field(Pass(texts=6, length=6), description="that vectors are moved on")
+    fresh: Pass = Field(Pass(texts=24, length=16), description="that they are judged on")
     width: PositiveInt = Field(3, description="vectors in a row")
-    restarts: PositiveInt = Field(8, description="beginnings from random words, for each target")
+    restarts: PositiveInt = Field(6, description="beginnings from random words, for each target")
     leads: int = Field(4, ge=0, description="beginnings from words that stood out before")
-    steps: PositiveInt = Field(60, description="of Adam")
+    steps: PositiveInt = Field(40, description="of Adam")
     learning_rate: float = Field(0.2, gt=0, description="in units of the embeddings' spread")
     agreement: float = Field(1.0, ge=0, description="weight of being alike, beside being far")
 

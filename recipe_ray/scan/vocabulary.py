@@ -57,8 +57,8 @@ class VocabularyDetector(Detector):
         description="passes that only sort: over every word, over what was kept, and so on",
     )
     close: Pass = Field(Pass(texts=8, length=10), description="for those that are left")
-    fresh: Pass = Field(Pass(texts=24, length=24), description="to confirm, on other texts")
-    confirmed: PositiveInt = Field(24, description="words of each score that are confirmed")
+    fresh: Pass = Field(Pass(texts=24, length=16), description="to confirm, on other texts")
+    confirmed: PositiveInt = Field(12, description="words of each score that are confirmed")
     controls: PositiveInt = Field(128, description="random words that say what is normal")
     continued: int = Field(4, ge=0, description="most words whose continuations are tried")
     continued_above: float = Field(
