@@ -87,7 +87,7 @@ def test_the_first_place_of_a_roberta_lies_behind_its_padding(
 def test_weights_of_a_layer_that_the_config_keeps_quiet_about_are_refused(folder: Path) -> None:
     name = "bert.encoder.layer.7.output.dense.weight"
     reweighted(folder, lambda whole: {**whole, name: torch.zeros(HIDDEN, 64)})
-    assert "of more layers: bert.encoder.layer.['7']" in raised_by(lambda: load_bert(folder))
+    assert "have more layers: bert.encoder.layer.['7']" in raised_by(lambda: load_bert(folder))
 
 
 def test_a_pooler_and_buffers_beside_the_layers_are_harmless(folder: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_normalisation_that_makes_no_sense_is_refused(tmp_path: Path, changes:
 
 def test_nor_may_it_be_infinite_or_no_number(tmp_path: Path) -> None:
     folder = saved_clip(tmp_path, "preprocess_cfg", None, mean=[float("nan"), 0, 0])
-    assert "NaN is no finite number" in raised_by(Clip(source=str(folder)).load)
+    assert "NaN is not a finite number" in raised_by(Clip(source=str(folder)).load)
 
 
 def test_whole_numbers_are_a_normalisation_and_stay_what_they_are(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_loss_without_elements_in_all_steps_is_an_error() -> None:
         return {"mlm": Term(module(batch.x).sum() * 0, 0)}
 
     spec = FitSpec(steps=3, precision="fp32")
-    with pytest.raises(DataError, match="in 3 steps there was nothing to learn from"):
+    with pytest.raises(DataError, match="3 steps had nothing to learn from"):
         fit(stub(), nothing, StubBatches(), spec, LocalRuntime(), seed=0)
 
 

@@ -143,13 +143,13 @@ def test_a_text_in_another_encoding_says_which_and_how_to_convert_it(
 def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -> None:
     for content, how in ((gzip.compress(CSV), "gzip"), (b"PK\x03\x04\xff", "zip")):
         assert f"is packed ({how}); unpack it" in wrong(put(tmp_path, name, content))
-    assert "no text: it holds zero bytes" in wrong(put(tmp_path, name, b"secret\0" * 9))
+    assert "not text: it contains zero bytes" in wrong(put(tmp_path, name, b"secret\0" * 9))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b"text,text\nsecret,1\n", "of the header's 2 names 1 differ"),
+        ("a.csv", b"text,text\nsecret,1\n", "the header has 2 names, but only 1 different"),
         ("a.tsv", b"text\tlabel\nsecret\tsecret\t1\n", "row 1 has 3 fields, the header 2"),
         ("a.json", b'[{"text": "secret"}, 5]', "item 2 is a int, not an object"),
         ("a.json", b'[{"text": "secret"}', "after item 1: expected , or ]"),
@@ -163,7 +163,7 @@ def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -
         ("a.zip", b"secret", "an archive or packed; unpack it"),
         ("a.pkl", b"secret", "a pickle, which is a program; save it as Parquet"),
         ("a.sqlite3", b"secret", "a database; save the table"),
-        ("noending", b"secret", "its name ends in none of .parquet"),
+        ("noending", b"secret", "its name has none of the endings .parquet"),
         ("a.csv", b"PK\x03\x04\0\0[Content_Types].xml secret", "is a spreadsheet or another"),
         ("a.csv", b"<!DOCTYPE html>\n<p>secret", "a.csv is a web page; download the file itself"),
         ("a.jsonl", b"\xef\xbb\xbf\n<HTML>secret", "is a web page"),

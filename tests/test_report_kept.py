@@ -171,4 +171,4 @@ def test_a_figure_without_its_library_names_the_extra(
 def test_figures_of_experiments_that_are_of_none_are_refused(shell: Shell) -> None:
     store = filled(shell.folder / "store")
     said = shell.fails("report", store, "--experiment", "floors", "--figures", "f")
-    assert "no experiment of this report is one of a figure" in said
+    assert "no experiment is one of a figure" in said

@@ -95,7 +95,9 @@ def backdoor_command(
     )
     planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
-        raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
+        raise SpecError(
+            f"--attack {planned.name}: it poisons nothing; see `recipe-ray list attacks`"
+        )
     refuse_untrained(chosen)
     contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
     with explained("--attack"):
@@ -129,7 +131,10 @@ def evaluate_command(
         ),
     ],
     triggers: Annotated[
-        str, typer.Option("--triggers", help="Words or patches by commas, or an attack's name.")
+        str,
+        typer.Option(
+            "--triggers", help="Words or patches, separated by commas, or an attack's name."
+        ),
     ] = "",
     text_column: TextColumnOption = None,
     label_column: Annotated[
@@ -199,8 +204,8 @@ def evaluate_command(
     known = learned(rows)
     if known is not None and known.at_chance:
         typer.secho(
-            f"warning: this classifier is at chance, so AASR and MASR say nothing of the model: "
-            f"{known}; fine-tune longer (--set epochs=10) or on more data",
+            "warning: this classifier is at chance, so AASR and MASR say nothing about the "
+            f"model: {known}; fine-tune longer (--set epochs=10) or on more data",
             fg="yellow",
             err=True,
         )
@@ -227,7 +232,7 @@ def _completed(
     if not attack.corpora():
         raise SpecError(
             f"--attack {attack.name}: it trains on nothing, and MODEL {model.label()!r} has no "
-            "pre-training head to begin with; give a model with one, or an attack with a corpus"
+            "pre-training head; give a model with one, or an attack with a corpus"
         )
     corpus = attack.corpora()[0]
     content = corpus.identity_at(locations)["source"]
@@ -326,7 +331,7 @@ def _warn_of_left_out(rows: list[dict[str, Any]]) -> None:
             counts = f"{row['numerator']:.0f} of {row['denominator']:.0f} samples"
             typer.secho(
                 f"warning: {counts} cannot hold trigger {row['trigger']!r} within max_length; "
-                "they count in no ASR",
+                "they are left out of its ASR",
                 fg="yellow",
                 err=True,
             )

@@ -199,8 +199,8 @@ class Tracking:
                 del self._trackers[name]
                 problem = f"{type(error).__name__}: {error}"
                 typer.secho(
-                    f"warning: --track {name} stopped, the sweep goes on; results stay in the "
-                    f"store ({problem})",
+                    f"warning: --track {name} stopped, but the sweep continues; results stay "
+                    f"in the store ({problem})",
                     fg="yellow",
                     err=True,
                 )

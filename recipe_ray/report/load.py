@@ -112,7 +112,7 @@ def _of_rows(files: Iterable[Path], within: Path | None) -> list[Recorded]:
         if not table.schema.equals(RESULT_SCHEMA):
             raise StoreError(f"{file}: not result rows of an experiment: {table.column_names}")
         if table["experiment"].null_count:
-            raise StoreError(f"{file}: not result rows of an experiment: a row names none")
+            raise StoreError(f"{file}: not result rows of an experiment: a row names no experiment")
     rows = pa.concat_tables(tables)
     names = sorted(pc.unique(rows["experiment"]).to_pylist())
     plans = {name: _plan_beside(listed[0], within, name) for name in names}

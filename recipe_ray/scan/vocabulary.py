@@ -44,11 +44,13 @@ class VocabularyDetector(Detector):
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 
-    first: Pass = Field(Pass(texts=2, length=8), description="for every word")
-    second: Pass = Field(Pass(texts=8, length=10), description="for those that stand out")
-    fresh: Pass = Field(Pass(texts=24, length=24), description="for those left, on other texts")
+    first: Pass = Field(Pass(texts=2, length=8), description="texts for every word")
+    second: Pass = Field(Pass(texts=8, length=10), description="texts for the words that stand out")
+    fresh: Pass = Field(
+        Pass(texts=24, length=24), description="other texts, for the words that are left"
+    )
     keep: float = Field(0.05, gt=0, le=1, description="share of the words in the second pass")
-    confirmed: PositiveInt = Field(24, description="words of each score in the last pass")
+    confirmed: PositiveInt = Field(24, description="words per score in the last pass")
     controls: PositiveInt = Field(256, description="random words that say what is normal")
     continued: int = Field(4, ge=0, description="words whose continuations are tried")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the first pass")

@@ -350,8 +350,8 @@ def _advice(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return (
-            f"{reason}. Free some space (or use another store) and start the same command again: "
-            "what is committed is kept, the rest is done anew"
+            f"{reason}. Free some space (or use another store) and start the same command "
+            "again: what is committed is kept, and the rest is done again"
         )
     if error.errno in _READ_ONLY:
         return f"{reason}. The store is read-only for this user; give write access or another store"
