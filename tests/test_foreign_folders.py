@@ -22,7 +22,10 @@ from recipe_ray.models.text.checkpoint import load_bert
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "clip": ({"config.json": {"model_type": "clip"}}, "open_clip's layout"),
     "siglip": ({"config.json": {"model_type": "siglip"}}, "open_clip's layout"),
-    "deit": ({"config.json": {"model_type": "deit"}}, "give a vision transformer with model_type 'vit'"),
+    "deit": (
+        {"config.json": {"model_type": "deit"}},
+        "give a vision transformer with model_type 'vit'",
+    ),
     "timm": ({"config.json": {"architecture": "vit_tiny"}}, "a model of timm"),
     "gpt2": ({"config.json": {"model_type": "gpt2"}}, "it writes text"),
     "adapter": ({"adapter_config.json": {"base_model_name_or_path": "x/y"}}, "not a whole model"),

@@ -110,7 +110,9 @@ def test_a_head_of_unknown_kind_is_named_among_what_is_left_out(tmp_path: Path) 
     (source / "config.json").write_text(json.dumps(values))
     model = BertCheckpoint(source=str(source)).as_found()
     model.load().save(tmp_path / "out")
-    assert "weights that belong to no architecture known here are left out" in " ".join(model.give_back(tmp_path / "out"))
+    assert "weights that belong to no architecture known here are left out" in " ".join(
+        model.give_back(tmp_path / "out")
+    )
     assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), BertModel)
 
 

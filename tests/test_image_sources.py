@@ -151,7 +151,9 @@ def test_a_class_folder_with_another_file_is_refused(tmp_path: Path, places: Loc
     as_folder(tmp_path, in_class_order(4), CLASS_NAMES)
     (tmp_path / "ant" / ".hidden").touch()
     (tmp_path / "ant" / "labels.csv").touch()
-    assert f"{tmp_path / 'ant' / 'labels.csv'} is not an image" in message("images", tmp_path, places)
+    assert f"{tmp_path / 'ant' / 'labels.csv'} is not an image" in message(
+        "images", tmp_path, places
+    )
 
 
 @pytest.mark.parametrize(

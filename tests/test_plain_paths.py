@@ -220,7 +220,11 @@ BAD: dict[str, tuple[list[tuple[str, list[Any], tuple[str, str]]], str, str]] = 
     "one class": ([("t.csv", [1], ("text", "label"))], "t.csv", "two classes or more"),
     "no labels": ([("t.csv", list(range(24)), ("text", "label"))], "t.csv", "are these labels?"),
     "an empty label": ([("t.csv", [0, 1, ""], ("text", "label"))], "t.csv", "row 3 has no label"),
-    "written fractions": ([("t.csv", ["0.5", "1.5"], ("text", "label"))], "t.csv", "is not a class"),
+    "written fractions": (
+        [("t.csv", ["0.5", "1.5"], ("text", "label"))],
+        "t.csv",
+        "is not a class",
+    ),
     "a label that is nan": (
         [("t.csv", ["nan", 1], ("text", "label"))],
         "t.csv",

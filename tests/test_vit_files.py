@@ -233,4 +233,6 @@ def test_a_vit_with_two_names_for_one_weight_is_refused(tmp_path: Path) -> None:
         else old.replace("vit.layers.", "vit.encoder.layer.")
     )
     save_file({**weights, new: weights[old] + 1}, file, metadata={"format": "pt"})
-    assert "under both an older and a newer name" in raised_by(lambda: model(source=str(folder)).load())
+    assert "under both an older and a newer name" in raised_by(
+        lambda: model(source=str(folder)).load()
+    )

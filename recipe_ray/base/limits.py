@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from recipe_ray.base.errors import DataError, SpecError, UserError
 
+LARGEST = 2**63 - 1  # whole number: the bound of what numpy, torch and Parquet hold
+
 
 @dataclass(frozen=True)
 class Limit:

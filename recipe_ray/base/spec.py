@@ -25,12 +25,12 @@ from pydantic import (
 )
 
 from recipe_ray.base.errors import SpecError, shortened, unknown
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.plugin_source import Source, source_of
 
 _NUMBERS = (int, float)
 _LISTS = (list, tuple)
 _WORDS = {True: "yes, on and true as true", False: "no, off and false as false"}
-LARGEST = 2**63 - 1  # bounds of what numpy, torch and Parquet hold
 
 
 def check_scalars(field: str, annotation: Any, value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recipe_ray.base.spec import LARGEST
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,

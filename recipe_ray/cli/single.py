@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.paths import is_there, looks_like_path
-from recipe_ray.base.spec import LARGEST, explained
-from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,
@@ -81,6 +80,7 @@ def backdoor_command(
     quiet: QuietOption = False,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
+    from recipe_ray.base.spec import explained
     from recipe_ray.cli.arguments import parse_attack, parse_model
     from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
     from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
@@ -162,6 +162,7 @@ def evaluate_command(
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     from recipe_ray.base.changes import changed
+    from recipe_ray.base.spec import explained
     from recipe_ray.cli.arguments import parse_model, parse_task
     from recipe_ray.cli.card import check_free
     from recipe_ray.learn.metrics import learned
@@ -280,6 +281,7 @@ def run_stage(
     run: Run | None = None,
 ) -> None:
     """Run a stage and its ancestors. In this process `feed` and `run` use what is in memory."""
+    from recipe_ray.cli.display import Display
     from recipe_ray.experiment.collect import run_inline
     from recipe_ray.experiment.plan import plan_of_one
     from recipe_ray.experiment.spec import Launch
