@@ -33,7 +33,7 @@ class Tracker(Protocol):
     """Shows finished stages where people compare runs; raises all that its library raises."""
 
     def log(self, stage: Stage, rows: pa.Table) -> None:
-        """Add one run with the stage's columns and its rows (MEASUREMENT_SCHEMA)."""
+        """Add one run with the stage's columns and its rows (`measurement_schema`)."""
 
     def close(self) -> None:
         """Release what the library holds."""

@@ -33,7 +33,7 @@ def _zoned(text: str) -> str:
 class Note(BaseModel):
     """What every note says; fields that are not named are kept as they are."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
     time: Annotated[str, AfterValidator(_zoned)]  # of writing; ISO 8601
 
 
