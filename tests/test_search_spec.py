@@ -139,7 +139,7 @@ def test_the_command_shows_candidates_and_the_parts_around_them(shell: Shell) ->
     file = shell.folder / "s.yaml"
     file.write_text(yaml.safe_dump(search_fields(shell.folder)))
     shown = shell("search", file, "--dry-run", "--set", "trials=3").out
-    assert "3 candidates, random sampling, compared after epochs 1, 2, 4; 1/2 go on" in shown
+    assert "3 candidates, random sampling, compared after epochs 1, 2, 4; 1/2 continue" in shown
     assert shown.count("wf") == 3
     assert "before: 1 cells" in shown
     assert "confirmation, for one survivor: 6 cells" in shown
