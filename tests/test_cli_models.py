@@ -191,7 +191,7 @@ BAD_TEXTS: dict[str, tuple[str, str, str]] = {
     "empty": ("bad.txt", "\n\n", "no text in"),
     "wrong column": ("bad.csv", "txt\na sentence\n", "no column 'text' (did you mean 'txt'?)"),
     "one text of 10 MB": ("bad.txt", "word " * 2_000_000, "is that one text?"),
-    "unknown format": ("bad.doc", "x", "format '.doc' is none of"),
+    "unknown format": ("bad.doc", "x", "format '.doc' is not one of"),
     "not UTF-8": ("bad.txt", "\udcff", "not UTF-8"),
 }
 
@@ -211,5 +211,5 @@ def test_a_label_out_of_range_names_its_row_and_shows_no_text(shell: Shell) -> N
     fields["path_test"] = "bad.csv"
     task = yaml.safe_dump(fields, default_flow_style=True).strip()
     message = shell.fails("evaluate", MODEL, "--task", task, "--set", "steps=3", "--quiet")
-    assert "row 2: label '7' is none of: 0 dull, 1 lively" in message
+    assert "row 2: label '7' is not one of: 0 dull, 1 lively" in message
     assert "secret" not in message

@@ -158,8 +158,12 @@ def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -
         ("a.json", b'[{"text": secret}]', "item 1 is not JSON"),
         ("a.json", b'{"text": {"0": "secret"}, "label": {"0": 1}}', "orient='records'"),
         ("a.json", b'[{"text": ' + b"[" * 100_000, "item 1 is not JSON"),
-        ("a.parquet.gz", b"secret", "format '.parquet.gz' is none of"),
-        ("a.xlsx", b"secret", "a.xlsx: a spreadsheet; save it as CSV (format '.xlsx' is none of"),
+        ("a.parquet.gz", b"secret", "format '.parquet.gz' is not one of"),
+        (
+            "a.xlsx",
+            b"secret",
+            "a.xlsx: a spreadsheet; save it as CSV (format '.xlsx' is not one of",
+        ),
         ("a.zip", b"secret", "an archive or packed; unpack it"),
         ("a.pkl", b"secret", "a pickle, which is a program; save it as Parquet"),
         ("a.sqlite3", b"secret", "a database; save the table"),
@@ -395,7 +399,7 @@ def test_labels_may_be_written_as_other_programs_do(
 @pytest.mark.parametrize("written", ["1.5", "-1", "2.0", "nan", "1e0", "", "truth", "1.0.0", "١"])
 def test_other_labels_are_refused(tmp_path: Path, written: str) -> None:
     said = raised_by(lambda: task(tmp_path, [written]).load("train", Locations(None, tmp_path)))
-    assert "is none of: 0 no, 1 yes" in said
+    assert "is not one of: 0 no, 1 yes" in said
 
 
 @pytest.mark.parametrize(
@@ -439,7 +443,7 @@ def test_the_number_of_a_class_is_no_label_if_another_is_called_by_it(tmp_path: 
     said = raised_by(
         lambda: task(tmp_path, ["0", "1"], ("1", "2")).load("train", Locations(None, tmp_path))
     )
-    assert "label '0' is none of: 0 1, 1 2" in said
+    assert "label '0' is not one of: 0 1, 1 2" in said
 
 
 def test_only_tasks_whose_labels_changed_their_meaning_are_marked(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_label_out_of_range_names_row_value_and_allowed(
 ) -> None:
     write(Path(own["path_test"]), [(SECRET, label)])
     where = r"task 'file' \(test\): row 1: label"
-    fails(own, "test", places, rf"{where} '.*' is none of: 0 no, 1 yes")
+    fails(own, "test", places, rf"{where} '.*' is not one of: 0 no, 1 yes")
 
 
 def test_a_class_without_a_test_sample_is_named(own: dict[str, Any], places: Locations) -> None:

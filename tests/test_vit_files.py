@@ -164,7 +164,7 @@ def test_a_pickled_checkpoint_is_read_only_when_allowed(tmp_path: Path) -> None:
         ({"arch": "vit_b_16", "width": 64}, "width: only for arch small, not for vit_b_16"),
         ({"image_size": 30}, "image_size 30 is not a multiple of the patches' 4"),
         ({"arch": "vit_b_16", "image_size": 100}, "not a multiple of the patches' 16"),
-        ({"width": 100, "heads": 3}, "width 100 is no multiple of 3 heads"),
+        ({"width": 100, "heads": 3}, "width 100 is not a multiple of 3 heads"),
         ({"dept": 3}, "did you mean 'depth'"),
         ({"arch": "vit_b_17"}, "vit_b_16"),
     ],
