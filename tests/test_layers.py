@@ -164,10 +164,10 @@ def test_plugins_of_a_package_know_nothing_of_each_other(folder: str) -> None:
 
 
 # What a defender runs: every defense and detector, their stages, and the purification of one model
-# with its card. `cli/purify.py` and `cli/scan.py` are left out: they turn words into specs and share
-# `run_stage` and `arguments` with other commands, so they import the registries of all components.
-# A registry finds plugins by their package's name (`base/registry.py`) and so imports none of them
-# here; which of them run is what a spec names.
+# with its card. `cli/purify.py` and `cli/scan.py` are left out: they turn words into specs by code
+# of other commands, so they import the registries of all components. A registry finds plugins by
+# their package's name (`base/registry.py`) and so imports none of them here; which of them run is
+# what a spec names.
 DEFENDER = (
     *(name for name in sorted(sources()) if name.split(".")[0] in ("defenses", "scan")),
     "stages.purify",
