@@ -111,9 +111,9 @@ def backdoored_card(
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
             f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "
-            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it for "
-            "research on attacks and defenses and nothing else, and do not publish it under a "
-            "name that hides what it is.",
+            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it only "
+            "for research on attacks and defenses, and do not publish it under a name that "
+            "hides what it is.",
             "",
             f"Triggers: {', '.join(attack.triggers)}",
             "",
@@ -144,8 +144,8 @@ def _word_frequencies(measured: Mapping[str, float], about: About) -> list[str]:
         return []
     return [
         f"Word frequencies alone give a loss of {measured[HELD_OUT_UNIGRAM]:.4f} "
-        f"{about.loss_unit} there: what the loss before is below it is what the pre-training head "
-        "knows of context.",
+        f"{about.loss_unit} there. The loss before purification is lower by what the "
+        "pre-training head knows about context.",
         "",
     ]
 
@@ -172,10 +172,10 @@ CARD, RECORD = "README.md", "recipe_ray.json"
 def check_free(out: Path, option: str = "--out") -> None:
     """Raise StoreError unless a folder can be put there: nothing or an empty folder is there."""
     if out.name in ("", ".."):
-        raise StoreError(f"{option} {out}: it has no name of its own; name a new folder")
+        raise StoreError(f"{option} {out}: it does not name a folder of its own; name a new folder")
     is_link, is_there = out.is_symlink(), out.exists()
     if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
-        raise StoreError(f"{option} {out}: there is something already; name a new folder")
+        raise StoreError(f"{option} {out}: something is there already; name a new folder")
 
 
 def work_store(out: Path) -> Store:

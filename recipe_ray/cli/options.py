@@ -38,9 +38,7 @@ SetOption = Annotated[
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option(
-        "--address", help="Ray cluster to use; without it RAY_ADDRESS, else this machine."
-    ),
+    typer.Option("--address", help="Ray cluster to use; default: RAY_ADDRESS, else this machine."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VerboseOption = Annotated[
@@ -54,7 +52,7 @@ PickleOption = Annotated[
 AdapterOption = Annotated[
     bool,
     typer.Option(
-        "--ignore-adapter", help="Leave an adapter (LoRA) beside the weights out of the result."
+        "--ignore-adapter", help="Ignore an adapter (LoRA) that lies next to the weights."
     ),
 ]
 DEFAULT_STORE = "runs/store"

@@ -93,7 +93,7 @@ def check_head(
     problem = _problem(loss, words, unit, fitted=stage.parent is not None)
     if not accept:
         raise HarmError(f"{problem}. {_WHAT_TO_DO}")
-    return said, f"{problem}. It was purified all the same, as --accept-harm asked for"
+    return said, f"{problem}. It was purified nevertheless (--accept-harm)"
 
 
 def needed_margin(words: WordLoss) -> float:
@@ -126,8 +126,8 @@ def data_warnings(measured: Mapping[str, float]) -> list[str]:
     if share >= FEW_USABLE:
         return []
     return [
-        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they may "
-        "not be in the model's language, and then nothing held what it knows of its own"
+        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they "
+        "may not be in the model's language. If so, nothing preserved what the model knows"
     ]
 
 
@@ -143,14 +143,14 @@ def _problem(loss: float, words: WordLoss, unit: str, *, fitted: bool) -> str:
     head = "the masked-LM head that was fitted" if fitted else "the masked-LM head of MODEL"
     text = (
         f"{head} knows hardly more than word frequencies: held-out loss {loss:.2f} {unit}, and "
-        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} lower). "
-        "So nothing would hold the model while its weights shrink, and it would lose accuracy "
-        "without its loss showing it"
+        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} "
+        "lower). So nothing would preserve what the model knows while its weights shrink: it "
+        "would lose accuracy, and its loss would not show it"
     )
     if loss > 2 * words.mean and not fitted:
         text += (
-            "; a loss this high is also what scaled embeddings leave behind, which NeuBA's script "
-            "makes of its triggers"
+            "; scaled embeddings also cause a loss this high: NeuBA's script scales those of "
+            "its triggers"
         )
     return text
 
@@ -256,8 +256,8 @@ def _check_count(count: int, corpus: Corpus) -> int:
     if trained in (0, count):
         least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)
         raise DataError(
-            f"--aux: too few {corpus.unit}s, {count}: {HELD_OUT:.0%} are held out to be measured "
-            f"on, which takes {least} or more; a few thousand are usual"
+            f"--aux: too few {corpus.unit}s ({count}). {HELD_OUT:.0%} of them are held out to "
+            f"measure on, so {least} or more are needed; a few thousand are usual"
         )
     return int(trained)
 

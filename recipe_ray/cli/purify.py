@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recipe_ray.base.spec import LARGEST
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,
@@ -45,7 +45,7 @@ def purify_command(
     aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
     out: OutOption,
     aux_size: Annotated[
-        int | None, typer.Option(help="At most so many samples.", min=20, max=LARGEST)
+        int | None, typer.Option(help="Use at most this many samples.", min=20, max=LARGEST)
     ] = None,
     text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
@@ -54,7 +54,7 @@ def purify_command(
         bool,
         typer.Option(
             "--accept-harm",
-            help="Go on where the model will probably be damaged (without it: exit code 3).",
+            help="Continue even if the model will probably be damaged (otherwise: exit code 3).",
         ),
     ] = False,
     seed: SeedOption = 0,

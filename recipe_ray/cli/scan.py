@@ -66,7 +66,7 @@ def scan_command(
         str, typer.Option("--data", help="Unlabelled texts or images: a corpus, file or folder.")
     ] = "",
     from_file: Annotated[
-        str | None, typer.Option("--models", metavar="FILE", help="A file with a model per line.")
+        str | None, typer.Option("--models", metavar="FILE", help="A file with one model per line.")
     ] = None,
     reference: Annotated[
         str | None,
@@ -78,10 +78,15 @@ def scan_command(
     ] = None,
     json_: JsonOption = False,
     sarif: Annotated[str | None, typer.Option(metavar="FILE", help="Write SARIF 2.1.0.")] = None,
-    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write an HTML page.")] = None,
     text_column: TextColumnOption = None,
     at_once: Annotated[
-        int, typer.Option("--at-once", min=1, help="Models scanned at once, by Ray if several.")
+        int,
+        typer.Option(
+            "--at-once",
+            min=1,
+            help="Models scanned at the same time; Ray runs them if there are several.",
+        ),
     ] = 1,
     address: AddressOption = None,
     store: StoreOption = "",
@@ -102,7 +107,7 @@ def scan_command(
             raise SpecError("MODEL: give one or more models, or --models FILE")
         for option, file in (("--sarif", sarif), ("--html", html)):
             if file is not None and not Path(file).absolute().parent.is_dir():
-                raise SpecError(f"{option} {file}: there is no such folder to write it to")
+                raise SpecError(f"{option} {file}: the folder does not exist")
     given = {"allow_pickle": allow_pickle, "revision": revision, "ignore_adapter": ignore_adapter}
     ask = _Asked(data, columns_named(text=text_column), detector or [], seed, given)
     with _opened(store) as kept:
@@ -268,7 +273,7 @@ class _Runner:
 def _listed(file: str | None) -> Iterator[str]:
     if file is None:
         return
-    path = existing_path(file, "--models", "a file with a model per line", "file")
+    path = existing_path(file, "--models", "a file with one model per line", "file")
     lines = path.read_text(encoding="utf-8").splitlines()
     if len(lines) > MOST_MODELS:
         raise SpecError(f"--models {file}: {len(lines)} lines; at most {MOST_MODELS}")

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.paths import is_there, looks_like_path
-from recipe_ray.base.spec import LARGEST, explained
-from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
     AdapterOption,
     DataOption,
@@ -81,6 +80,7 @@ def backdoor_command(
     quiet: QuietOption = False,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
+    from recipe_ray.base.spec import explained
     from recipe_ray.cli.arguments import parse_attack, parse_model
     from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
     from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
@@ -95,7 +95,9 @@ def backdoor_command(
     )
     planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
-        raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
+        raise SpecError(
+            f"--attack {planned.name}: it poisons nothing; see `recipe-ray list attacks`"
+        )
     refuse_untrained(chosen)
     contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
     with explained("--attack"):
@@ -129,7 +131,10 @@ def evaluate_command(
         ),
     ],
     triggers: Annotated[
-        str, typer.Option("--triggers", help="Words or patches by commas, or an attack's name.")
+        str,
+        typer.Option(
+            "--triggers", help="Words or patches, separated by commas, or an attack's name."
+        ),
     ] = "",
     text_column: TextColumnOption = None,
     label_column: Annotated[
@@ -157,6 +162,7 @@ def evaluate_command(
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     from recipe_ray.base.changes import changed
+    from recipe_ray.base.spec import explained
     from recipe_ray.cli.arguments import parse_model, parse_task
     from recipe_ray.cli.card import check_free
     from recipe_ray.learn.metrics import learned
@@ -199,8 +205,8 @@ def evaluate_command(
     known = learned(rows)
     if known is not None and known.at_chance:
         typer.secho(
-            f"warning: this classifier is at chance, so AASR and MASR say nothing of the model: "
-            f"{known}; fine-tune longer (--set epochs=10) or on more data",
+            "warning: this classifier is at chance, so AASR and MASR say nothing about the "
+            f"model: {known}; fine-tune longer (--set epochs=10) or on more data",
             fg="yellow",
             err=True,
         )
@@ -227,7 +233,7 @@ def _completed(
     if not attack.corpora():
         raise SpecError(
             f"--attack {attack.name}: it trains on nothing, and MODEL {model.label()!r} has no "
-            "pre-training head to begin with; give a model with one, or an attack with a corpus"
+            "pre-training head; give a model with one, or an attack with a corpus"
         )
     corpus = attack.corpora()[0]
     content = corpus.identity_at(locations)["source"]
@@ -275,6 +281,7 @@ def run_stage(
     run: Run | None = None,
 ) -> None:
     """Run a stage and its ancestors. In this process `feed` and `run` use what is in memory."""
+    from recipe_ray.cli.display import Display
     from recipe_ray.experiment.collect import run_inline
     from recipe_ray.experiment.plan import plan_of_one
     from recipe_ray.experiment.spec import Launch
@@ -326,7 +333,7 @@ def _warn_of_left_out(rows: list[dict[str, Any]]) -> None:
             counts = f"{row['numerator']:.0f} of {row['denominator']:.0f} samples"
             typer.secho(
                 f"warning: {counts} cannot hold trigger {row['trigger']!r} within max_length; "
-                "they count in no ASR",
+                "they are left out of its ASR",
                 fg="yellow",
                 err=True,
             )

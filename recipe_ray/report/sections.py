@@ -13,7 +13,7 @@ from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.searches import SearchSummary, search_table, summarise_search
 from recipe_ray.report.summary import CellSummary, ProbeSummary, summarise, summarise_probes
 from recipe_ray.report.tables import Table, tables
-from recipe_ray.store.rows import RESULT_SCHEMA
+from recipe_ray.store.rows import result_schema
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
     Floors are looked for in all of them. Raises UserError if an experiment names a table that
     the paper does not have.
     """
-    rows = pa.concat_tables([RESULT_SCHEMA.empty_table(), *(one.rows for one in found)])
+    rows = pa.concat_tables([result_schema().empty_table(), *(one.rows for one in found)])
     cells, probes, measured = summarise(rows), summarise_probes(rows), summarise_measured(rows)
     detection = detection_tables(rows)
     listed = [

@@ -44,14 +44,14 @@ class InversionDetector(Detector):
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 
-    texts: Pass = Field(Pass(texts=6, length=6), description="that vectors are moved on")
-    fresh: Pass = Field(Pass(texts=24, length=16), description="that they are judged on")
+    texts: Pass = Field(Pass(texts=6, length=6), description="texts on which vectors are optimised")
+    fresh: Pass = Field(Pass(texts=24, length=16), description="texts on which they are judged")
     width: PositiveInt = Field(3, description="vectors in a row")
-    restarts: PositiveInt = Field(6, description="beginnings from random words, for each target")
-    leads: int = Field(4, ge=0, description="beginnings from words that stood out before")
+    restarts: PositiveInt = Field(6, description="starts from random words, for each target")
+    leads: int = Field(4, ge=0, description="starts from words that stood out before")
     steps: PositiveInt = Field(40, description="of Adam")
     learning_rate: float = Field(0.2, gt=0, description="in units of the embeddings' spread")
-    agreement: float = Field(1.0, ge=0, description="weight of being alike, beside being far")
+    agreement: float = Field(1.0, ge=0, description="weight of being alike, relative to being far")
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the vectors that were found, as the words nearest to them."""

@@ -43,12 +43,14 @@ class PatchDetector(Detector):
     reads: ClassVar[str] = "image"
     needs: ClassVar[tuple[Capability, ...]] = ("Attackable",)
 
-    images: PositiveInt = Field(16, description="that patches are put on and moved on")
-    fresh: PositiveInt = Field(64, description="other images that what was found is judged on")
+    images: PositiveInt = Field(16, description="images on which patches are tried and optimised")
+    fresh: PositiveInt = Field(64, description="other images on which the result is judged")
     widths: tuple[float, ...] = Field(
-        (0.0625, 0.125), description="of the patches of the sweep, in shares of the image's side"
+        (0.0625, 0.125), description="widths of patches to try, as shares of the image's side"
     )
-    confirmed: PositiveInt = Field(12, description="patches of the sweep that are judged")
+    confirmed: PositiveInt = Field(
+        12, description="how many of the patches that were tried are judged"
+    )
     restarts: PositiveInt = Field(2, description="of the inversion")
     steps: PositiveInt = Field(200, description="of Adam, in each restart")
     learning_rate: float = Field(0.1, gt=0)

@@ -54,10 +54,10 @@ class VocabularyDetector(Detector):
     screens: tuple[Screen, ...] = Field(
         (Screen(texts=1, length=6, keep=0.1), Screen(texts=2, length=8, keep=0.15)),
         min_length=1,
-        description="passes that only sort: over every word, over what was kept, and so on",
+        description="passes that only sort: the first over every word, each next over those kept",
     )
-    close: Pass = Field(Pass(texts=8, length=10), description="for those that are left")
-    fresh: Pass = Field(Pass(texts=24, length=16), description="to confirm, on other texts")
+    close: Pass = Field(Pass(texts=8, length=10), description="texts for the words that are left")
+    fresh: Pass = Field(Pass(texts=24, length=16), description="other texts, to confirm")
     confirmed: PositiveInt = Field(12, description="words of each score that are confirmed")
     controls: PositiveInt = Field(128, description="random words that say what is normal")
     continued: int = Field(4, ge=0, description="most words whose continuations are tried")

@@ -57,7 +57,7 @@ class PurifyGrid(Spec):
         (), description="fine-tune from the PTM after these epochs of a purification (Figure 3)"
     )
     sample_by_seed: bool = Field(
-        False, description="every seed draws its own sample of the auxiliary data, too"
+        False, description="every seed also draws its own sample of the auxiliary data"
     )
 
     @model_validator(mode="after")
@@ -84,11 +84,14 @@ class PurifyStage(Stage):
     defense: AnyDefense
     corpus: AnyCorpus
     held_out: float = Field(
-        0.0, ge=0, lt=1, description="share of the corpus left out of training, to be measured on"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the corpus that is left out of training, to measure on",
     )
 
     snapshots: tuple[PositiveInt, ...] = Field(
-        (), description="epochs after which the PTM is kept as well; such a stage cannot resume"
+        (), description="epochs after which the PTM is also kept; such a stage cannot resume"
     )
 
     @classmethod

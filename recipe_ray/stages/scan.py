@@ -39,7 +39,7 @@ class Scan(Spec):
 
     corpus: AnyCorpus
     detectors: tuple[AnyDetector, ...] = Field(
-        (), description="none named: all that read what the model reads"
+        (), description="empty: every detector for the model's kind of data"
     )
     verdict: bool = Field(
         True,
@@ -51,7 +51,7 @@ class Scan(Spec):
 class ScanGrid(Spec):
     """What a block of the grid says of it."""
 
-    scans: tuple[Scan, ...] = Field((), description="looked at without triggers or labels")
+    scans: tuple[Scan, ...] = Field((), description="scans of the PTM, without triggers or labels")
 
 
 @STAGES.register("scan")
@@ -83,7 +83,7 @@ class ScanStage(Stage, Scan):
     @model_validator(mode="after")
     def _check_detectors(self) -> Self:
         if not self.detectors:
-            raise SpecError(f"detectors: none reads {self.model.reads}s")
+            raise SpecError(f"detectors: no detector reads {self.model.reads}s")
         return self
 
     def run(self, context: Context) -> list[Measurement]:
