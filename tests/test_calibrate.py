@@ -66,8 +66,9 @@ def test_a_verdict_is_never_that_of_an_older_calibration(
     (first, _) = scans_of(scores_only, [], places)
     settings = known_calibration.settings_of(first.detectors[0])
     for bound in (2.0, 3.0):
-        known = {"settings": settings, "bounds": {"collapse": bound}, "clean": {}}
-        monkeypatch.setattr(known_calibration, "_known", lambda one=known: {"vgg": {"patches": one}})
+        one = {"settings": settings, "bounds": {"collapse": bound}, "clean": {}}
+        known = {"vgg": {"patches": one}}
+        monkeypatch.setattr(known_calibration, "_known", lambda known=known: known)
         seen.append((keys(file), keys(scores_only)))
     assert seen[0][0] != seen[1][0]
     assert seen[0][1] == seen[1][1]
@@ -80,5 +81,5 @@ def test_only_scores_of_clean_ptms_make_a_calibration(tmp_path: Path) -> None:
 
 def test_what_cannot_be_calibrated_ends_in_one_line(tmp_path: Path) -> None:
     file = experiment(tmp_path, verdict=True)
-    with pytest.raises(SystemExit, match="error: .*verdict: false"):
+    with pytest.raises(SystemExit, match=r"error: .*verdict: false"):
         main([str(file), "--store", str(tmp_path / "store")])

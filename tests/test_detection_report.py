@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from recipe_ray.report.detection import auroc, detection_tables, separation
-from recipe_ray.store.rows import RESULT_SCHEMA
+from recipe_ray.store.rows import result_schema
 
 
 def results(by_attack: dict[str, list[float]], defense: str = "none") -> pa.Table:
@@ -20,8 +20,8 @@ def results(by_attack: dict[str, list[float]], defense: str = "none") -> pa.Tabl
             named |= {"stage": f"{attack}-{defense}-{number}"}
             rows.append({**named, "metric": "suspicion", "value": value})
             rows.append({**named, "metric": "suspicion.vocabulary", "value": value / 2})
-    columns = {name: [row.get(name) for row in rows] for name in RESULT_SCHEMA.names}
-    return pa.table(columns, schema=RESULT_SCHEMA)
+    columns = {name: [row.get(name) for row in rows] for name in result_schema().names}
+    return pa.table(columns, schema=result_schema())
 
 
 def shown(table: Any) -> dict[str, dict[str, str]]:
