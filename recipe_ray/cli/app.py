@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report": ("report", "report_command"),
     "status": ("status", "status_command"),
     "list": ("report", "list_command"),
+    "doctor": ("doctor", "doctor_command"),
 }
 
 
