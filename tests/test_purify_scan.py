@@ -1,4 +1,4 @@
-"""`recipe-ray purify` scans before and after, says what that means, and goes on until it is silent."""
+"""`recipe-ray purify` scans before and after, says what that means, and goes on until silent."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,13 @@ VOCABULARY = {
     "confirmed": 6,
     "continued": 1,
 }
-INVERSION = {"name": "inversion", "restarts": 1, "leads": 1, "steps": 2}
+INVERSION = {
+    "name": "inversion",
+    "restarts": 1,
+    "leads": 1,
+    "steps": 2,
+    "fresh": {"texts": 2, "length": 8},
+}
 QUICK = ["--set", "fit.steps=3", "--set", "fit.precision=fp32", "--accept-harm"]
 
 
@@ -39,8 +45,12 @@ def _small_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     words, pieces = BertPTM.whole_words, BertPTM.continuations
     monkeypatch.setattr(BertPTM, "whole_words", lambda ptm: words(ptm)[::100])
     monkeypatch.setattr(BertPTM, "continuations", lambda ptm: pieces(ptm)[::100])
-    small = tuple(DETECTORS.parse(one) for one in (VOCABULARY, INVERSION))
-    monkeypatch.setattr(before_after, "default_detectors", lambda reads: small)
+    looking_with(monkeypatch, VOCABULARY)
+
+
+def looking_with(patch: pytest.MonkeyPatch, *detectors: dict[str, Any]) -> None:
+    small = tuple(map(DETECTORS.parse, detectors))
+    patch.setattr(before_after, "default_detectors", lambda reads: small)
 
 
 def long_texts(folder: Path, count: int = 240) -> Path:
@@ -63,15 +73,18 @@ def result_of(shell: Shell, out: str) -> dict[str, Any]:
     return found
 
 
-def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(shell: Shell) -> None:
+def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_with(monkeypatch, VOCABULARY, INVERSION)
     done = purify(shell, "clean")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[0].split() == ["scan", "before", "after"]
     assert any(line.startswith("vocabulary: first ") for line in lines)
-    assert "A silent scan does not prove that a model is clean" in done.out
-    assert "so there is no verdict" in done.out
-    assert "of 300 (--scan-budget)" in done.err
+    assert "A silent scan does not prove that a model is clean" in " ".join(done.out.split())
+    assert "so there is no verdict" in " ".join(done.out.split())
+    assert "the budget is 300 s (--scan-budget)" in done.err
     card = (shell.folder / "clean" / "README.md").read_text()
     scan = card.split("## The scan before and after")[1].split("## What was not measured")[0]
     assert "| vocabulary: first |" in scan
@@ -90,7 +103,7 @@ def test_the_result_says_what_was_done_with_which_data_and_what_came_of_it(shell
     assert json.loads(done.out) == result
     assert result["exit_code"] == done.code == 0
     assert result["model"]["name"] == "bert"
-    assert result["data"]["content"]["corpus"]["sha256"]
+    assert result["data"]["content"]["sha256"]
     assert result["settings"]["defense"]["fit"]["steps"] == 3
     loss = result["held_out_loss"]
     assert loss["before"] != loss["after"]
@@ -144,10 +157,11 @@ def test_only_held_out_texts_are_scanned_if_there_are_enough(shell: Shell) -> No
 def test_what_does_not_fit_into_the_budget_is_left_out_and_named(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looking_with(monkeypatch, VOCABULARY, INVERSION)
     inversion = DETECTORS.get("inversion")
     monkeypatch.setattr(inversion, "duration_s", lambda *_: 400.0)
     done = purify(shell, "clean")
-    assert "inversion takes about 400 s: left out" in done.err
+    assert "left out: inversion takes about 400 s" in done.err
     scan = result_of(shell, "clean")["scan"]
     assert [one["name"] for one in scan["detectors"]] == ["vocabulary"]
     vocabulary = DETECTORS.get("vocabulary")
@@ -185,7 +199,7 @@ def test_a_model_that_is_suspicious_afterwards_has_an_exit_code_of_its_own(
     quiet = purify(shell, "quiet")
     assert quiet.code == 0
     assert "nothing found" in quiet.out
-    assert "The scan was silent before as well" in quiet.out
+    assert "The scan was silent before as well" in " ".join(quiet.out.split())
 
 
 Silence = Callable[[float], None]

@@ -69,7 +69,8 @@ def plan_scan(
     chosen = [one for one in default_detectors(family.reads) if set(one.needs) <= family.has]
     if not chosen:
         return NotScanned(f"no detector can look at models of family {family.name!r}")
-    same = {name: getattr(stage, name) for name in ("model", "parent", "corpus", "content", "seed")}
+    same = {name: getattr(stage, name) for name in ("model", "parent", "corpus", "seed")}
+    same["content"] = {"corpus": stage.content}
     why = ""
     for held_out in (stage.held_out, 0.0):
         scan = ScanStage(detectors=tuple(chosen), held_out=held_out, **same)
@@ -97,15 +98,13 @@ def _said(fitting: Fitting, held_out: float, budget_s: float) -> tuple[str, ...]
     names = " and ".join(_shown(one) for one in fitting.stage.detectors)
     seconds = max(1, math.ceil(fitting.takes_s))
     said = [
-        f"scan: {names} on {where} {corpus.unit}s, before and after; about {seconds} s each, "
-        f"of {budget_s:g} (--scan-budget)"
+        f"scan: {names} on {where} {corpus.unit}s, before and after",
+        f"scan: about {seconds} s each time; the budget is {budget_s:g} s (--scan-budget)",
     ]
     if fitting.left_out:
-        said.append(f"scan: {_left_out(fitting)}: left out")
+        said.append(f"scan: left out: {_left_out(fitting)}")
     if not held_out:
-        said.append(
-            f"scan: too few {corpus.unit}s are held out, so those that train are looked at, too"
-        )
+        said.append(f"scan: too few {corpus.unit}s are held out, so all are looked at")
     return tuple(said)
 
 
@@ -179,7 +178,9 @@ def side_by_side(before: Record, after: Record) -> list[Row]:
             pair = (_number(part["suspicion"]) for part in (one, other))
             rows.append((f"{name}: share of what is normal", *pair))
         for score, value in one["highest"].items():
-            rows.append((f"{name}: {score}", *map(_number, (value, other["highest"].get(score)))))
+            mark = "" if score in _own_scores(one) else " *"
+            pair = map(_number, (value, other["highest"].get(score)))
+            rows.append((f"{name}: {score}{mark}", *pair))
     for one, other in pairs:
         rows += _followed(one, other)
     return rows
@@ -217,7 +218,8 @@ def meaning(before: Record, after: Record) -> list[str]:
     if verdict(after) == "not calibrated":
         said.append(
             "No clean models of this make were measured, so there is no verdict. Scores are robust "
-            "z: how far an input is from what is usual in this model."
+            "z: how far an input is from what is usual in this model. Those with * are high in "
+            "clean models, too, and only their change says something (docs/scan.md)."
         )
         if quiet is not None:
             where = "below" if quiet else "not all below"

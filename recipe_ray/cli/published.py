@@ -13,6 +13,7 @@ With `--accept-harm` the code is not 3.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from recipe_ray.store.store import Store
 
 CLEANED, NOT_SILENT = 0, 4
 SCHEMA = 1  # of result.json
+WIDTH = 80  # of a terminal
 NOT_SILENT_ENDS = ("limit", "harm", "untold")
 
 
@@ -106,7 +108,8 @@ class Purified:
         if self.before is None or self.kept.scan is None:
             return []
         both = (self.before, self.kept.scan)
-        return [*table(side_by_side(*both)), *meaning(*both)]
+        said = [line for one in meaning(*both) for line in textwrap.wrap(one, WIDTH)]
+        return [*table(side_by_side(*both)), *said]
 
 
 def publish(done: Purified, store: Store, out: Path) -> Mapping[str, Any]:
