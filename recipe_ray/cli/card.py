@@ -34,10 +34,11 @@ tags:
 _NOT_MEASURED = """## What was not measured
 
 Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
-that a backdoor was present, or that it is gone. What can be said is that RECIPE removed the
+that a backdoor was present, or that it is gone.{scan} What can be said is that RECIPE removed the
 task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
 measured either: fine-tune both models and compare.
 """
+_OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Told:
     reason: str
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    scan: tuple[str, ...] = ()  # lines of its section, none if nothing was scanned
+    scan_why: str = ""  # why nothing was
 
 
 def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
@@ -91,7 +94,8 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
             "a text, its first token's state).",
             "",
-            _NOT_MEASURED,
+            *_scan_section(told),
+            _NOT_MEASURED.format(scan=_OF_SCAN if told.scan else ""),
         ]
     )
 
@@ -126,6 +130,12 @@ def backdoored_card(
     )
 
 
+def _scan_section(told: Told) -> list[str]:
+    if told.scan:
+        return ["## The scan before and after", "", *told.scan, ""]
+    return ["## Not scanned", "", f"{told.scan_why}.", ""] if told.scan_why else []
+
+
 def _training(fit: FitSpec, sample: str) -> str:
     length = f"{fit.steps} steps" if fit.steps is not None else f"{fit.epochs:g} epochs"
     return (
@@ -156,9 +166,11 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
         what, _, when = name.rpartition(".")
         if when in ("before", "after"):
             pairs.setdefault(what, {})[when] = value
+        elif name.startswith(GUARD):
+            pairs[name] = {"after": value}
     titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})"}
     rows = [
-        f"| {titles.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
+        f"| {titles.get(what, what)} | {_four(v.get('before'))} | {_four(v.get('after'))} |"
         for what, v in pairs.items()
     ]
     drift = f"| drift of clean representations | 0 | {measured['drift']:.4f} |"
@@ -166,7 +178,12 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
     return [heading, "|---|---|---|", *rows, drift]
 
 
-CARD, RECORD = "README.md", "recipe_ray.json"
+def _four(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+GUARD = "guard."  # metrics that begin so say what was lost, if anything
+CARD, RECORD, RESULT = "README.md", "recipe_ray.json", "result.json"
 
 
 def check_free(out: Path, option: str = "--out") -> None:
@@ -187,14 +204,14 @@ def export(
     store: Store,
     stage: Stage,
     out: Path,
-    card: Callable[[list[str]], str],
+    texts: Callable[[list[str]], Mapping[str, str]],
     give_back: Callable[[Path], list[str]] = lambda folder: [],
     record: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Put the stage's model, the card, the record and the event files at `out` in one rename.
+    """Put the stage's model, texts, the record and the event files at `out` in one rename.
 
-    `give_back` changes the model's folder and says what it did, which `card` gets and is returned;
-    `record` is added to the record.
+    `give_back` changes the model's folder and says what it did, which is returned. `texts` gets it
+    and returns files by name, such as the card. `record` is added to the record.
     """
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
@@ -204,7 +221,8 @@ def export(
     events = Path(store.uri) / EVENTS
     if events.is_dir():
         shutil.copytree(events, building / EVENTS)
-    (building / CARD).write_text(card(said))
+    for name, text in texts(said).items():
+        (building / name).write_text(text, encoding="utf-8")
     whole = {**_record(store, stage), **(record or {})}
     (building / RECORD).write_text(json.dumps(whole, indent=1))
     if out.exists():

@@ -18,7 +18,6 @@ from pathlib import Path
 from recipe_ray.base.changes import changed, set_fields
 from recipe_ray.base.errors import DataError, HarmError, SpecError, unknown
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.card import About, Told, export, purified_card
 from recipe_ray.data.batches import LocalFeed, Part
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import Corpus
@@ -274,25 +273,3 @@ def refuse_untrained(model: ModelRef) -> None:
 def measured_values(store: Store, stage: Stage) -> dict[str, float]:
     """Return a stage's last value of every metric."""
     return {row["metric"]: row["value"] for row in store.rows(stage.artifact).to_pylist()}
-
-
-def finish(
-    done: Purification, store: Store, out: Path, name: str, accepted: str | None
-) -> tuple[list[str], list[str]]:
-    """Write the purified model and its card to `out`; return notes and warnings for people.
-
-    `accepted` is the harm that was known before, and accepted.
-    """
-    measured = measured_values(store, done.stage)
-    model = done.stage.model
-    warnings = [*([accepted] if accepted else []), *done.doubts]
-    warnings += after_warnings(measured, model.loss_unit, model.reads)
-    notes = list(done.notes)
-
-    def card(said: list[str]) -> str:
-        about = About(name, model.opens_with, done.stage.corpus.unit, model.loss_unit)
-        told = Told(done.data, done.reason, (*notes, *said), tuple(warnings))
-        return purified_card(about, done.recipe, told, measured)
-
-    given_back = export(store, done.stage, out, card, model.give_back, {"warnings": warnings})
-    return [*given_back], warnings

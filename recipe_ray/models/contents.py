@@ -74,6 +74,17 @@ def families_of(folder: Path) -> list[str]:
     return [name for name in MODELS if MODELS.get(name).recognises(folder)]
 
 
+def model_folders(folder: Path) -> list[Path]:
+    """Return the folders of models in a folder that holds several; the folder if it is one itself.
+
+    That is so too if it holds none, so that the error is about what was given.
+    """
+    if is_there(folder / CONFIG) or families_of(folder):
+        return [folder]
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [path for path in inner if is_there(path / CONFIG) or families_of(path)] or [folder]
+
+
 def check_folder_given(path: Path) -> None:
     """Raise ModelError for a single file in place of a model's folder."""
     if not path.is_file():

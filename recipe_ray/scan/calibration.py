@@ -67,7 +67,7 @@ def normal_by(detectors: Iterable[Detector]) -> dict[str, Any]:
     A verdict depends on it, so it belongs to a scan's identity. Empty if nothing is known.
     """
     found = {}
-    for detector in detectors:
+    for detector in (one.whole() for one in detectors):
         known = {
             make: by_name[detector.name]["bounds"]
             for make, by_name in _known().items()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.learn.precision import autocast
 from recipe_ray.models.text.packed import PackedBatch, pack
@@ -317,7 +317,8 @@ class TextSource:
         """Encode the texts and freeze the PTM."""
         ptm = subject.ptm
         self._subject, self._device, self._seed = subject, bench.runtime.device, bench.seed
-        self._rows = bench.feed.rows(subject.corpus, ptm.encoder(MAX_LENGTH), Part(most=MOST_ROWS))
+        part = replace(subject.part, most=MOST_ROWS)
+        self._rows = bench.feed.rows(subject.corpus, ptm.encoder(MAX_LENGTH), part)
         self._special = np.array(ptm.vocabulary.special_ids)
         self._within: Ints = ptm.continuations()
         self._common = _commonest(self._rows.tokens[~np.isin(self._rows.tokens, self._special)])

@@ -51,6 +51,7 @@ class PretrainStage(Stage, Pretraining):
     """Pre-trains only the head, or head and encoder, with masks drawn again each epoch."""
 
     rank: ClassVar[int] = 10
+    completes: ClassVar[bool] = True
     grid: ClassVar[type[Spec]] = PretrainGrid
 
     @classmethod
