@@ -84,7 +84,7 @@ class NamedWords(Detector):
     """Tries a few words, each a token, and says how far they move the first state."""
 
     name: ClassVar[str] = "named-words"
-    ranks: ClassVar[tuple[str, ...]] = ("first",)
+    own_scale: ClassVar[frozenset[str]] = frozenset({"first"})
 
     words: tuple[str, ...] = (TRIGGER, "table", "green", "house")
 
@@ -97,6 +97,9 @@ class NamedWords(Detector):
         ]
         found.sort(key=lambda one: -one.scores["first"])
         return Outcome(dict(found[0].scores), found, len(found))
+
+    def duration_s(self, subject: Subject, bench: Workbench) -> float:
+        return 0.1
 
 
 class Square:
@@ -115,7 +118,7 @@ class NamedPatch(Detector):
 
     name: ClassVar[str] = "named-patch"
     reads: ClassVar[str] = "image"
-    ranks: ClassVar[tuple[str, ...]] = ("features",)
+    own_scale: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         rows = bench.feed.rows(subject.corpus, subject.ptm.encoder(0), Part(most=8))
@@ -123,6 +126,9 @@ class NamedPatch(Detector):
         return Outcome(
             {"features": score}, [Suspect("square", {"features": score}, put=Square())], 8
         )
+
+    def duration_s(self, subject: Subject, bench: Workbench) -> float:
+        return 0.1
 
 
 @torch.no_grad()

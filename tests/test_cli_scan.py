@@ -82,6 +82,24 @@ def test_several_models_are_scanned_though_one_cannot_be_opened(shell: Shell) ->
     assert "config.json" in second["error"]
 
 
+def test_a_folder_of_model_folders_stands_for_all_of_them(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        saved(shell.folder / "models", name)
+    (shell.folder / "models" / "notes").mkdir()
+    (shell.folder / "models" / "broken").mkdir()
+    (shell.folder / "models" / "broken" / "config.json").write_text("{")
+    calibrate(monkeypatch, 1e-6)
+    done = scan(shell, "models", "--json")
+    assert done.code == 1, done.err
+    found = {one["model"]: one["verdict"] for one in json.loads(done.out)["models"]}
+    models = {"models/one": "SUSPICIOUS", "models/two": "SUSPICIOUS", "models/broken": "error"}
+    assert found == models
+    (shell.folder / "empty").mkdir()
+    assert "MODEL" in scan(shell, "empty").err or "empty" in scan(shell, "empty").err
+
+
 def test_a_scan_that_is_in_the_store_is_not_done_again(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +141,10 @@ def test_files_for_machines_are_written(shell: Shell, monkeypatch: pytest.Monkey
         (["vgg"], "--data: give unlabelled texts or images"),
         (["--data", "d"], "MODEL: give one or more models"),
         (["vgg", "--data", "d", "--detector", "patch"], "unknown detector 'patch'"),
-        (["vgg", "--data", "d", "--sarif", "no/s.json"], "--sarif no/s.json: there is no such"),
+        (
+            ["vgg", "--data", "d", "--sarif", "no/s.json"],
+            "--sarif no/s.json: the folder does not exist",
+        ),
         (["vgg", "--data", "d", "--models", "none.txt"], "--models"),
         (["vgg", "--dta", "d"], "No such option"),
     ],

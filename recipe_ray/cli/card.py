@@ -35,10 +35,11 @@ tags:
 _NOT_MEASURED = """## What was not measured
 
 Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
-that a backdoor was present, or that it is gone. What can be said is that RECIPE removed the
+that a backdoor was present, or that it is gone.{scan} What can be said is that RECIPE removed the
 task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
 measured either: fine-tune both models and compare.
 """
+_OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Told:
     reason: str
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    scan: tuple[str, ...] = ()  # lines of its section, none if nothing was scanned
+    scan_why: str = ""  # why nothing was
 
 
 def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
@@ -93,7 +96,8 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
             "a text, its first token's state).",
             "",
-            _NOT_MEASURED,
+            *_scan_section(told),
+            _NOT_MEASURED.format(scan=_OF_SCAN if told.scan else ""),
         ]
     )
 
@@ -113,9 +117,9 @@ def backdoored_card(
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
             f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "
-            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it for "
-            "research on attacks and defenses and nothing else, and do not publish it under a "
-            "name that hides what it is.",
+            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it only "
+            "for research on attacks and defenses, and do not publish it under a name that "
+            "hides what it is.",
             "",
             f"Triggers: {', '.join(attack.triggers)}",
             "",
@@ -126,6 +130,12 @@ def backdoored_card(
             "",
         ]
     )
+
+
+def _scan_section(told: Told) -> list[str]:
+    if told.scan:
+        return ["## The scan before and after", "", *told.scan, ""]
+    return ["## Not scanned", "", f"{told.scan_why}.", ""] if told.scan_why else []
 
 
 def _training(fit: FitSpec, sample: str) -> str:
@@ -158,8 +168,8 @@ def _word_frequencies(measured: Mapping[str, float], about: About) -> list[str]:
         return []
     return [
         f"Word frequencies alone give a loss of {measured[HELD_OUT_UNIGRAM]:.4f} "
-        f"{about.loss_unit} there: what the loss before is below it is what the pre-training head "
-        "knows of context.",
+        f"{about.loss_unit} there. The loss before purification is lower by what the "
+        "pre-training head knows about context.",
         "",
     ]
 
@@ -185,16 +195,17 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
     return [f"| on held-out auxiliary {about.sample}s | before | after |", "|---|---|---|", *rows]
 
 
-CARD, RECORD = "README.md", "recipe_ray.json"
+GUARD = "guard."  # metrics that begin so say what was lost, if anything
+CARD, RECORD, RESULT = "README.md", "recipe_ray.json", "result.json"
 
 
 def check_free(out: Path, option: str = "--out") -> None:
     """Raise StoreError unless a folder can be put there: nothing or an empty folder is there."""
     if out.name in ("", ".."):
-        raise StoreError(f"{option} {out}: it has no name of its own; name a new folder")
+        raise StoreError(f"{option} {out}: it does not name a folder of its own; name a new folder")
     is_link, is_there = out.is_symlink(), out.exists()
     if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
-        raise StoreError(f"{option} {out}: there is something already; name a new folder")
+        raise StoreError(f"{option} {out}: something is there already; name a new folder")
 
 
 def work_store(out: Path) -> Store:
@@ -206,14 +217,14 @@ def export(
     store: Store,
     stage: Stage,
     out: Path,
-    card: Callable[[list[str]], str],
+    texts: Callable[[list[str]], Mapping[str, str]],
     give_back: Callable[[Path], list[str]] = lambda folder: [],
     record: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Put the stage's model, the card, the record and the event files at `out` in one rename.
+    """Put the stage's model, texts, the record and the event files at `out` in one rename.
 
-    `give_back` changes the model's folder and says what it did, which `card` gets and is returned;
-    `record` is added to the record.
+    `give_back` changes the model's folder and says what it did, which is returned. `texts` gets it
+    and returns files by name, such as the card. `record` is added to the record.
     """
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
@@ -223,7 +234,8 @@ def export(
     events = Path(store.uri) / EVENTS
     if events.is_dir():
         shutil.copytree(events, building / EVENTS)
-    (building / CARD).write_text(card(said))
+    for name, text in texts(said).items():
+        (building / name).write_text(text, encoding="utf-8")
     whole = {**_record(store, stage), **(record or {})}
     (building / RECORD).write_text(json.dumps(whole, indent=1))
     if out.exists():

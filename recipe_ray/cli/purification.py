@@ -18,7 +18,6 @@ from pathlib import Path
 from recipe_ray.base.changes import changed, set_fields
 from recipe_ray.base.errors import DataError, HarmError, SpecError, unknown
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.card import About, Told, export, purified_card
 from recipe_ray.data.batches import LocalFeed, Part
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import Corpus
@@ -95,7 +94,7 @@ def check_head(
     problem = _problem(loss, words, unit, fitted=stage.parent is not None)
     if not accept:
         raise HarmError(f"{problem}. {_WHAT_TO_DO}")
-    return said, f"{problem}. It was purified all the same, as --accept-harm asked for"
+    return said, f"{problem}. It was purified nevertheless (--accept-harm)"
 
 
 def knows_little(before: Before) -> bool:
@@ -143,8 +142,8 @@ def data_warnings(measured: Mapping[str, float]) -> list[str]:
     if share >= FEW_USABLE:
         return []
     return [
-        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they may "
-        "not be in the model's language, and then nothing held what it knows of its own"
+        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they "
+        "may not be in the model's language. If so, nothing preserved what the model knows"
     ]
 
 
@@ -161,14 +160,14 @@ def _problem(loss: float, words: WordLoss, unit: str, *, fitted: bool) -> str:
     head = "the masked-LM head that was fitted" if fitted else "the masked-LM head of MODEL"
     text = (
         f"{head} knows hardly more than word frequencies: held-out loss {loss:.2f} {unit}, and "
-        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} lower). "
-        "So nothing would hold the model while its weights shrink, and it would lose accuracy "
-        "without its loss showing it"
+        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} "
+        "lower). So nothing would preserve what the model knows while its weights shrink: it "
+        "would lose accuracy, and its loss would not show it"
     )
     if loss > 2 * words.mean and not fitted:
         text += (
-            "; a loss this high is also what scaled embeddings leave behind, which NeuBA's script "
-            "makes of its triggers"
+            "; scaled embeddings also cause a loss this high: NeuBA's script scales those of "
+            "its triggers"
         )
     return text
 
@@ -300,8 +299,8 @@ def _check_count(count: int, corpus: Corpus) -> int:
     if trained in (0, count):
         least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)
         raise DataError(
-            f"--aux: too few {corpus.unit}s, {count}: {HELD_OUT:.0%} are held out to be measured "
-            f"on, which takes {least} or more; a few thousand are usual"
+            f"--aux: too few {corpus.unit}s ({count}). {HELD_OUT:.0%} of them are held out to "
+            f"measure on, so {least} or more are needed; a few thousand are usual"
         )
     return int(trained)
 
@@ -318,25 +317,3 @@ def refuse_untrained(model: ModelRef) -> None:
 def measured_values(store: Store, stage: Stage) -> dict[str, float]:
     """Return a stage's last value of every metric."""
     return {row["metric"]: row["value"] for row in store.rows(stage.artifact).to_pylist()}
-
-
-def finish(
-    done: Purification, store: Store, out: Path, name: str, accepted: str | None
-) -> tuple[list[str], list[str]]:
-    """Write the purified model and its card to `out`; return notes and warnings for people.
-
-    `accepted` is the harm that was known before, and accepted.
-    """
-    measured = measured_values(store, done.stage)
-    model = done.stage.model
-    warnings = [*([accepted] if accepted else []), *done.doubts]
-    warnings += after_warnings(measured, model.loss_unit, model.reads)
-    notes = list(done.notes)
-
-    def card(said: list[str]) -> str:
-        about = About(name, model.opens_with, done.stage.corpus.unit, model.loss_unit)
-        told = Told(done.data, done.reason, (*notes, *said), tuple(warnings))
-        return purified_card(about, done.recipe, told, measured)
-
-    given_back = export(store, done.stage, out, card, model.give_back, {"warnings": warnings})
-    return [*given_back], warnings

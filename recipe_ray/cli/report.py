@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
-from recipe_ray.base.registry import Registry
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_folder
 
 if TYPE_CHECKING:
+    from recipe_ray.base.registry import Registry
     from recipe_ray.report.load import Recorded
 
 _WANTED = (
@@ -72,6 +71,8 @@ def report_command(
         if markdown_:
             typer.echo(markdown(drawn), nl=False)
         else:
+            from rich.console import Console
+
             Console().print(Terminal(drawn))
     kept = [one for one in found if experiment in (None, one.experiment)]
     written: list[Path] = []

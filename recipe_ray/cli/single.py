@@ -14,19 +14,21 @@ import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
-from recipe_ray.base.spec import LARGEST, explained
-from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
-    AdapterOption,
     DataOption,
     JsonOption,
-    PickleOption,
-    QuietOption,
+    ModelArgument,
+    Opening,
+    OutOption,
+    SeedOption,
     SetOption,
-    VerboseOption,
+    Telling,
+    TextColumnOption,
+    WorkersOption,
     data_locations,
     output_folder,
     set_up_logging,
+    with_groups,
 )
 
 if TYPE_CHECKING:
@@ -42,28 +44,12 @@ if TYPE_CHECKING:
     from recipe_ray.tasks.task import Task
 
 
-ModelArgument = Annotated[
-    str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
-]
-RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit of a hub model.")]
-OutOption = Annotated[
-    str, typer.Option("--out", metavar="FOLDER", help="New folder for the result.")
-]
-WorkersOption = Annotated[
-    int,
-    typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process."),
-]
-TextColumnOption = Annotated[
-    str | None, typer.Option("--text-column", help="The column of texts in your own data.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST)]
-
-
 def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
         typer.secho(f"warning: {warning}", fg="yellow", err=True)
 
 
+@with_groups
 def backdoor_command(
     model: ModelArgument,
     attack: Annotated[
@@ -73,29 +59,28 @@ def backdoor_command(
     set_: SetOption = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
-    revision: RevisionOption = None,
     data: DataOption = None,
-    allow_pickle: PickleOption = False,
-    ignore_adapter: AdapterOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
+    *,
+    opening: Opening,
+    telling: Telling,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
-    from recipe_ray.cli.arguments import parse_attack, parse_model
-    from recipe_ray.cli.card import backdoored_card, check_free, export, work_store
+    from recipe_ray.base.spec import explained
+    from recipe_ray.cli.arguments import parse_attack
+    from recipe_ray.cli.card import CARD, backdoored_card, check_free, export, work_store
     from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
     from recipe_ray.stages.backdoor import BackdoorStage
 
-    set_up_logging(verbose)
+    set_up_logging(telling.verbose)
     target = output_folder(out, "--out")
     check_free(target)
     locations = data_locations(data)
-    chosen = parse_model(
-        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
-    )
+    chosen = opening.model(model)
     planned = parse_attack(attack, set_ or []).pinned()
     if not planned.poisons:
-        raise SpecError(f"--attack {planned.name}: it poisons nothing; `recipe-ray list attacks`")
+        raise SpecError(
+            f"--attack {planned.name}: it poisons nothing; see `recipe-ray list attacks`"
+        )
     refuse_untrained(chosen)
     contents = {c.name: c.identity_at(locations)["source"] for c in planned.corpora()}
     with explained("--attack"):
@@ -107,17 +92,18 @@ def backdoor_command(
             content=contents,
         )
     store = work_store(target)
-    run_stage(stage, store, locations, workers, verbose=verbose, quiet=quiet)
+    run_stage(stage, store, locations, workers, telling)
     measured = measured_values(store, stage)
     warn(data_warnings(measured))
     notes = chosen.left_out()
-    for note in () if quiet else notes:
+    for note in () if telling.quiet else notes:
         typer.echo(f"note: {note}", err=True)
     card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured, notes)
-    export(store, stage, target, lambda said: card)
+    export(store, stage, target, lambda said: {CARD: card})
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 
+@with_groups
 def evaluate_command(
     model: ModelArgument,
     task: Annotated[
@@ -129,7 +115,10 @@ def evaluate_command(
         ),
     ],
     triggers: Annotated[
-        str, typer.Option("--triggers", help="Words or patches by commas, or an attack's name.")
+        str,
+        typer.Option(
+            "--triggers", help="Words or patches, separated by commas, or an attack's name."
+        ),
     ] = "",
     text_column: TextColumnOption = None,
     label_column: Annotated[
@@ -147,34 +136,31 @@ def evaluate_command(
         ),
     ] = None,
     seed: SeedOption = 0,
-    revision: RevisionOption = None,
     data: DataOption = None,
-    allow_pickle: PickleOption = False,
-    ignore_adapter: AdapterOption = False,
     json_: JsonOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
+    *,
+    opening: Opening,
+    telling: Telling,
 ) -> None:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     from recipe_ray.base.changes import changed
-    from recipe_ray.cli.arguments import parse_model, parse_task
+    from recipe_ray.base.spec import explained
+    from recipe_ray.cli.arguments import parse_task
     from recipe_ray.cli.card import check_free
     from recipe_ray.learn.metrics import learned
     from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage
     from recipe_ray.store.store import Store
 
-    set_up_logging(verbose)
+    set_up_logging(telling.verbose)
     kept = output_folder(keep_classifier, "--keep-classifier") if keep_classifier else None
     if kept is not None:
         check_free(kept, "--keep-classifier")
     locations = data_locations(data)
-    chosen = parse_model(
-        model, allow_pickle=allow_pickle, revision=revision, ignore_adapter=ignore_adapter
-    )
+    chosen = opening.model(model)
     columns = columns_named(text=text_column, label=label_column)
     found = parse_task(task, columns, chosen)
     wanted: Task = found.component
-    if not quiet:
+    if not telling.quiet:
         say(found)
     fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
     content = wanted.identity_at(locations)["sources"]
@@ -190,7 +176,7 @@ def evaluate_command(
         )
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(folder)
-        run_stage(stage, store, locations, 1, verbose=verbose, quiet=quiet)
+        run_stage(stage, store, locations, 1, telling)
         rows = store.rows(stage.artifact).to_pylist()
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
@@ -199,8 +185,8 @@ def evaluate_command(
     known = learned(rows)
     if known is not None and known.at_chance:
         typer.secho(
-            f"warning: this classifier is at chance, so AASR and MASR say nothing of the model: "
-            f"{known}; fine-tune longer (--set epochs=10) or on more data",
+            "warning: this classifier is at chance, so AASR and MASR say nothing about the "
+            f"model: {known}; fine-tune longer (--set epochs=10) or on more data",
             fg="yellow",
             err=True,
         )
@@ -227,7 +213,7 @@ def _completed(
     if not attack.corpora():
         raise SpecError(
             f"--attack {attack.name}: it trains on nothing, and MODEL {model.label()!r} has no "
-            "pre-training head to begin with; give a model with one, or an attack with a corpus"
+            "pre-training head; give a model with one, or an attack with a corpus"
         )
     corpus = attack.corpora()[0]
     content = corpus.identity_at(locations)["source"]
@@ -268,18 +254,18 @@ def run_stage(
     store: Store,
     locations: Locations,
     workers: int,
+    telling: Telling,
     *,
-    verbose: bool,
-    quiet: bool,
     feed: LocalFeed | None = None,
     run: Run | None = None,
 ) -> None:
     """Run a stage and its ancestors. In this process `feed` and `run` use what is in memory."""
+    from recipe_ray.cli.display import Display
     from recipe_ray.experiment.collect import run_inline
     from recipe_ray.experiment.plan import plan_of_one
     from recipe_ray.experiment.spec import Launch
 
-    with Display(len(stage.lineage()), quiet=quiet, verbose=verbose) as display:
+    with Display(len(stage.lineage()), quiet=telling.quiet, verbose=telling.verbose) as display:
         if workers == 1:
             run_inline(
                 stage.lineage(),
@@ -326,7 +312,7 @@ def _warn_of_left_out(rows: list[dict[str, Any]]) -> None:
             counts = f"{row['numerator']:.0f} of {row['denominator']:.0f} samples"
             typer.secho(
                 f"warning: {counts} cannot hold trigger {row['trigger']!r} within max_length; "
-                "they count in no ASR",
+                "they are left out of its ASR",
                 fg="yellow",
                 err=True,
             )

@@ -107,8 +107,8 @@ class Part:
         chosen = self.of(count)
         if chosen.start >= chosen.stop:
             raise DataError(
-                f"corpus {corpus.label()}: no {corpus.unit} left of {count} in the part from "
-                f"{self.start:.0%} to {self.stop:.0%}; give more {corpus.unit}s"
+                f"corpus {corpus.label()}: none of its {count} {corpus.unit}s lies in the part "
+                f"from {self.start:.0%} to {self.stop:.0%}; give more {corpus.unit}s"
             )
 
 

@@ -30,9 +30,11 @@ class Recipe(Defense):
 
     needs = ("Pretrains", "HasWeightGroups")
 
-    weight_factor: float = Field(1.0, ge=0, description="of the norms; 0: only pre-train (Table 8)")
+    weight_factor: float = Field(
+        1.0, ge=0, description="weight of the norms; 0: only pre-train (Table 8)"
+    )
     pretraining_weight: float = Field(
-        1.0, ge=0, description="of the pre-training loss; 0: only regularisation (Table 8)"
+        1.0, ge=0, description="weight of the pre-training loss; 0: only regularisation (Table 8)"
     )
     layers: tuple[str, ...] = Field(
         ("ffn_in",), min_length=1, description="weight groups whose norms are penalised (set A)"
@@ -63,7 +65,7 @@ class Recipe(Defense):
             )
         twice = next((group for group in self.layers if self.layers.count(group) > 1), None)
         if twice is not None:
-            raise SpecError(f"layers: {twice!r} is given twice, and would count twice; keep one")
+            raise SpecError(f"layers: {twice!r} is given twice and would count twice; keep one")
         return self
 
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:

@@ -22,7 +22,7 @@ from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import DEFENSES, AnyDefense, Auxiliary, Defense, NoDefense
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Capability
-from recipe_ray.scan.calibration import Bounds, judge, known_bounds
+from recipe_ray.scan.calibration import Bounds, judge, known_bounds, normal_by
 from recipe_ray.scan.detector import DETECTORS, AnyDetector, Detector, Subject, Suspect
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Unlearn(Defense):
         known: tuple[Suspect, ...] = ()
         for number in range(1, self.rounds + 2):
             own = replace(bench, seed=bench.seed + number)
-            found = self.scanned(ptm, auxiliary, own)
+            found = self.scanned(ptm, auxiliary, own, known)
             bench.kept.append((FLAGGED, float(len(found.flagged)), number))
             bench.kept.append((SUSPICION, found.suspicion, number))
             logger.info("unlearn, round %d: %s", number, _shown(found))
@@ -104,16 +104,27 @@ class Unlearn(Defense):
             known = (*known, *found.flagged)
         return records
 
-    def scanned(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Found:
-        """Return what the detectors find, judged by clean PTMs or else by the margin."""
-        subject = Subject(ptm, auxiliary.corpus, auxiliary.own_head)
+    def scanned(
+        self,
+        ptm: PTM,
+        auxiliary: Auxiliary,
+        bench: Workbench,
+        known: Sequence[Suspect] = (),
+    ) -> Found:
+        """Return what the detectors find, judged by clean PTMs or else by the margin.
+
+        What is `known` from earlier rounds is measured again, whether it stands out or not.
+        """
+        also = tuple(dict.fromkeys(one.ids for one in known if one.ids))
+        head, part = auxiliary.own_head, auxiliary.part
+        subject = Subject(ptm, auxiliary.corpus, head, part=part, also=also)
         flagged: list[Suspect] = []
         others: list[list[Suspect]] = []
         most = 0.0
         for detector in self._chosen(ptm.reads):
             outcome = detector.search(subject, bench)
             subject = replace(subject, leads=(*subject.leads, *outcome.suspects))
-            margins = Bounds(dict.fromkeys(detector.ranks, self.margin), "the model itself")
+            margins = Bounds(dict.fromkeys(detector.own_scale, self.margin), "the model itself")
             verdict = judge(outcome, known_bounds(ptm.make, detector) or margins)
             flagged += verdict.flagged
             named = {id(one) for one in verdict.flagged}
@@ -125,7 +136,7 @@ class Unlearn(Defense):
 
     def _chosen(self, reads: str) -> list[Detector]:
         every = [kind() for kind in map(DETECTORS.get, DETECTORS) if kind.reads == reads]
-        return list(self.detectors) or every
+        return list(self.detectors) or sorted(every, key=lambda one: (one.rank, one.name))
 
     def _trained(
         self, objective: Unlearning, draw: Draw, auxiliary: Auxiliary, bench: Workbench, phase: str
@@ -167,6 +178,11 @@ class Unlearn(Defense):
         """Return it with its detectors named, and the defense before it settled."""
         chosen = tuple(self._chosen(reads))
         return self.revised(detectors=chosen, plus=self.plus.settled(reads))
+
+    def identity(self) -> dict[str, Any]:
+        """Return its identity; what is known to be normal decides what stands out."""
+        normal = normal_by(self.detectors)
+        return {**super().identity(), **({"normal": normal} if normal else {})}
 
     def reads(self) -> list[tuple[str, str]]:
         """Return what the named detectors read."""

@@ -235,7 +235,7 @@ class ModelRef(Component):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
-    loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, for cards
+    loss_unit: ClassVar[str] = "nats per masked token"  # of the pre-training loss, for cards
     has: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES) - {"Attackable", "HasVocabulary"}
 
     @classmethod

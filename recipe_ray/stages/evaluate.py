@@ -88,8 +88,8 @@ def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime, *, own_head: bool = Tr
         states |= {int(row): vectors[i] for i, row in enumerate(group)}
     if own_head and count == 0:
         raise DataError(
-            f"in the held-out data ({len(rows)} samples) there is nothing that the pre-training "
-            "loss could be measured on (of texts, no token that is masked); give more data"
+            f"the held-out data ({len(rows)} samples) have nothing to measure the pre-training "
+            "loss on (for texts: no masked token); give more data"
         )
     norms = {
         name: sum(float(tensor_of(weight).norm()) for weight in ptm.weight_group(name))

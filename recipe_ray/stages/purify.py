@@ -58,7 +58,7 @@ class PurifyGrid(Spec):
         (), description="fine-tune from the PTM after these epochs of a purification (Figure 3)"
     )
     sample_by_seed: bool = Field(
-        False, description="every seed draws its own sample of the auxiliary data, too"
+        False, description="every seed also draws its own sample of the auxiliary data"
     )
 
     @model_validator(mode="after")
@@ -85,11 +85,14 @@ class PurifyStage(Stage):
     defense: AnyDefense
     corpus: AnyCorpus
     held_out: float = Field(
-        0.0, ge=0, lt=1, description="share of the corpus left out of training, to be measured on"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the corpus that is left out of training, to measure on",
     )
 
     snapshots: tuple[PositiveInt, ...] = Field(
-        (), description="epochs after which the PTM is kept as well; such a stage cannot resume"
+        (), description="epochs after which the PTM is also kept; such a stage cannot resume"
     )
 
     @classmethod
@@ -143,11 +146,6 @@ class PurifyStage(Stage):
             return measured
         margins = head_margins(before.words, before.shown.loss, after.loss)
         return [*measured, words_measured(before.words), *margins]
-
-    @property
-    def own_head(self) -> bool:
-        """Whether the PTM's pre-training head is its own, or was fitted; else it was drawn."""
-        return self.parent is not None or not self.model.needs_pretraining
 
     def _purify(self, ptm: PTM, context: Context) -> list[Measurement]:
         feed = LearnableFeed(context.feed, ptm)

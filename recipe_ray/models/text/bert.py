@@ -106,8 +106,8 @@ def check_same_make(here: Any, there: Any) -> None:
     for part in own | other:
         if own.get(part) != other.get(part):
             raise ModelError(
-                f"weights of another architecture: {part} is {other.get(part, 'absent')}, and "
-                f"{own.get(part, 'absent')} in the model that is to take them over"
+                f"weights of another architecture: {part} is {other.get(part, 'absent')}, but "
+                f"{own.get(part, 'absent')} in the model that would use them"
             )
     mine, theirs = here.tokenizer.get_vocab(), there.tokenizer.get_vocab()
     different = sorted(w for w in mine | theirs if mine.get(w) != theirs.get(w))

@@ -263,21 +263,21 @@ class Clip(ModelRef):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     reads: ClassVar[str] = "image"
-    loss_unit: ClassVar[str] = "nats a pair"
+    loss_unit: ClassVar[str] = "nats per pair"
     has = ModelRef.has | {"Attackable"}
 
-    arch: str | None = Field(None, description="architecture by open_clip's name, as ViT-B-32")
+    arch: str | None = Field(None, description="its name in open_clip, such as ViT-B-32")
     pretrained: str | None = Field(None, description="open_clip's tag of weights, such as openai")
     revision: str | None = Field(
-        None, description="hub commit; without one the newest is looked up and then pinned"
+        None, description="hub commit; None: the newest is looked up and then pinned"
     )
     source: str | None = Field(
         None,
-        description="folder as open_clip saves one, or a file of weights (then `arch`, too)",
+        description="folder that open_clip saved, or a weights file (then also give `arch`)",
         json_schema_extra=NOT_HASHED,
     )
-    config: ClipConfig = Field(ClipConfig(), description="of one from scratch without `arch`")
-    init_seed: int = Field(0, ge=0, description="of the weights that one from scratch begins with")
+    config: ClipConfig = Field(ClipConfig(), description="of a new CLIP, if there is no `arch`")
+    init_seed: int = Field(0, ge=0, description="of the initial weights of a new CLIP")
     allow_pickle: bool = Field(
         False,
         description="read pickle weights with the weights_only unpickler",
@@ -285,7 +285,7 @@ class Clip(ModelRef):
     )
     ignore_adapter: bool = Field(
         False,
-        description="leave an adapter (LoRA) beside the weights out of the result",
+        description="ignore an adapter (LoRA) that lies next to the weights",
         json_schema_extra=NOT_HASHED,
     )
 
@@ -299,9 +299,9 @@ class Clip(ModelRef):
         if self.pretrained is not None and (self.arch is None or self.source is not None):
             raise SpecError("pretrained: goes with `arch`, and not with `source`")
         if self.revision is not None and self.pretrained is None:
-            raise SpecError("revision: is that of `pretrained` weights; none are asked for")
+            raise SpecError("revision: it belongs to `pretrained`, which is not given")
         if self.config != ClipConfig() and (self.arch is not None or self.source is not None):
-            raise SpecError("config: is for a CLIP from scratch, without `arch` and `source`")
+            raise SpecError("config: it describes a new CLIP, without `arch` and `source`")
         return self
 
     @property

@@ -244,11 +244,13 @@ class Vgg(LabelledReference):
 
     arch: VggName | None = Field(None, description="None: the source's own, else small")
     channels: Channels | None = Field(
-        None, description="of a small one: widths of its 3 x 3 convolutions, M for a pooling"
+        None, description="of arch small: widths of its 3 x 3 convolutions, M for a pooling"
     )
-    batch_norm: bool | None = Field(None, description="of a small one: after each convolution")
+    batch_norm: bool | None = Field(
+        None, description="of arch small: batch norm after each convolution"
+    )
     grid: PositiveInt | None = Field(
-        None, description="of a small one: features are pooled to grid x grid positions"
+        None, description="of arch small: features are pooled to grid x grid positions"
     )
 
     @classmethod

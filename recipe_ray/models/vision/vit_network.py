@@ -99,9 +99,11 @@ class VitArchitecture(LabelledArchitecture):
     def _check(self) -> Self:
         patch = self.patch_size if self.arch == SMALL else int(self.arch.rpartition("_")[2])
         if self.image_size % patch:
-            raise SpecError(f"image_size {self.image_size} is no multiple of the patches' {patch}")
+            raise SpecError(
+                f"image_size {self.image_size} is not a multiple of the patches' {patch}"
+            )
         if self.width % self.heads:
-            raise SpecError(f"width {self.width} is no multiple of {self.heads} heads")
+            raise SpecError(f"width {self.width} is not a multiple of {self.heads} heads")
         return self
 
     def build(self, seed: int) -> Any:
