@@ -34,7 +34,7 @@ from recipe_ray.scan.detector import Suspect
 from recipe_ray.scan.insertion import Altered, Draw, insertions_of
 from recipe_ray.stages.purify import PurifyStage
 
-FIT = {"steps": 20, "batch_size": 8, "max_length": 32, "learning_rate": 3e-4, "precision": "fp32"}
+FIT = {"steps": 30, "batch_size": 8, "max_length": 32, "learning_rate": 3e-4, "precision": "fp32"}
 FIT |= {"dropout": False}
 MARGIN = 0.3  # of the share by which the first state moves; other words move it by less
 
@@ -119,7 +119,8 @@ def test_a_patch_is_unlearnt_from_images(tmp_path: Path) -> None:
         own.feed.rows(corpus, ptm.encoder(0), Auxiliary(corpus).part).pixels
     ).float()
     before = patch_displacement(ptm, images)
-    fields = {"detectors": [NamedPatch()], "margin": before / 4, "rounds": 2, "fit": FIT}
+    fit = {**FIT, "steps": 60, "learning_rate": 3e-3}
+    fields = {"detectors": [NamedPatch()], "margin": before / 4, "rounds": 2, "fit": fit}
     records = DEFENSES.parse({"name": "unlearn", **fields}).purify(ptm, Auxiliary(corpus), own)
     assert {"held", "unlearnt"} == set(records[0].terms)
     assert patch_displacement(ptm, images) < before / 2

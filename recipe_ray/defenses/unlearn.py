@@ -125,7 +125,7 @@ class Unlearn(Defense):
             outcome = detector.search(subject, bench)
             subject = replace(subject, leads=(*subject.leads, *outcome.suspects))
             margins = Bounds(dict.fromkeys(detector.own_scale, self.margin), "the model itself")
-            verdict = judge(outcome, known_bounds(ptm.make, detector) or margins)
+            verdict = judge(outcome, known_bounds(ptm.make, detector.whole()) or margins)
             flagged += verdict.flagged
             named = {id(one) for one in verdict.flagged}
             others.append([one for one in outcome.suspects if id(one) not in named])
