@@ -141,7 +141,10 @@ def test_files_for_machines_are_written(shell: Shell, monkeypatch: pytest.Monkey
         (["vgg"], "--data: give unlabelled texts or images"),
         (["--data", "d"], "MODEL: give one or more models"),
         (["vgg", "--data", "d", "--detector", "patch"], "unknown detector 'patch'"),
-        (["vgg", "--data", "d", "--sarif", "no/s.json"], "--sarif no/s.json: the folder does not exist"),
+        (
+            ["vgg", "--data", "d", "--sarif", "no/s.json"],
+            "--sarif no/s.json: the folder does not exist",
+        ),
         (["vgg", "--data", "d", "--models", "none.txt"], "--models"),
         (["vgg", "--dta", "d"], "No such option"),
     ],
