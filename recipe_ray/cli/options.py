@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -188,3 +190,15 @@ def present_store(place: str, option: str) -> Store:
         some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
         raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
     return store
+
+
+@contextmanager
+def store_or_temporary(place: str) -> Iterator[Store]:
+    """Yield the store at a place, or one that is deleted afterwards if none is named."""
+    from recipe_ray.store.store import Store
+
+    if place:
+        yield Store.open(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
+        yield Store.open(folder)
