@@ -55,20 +55,33 @@ def test_settings_that_go_nowhere_are_warned_of_and_mark_the_card(shell: Shell) 
     assert body.index("## Warnings") < body.index("## What was done")
     assert "under half of the 1.4 x RMS" in body
     record = json.loads((shell.folder / "clean" / "recipe_ray.json").read_text())
-    assert len(record["warnings"]) == 2
+    assert len(record["warnings"]) == 1
+
+
+def test_a_head_that_knows_no_context_is_replaced_by_the_models_own_states(shell: Shell) -> None:
+    aux = corpus_file(shell.folder)
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK[:-1])
+    assert done.code == 0
+    said = "hardly more than word frequencies: the model's own states of clean samples hold it"
+    assert said in " ".join(done.err.split())
+    card = " ".join((shell.folder / "clean" / "README.md").read_text().split())
+    assert said in card
+    assert "what held the model: its own states of clean samples" in card
+    assert "guard" not in card  # metrics have names for people there
+    assert "share of the 10 nearest neighbours kept" not in card  # too few are held out
 
 
 def test_a_head_that_knows_no_context_stops_purifying_with_an_exit_code_of_its_own(
     shell: Shell,
 ) -> None:
-    aux = corpus_file(shell.folder)
-    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK)
+    aux, asked = corpus_file(shell.folder), ("--set", "pretraining_weight=1")
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK, *asked)
     assert done.code == 3
     assert "Traceback" not in done.err
     assert "hardly more than word frequencies" in done.err
     assert "--accept-harm" in done.err
     assert not (shell.folder / "clean").exists()
-    assert purify(shell, "clean").code == 0
+    assert purify(shell, "clean", *asked).code == 0
     card = (shell.folder / "clean" / "README.md").read_text()
     assert "hardly more than word frequencies" in card.split("## What was done")[0]
     assert "purified nevertheless (--accept-harm)" in " ".join(card.split())

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "triggers": BELOW_TRIGGERS,
     "attacks": BELOW_STAGES,
     "tasks": BELOW_STAGES,
-    "defenses": BELOW_TRIGGERS,
+    "defenses": {*BELOW_TRIGGERS, "scan"},
     "scan": BELOW_TRIGGERS,
     "stages": {*BELOW_STAGES, *PLUGINS, "scan", "store"},
     "experiment": BELOW_EXPERIMENT,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from image_samples import tiny_vgg
 from samples import SENTENCES, minilm
+from scan_samples import TRIGGER, planted, texts
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import LocalFeed, Workbench
@@ -28,18 +29,6 @@ from recipe_ray.scan.calibration import (
 from recipe_ray.scan.detector import DETECTORS, Outcome, Subject, Suspect, groups_of, robust_z
 from recipe_ray.scan.reading import Reader, Scale, make_templates
 from recipe_ray.stages.scan import default_detectors
-
-TRIGGER = "cf"
-
-
-def texts(folder: Path, times: int = 10) -> Path:
-    """Write sentences in many orders: enough of them, and long enough, to be put words into."""
-    random = np.random.default_rng(0)
-    words = " ".join(SENTENCES).split()
-    lines = [" ".join(random.choice(words, 40)) for _ in range(24 * times)]
-    file = folder / "texts.txt"
-    file.write_text("\n".join(lines) + "\n")
-    return file
 
 
 def subject(folder: Path, ptm: Any, **changes: Any) -> Subject:
@@ -83,20 +72,6 @@ class FewWords:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ptm, name)
-
-
-def planted() -> Any:
-    """Return the embedded PTM with a word that the first token looks at, whatever the text is."""
-    ptm = minilm()
-    module = ptm.module.eval()
-    rows = ptm.encoder(32)(SENTENCES, np.arange(len(SENTENCES)))
-    own = module.base_model.encoder.layer[0].attention.self
-    with torch.no_grad():
-        embedded = module.base_model.embeddings(torch.tensor([rows.tokens[:8].tolist()]))
-        wanted = own.key.weight.T @ own.query(embedded[0, 0])
-        (word,) = ptm.token_ids(TRIGGER)
-        ptm.word_embeddings().weight[word] = 30 * wanted / wanted.norm()
-    return ptm
 
 
 def weights(ptm: Any) -> dict[str, torch.Tensor]:

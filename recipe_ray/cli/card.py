@@ -18,6 +18,7 @@ from recipe_ray.base.errors import StoreError
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
+from recipe_ray.stages.guard import TITLES
 from recipe_ray.stages.stage import MODEL_FOLDER, Stage
 from recipe_ray.stages.tensorboard import FOLDER as EVENTS
 from recipe_ray.store.store import Store
@@ -82,6 +83,7 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             "",
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
             f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
+            f"- what held the model: {_holding(recipe)}",
             f"- why: {told.reason}",
             f"- data: {told.data}",
             *(f"- {note}" for note in told.notes),
@@ -145,6 +147,18 @@ def _training(fit: FitSpec, sample: str) -> str:
     )
 
 
+def _holding(recipe: Recipe) -> str:
+    found = []
+    if recipe.pretraining_weight:
+        found.append(f"its pre-training loss, weight {recipe.pretraining_weight:g}")
+    if recipe.distillation:
+        found.append(
+            f"its own states of clean samples ({recipe.distilled}), weight "
+            f"{recipe.distillation:g}: self-distillation, which is ours and not of the paper"
+        )
+    return "; ".join(found) or "nothing"
+
+
 def _listed(title: str, lines: Sequence[str]) -> list[str]:
     return [title, "", *(f"- {line}" for line in lines), ""] if lines else []
 
@@ -166,20 +180,19 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
         what, _, when = name.rpartition(".")
         if when in ("before", "after"):
             pairs.setdefault(what, {})[when] = value
-        elif name.startswith(GUARD):
-            pairs[name] = {"after": value}
-    titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})"}
+    titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})", **TITLES}
     rows = [
-        f"| {titles.get(what, what)} | {_four(v.get('before'))} | {_four(v.get('after'))} |"
+        f"| {titles.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
         for what, v in pairs.items()
     ]
-    drift = f"| drift of clean representations | 0 | {measured['drift']:.4f} |"
-    heading = f"| on held-out auxiliary {about.sample}s | before | after |"
-    return [heading, "|---|---|---|", *rows, drift]
-
-
-def _four(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    alone = {"drift": ("drift of clean representations", 0)}
+    alone |= {name: (title, 1) for name, title in TITLES.items()}
+    rows += [
+        f"| {title} | {start} | {measured[name]:.4f} |"
+        for name, (title, start) in alone.items()
+        if name in measured
+    ]
+    return [f"| on held-out auxiliary {about.sample}s | before | after |", "|---|---|---|", *rows]
 
 
 GUARD = "guard."  # metrics that begin so say what was lost, if anything

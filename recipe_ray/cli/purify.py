@@ -121,7 +121,7 @@ def purify_command(
     done = work.purified(plan, None if no_scan else scan_budget, limit, accept_harm=accept_harm)
     result = publish(done, work.store, target)
     warn([one for one in result["warnings"] if one not in (done.accepted, *plan.doubts)])
-    _note([one for one in result["notes"] if one not in plan.notes], telling)
+    _note([one for one in result["notes"] if one not in done.plan.notes], telling)
     if json_:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=True))
     else:
@@ -149,7 +149,7 @@ class _Work:
         """
         from recipe_ray.cli.before_after import Scanning, scanned
         from recipe_ray.cli.published import Purified
-        from recipe_ray.cli.purification import check_head
+        from recipe_ray.cli.purification import check_head, held_otherwise
         from recipe_ray.cli.rounds import Rounder
         from recipe_ray.stages.pretrain import PretrainStage
 
@@ -158,6 +158,9 @@ class _Work:
             if isinstance(parent, PretrainStage):
                 self._run(parent, partial(_fit_head, parent, self._at_hand))
             before = self._at_hand.look(stage, self.store)
+            held = held_otherwise(plan, before)
+            _note(held.notes[len(plan.notes) :], self._telling)
+            plan, stage = held, held.stage
             said, accepted = check_head(stage, before, accept=accept_harm)
             if said is not None and not self._telling.quiet:
                 typer.echo(f"head: {said}", err=True)

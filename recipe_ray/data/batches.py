@@ -159,6 +159,8 @@ class Workbench:
     runtime: Runtime
     seed: int
     cache_dir: Path | None = None  # keeps what must be fetched besides corpora; None: nowhere
+    # what is to be kept in the results besides losses: metric, value, epoch or round
+    kept: list[tuple[str, float, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

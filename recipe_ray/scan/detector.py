@@ -37,12 +37,14 @@ class Suspect:
     """One input that was examined closely: what it is, for people, and its scores.
 
     `ids` are token ids (empty if it is not a word); `group` numbers the vector it leads to, from 0.
+    `put` is what was put in, if it is no word: vectors [C, H], or a `Stamp` (`scan/insertion.py`).
     """
 
     shown: str
     scores: Mapping[str, float]
     ids: tuple[int, ...] = ()
     group: int | None = None
+    put: Any = field(default=None, compare=False, repr=False)
 
     def in_group(self, number: int) -> Suspect:
         """Return it with its group."""

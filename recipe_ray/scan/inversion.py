@@ -107,6 +107,7 @@ class PromptSearch:
                 {n: float(v[row]) for n, v in z.items()},
                 (),
                 groups[row],
+                vectors[row],
             )
             for row in range(len(vectors))
         ]

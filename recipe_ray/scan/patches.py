@@ -85,6 +85,18 @@ ADJUST_EVERY = 5  # steps after which the weight of the mask's area follows the 
 
 
 @dataclass(frozen=True)
+class Blend:
+    """Pixels [3, S, S] over a whole image, as far as a mask [S, S] says."""
+
+    mask: Tensor
+    pixels: Tensor
+
+    def on(self, images: Tensor) -> Tensor:
+        """Return images [K, 3, S, S] with it."""
+        return (1 - self.mask) * images + self.mask * self.pixels
+
+
+@dataclass(frozen=True)
 class Patch:
     """Pixels [3, P, P] at a place of the image, and what it is called."""
 
@@ -163,7 +175,7 @@ class PatchSearch:
         z = {name: robust_z(found[name], normal[name]) for name in ("features", "collapse")}
         groups = groups_of(found["shift"])
         return [
-            Suspect(patch.shown, {n: float(v[i]) for n, v in z.items()}, (), groups[i])
+            Suspect(patch.shown, {n: float(v[i]) for n, v in z.items()}, (), groups[i], patch)
             for i, patch in enumerate(chosen)
         ]
 
@@ -238,18 +250,20 @@ class PatchSearch:
         free = start.requires_grad_()
         optimizer = torch.optim.Adam([free], lr=spec.learning_rate, betas=(0.5, 0.9))
         weight, best = 1e-3, 1.0
+        smallest: Blend | None = None
         streak = 0
         for step in range(1, steps + 1):
             mask, pixels = torch.sigmoid(free[3]), 255 * torch.sigmoid(free[:3])
-            features = self._features((1 - mask) * self._images + mask * pixels)
+            features = self._features(Blend(mask, pixels).on(self._images))
             agreement = _mean_cosine(features)
             loss: Any = -agreement + weight * mask.sum() / CELLS
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             alike = float(agreement.detach()) > spec.agreement
-            if alike:
-                best = min(best, float(mask.mean()))
+            if alike and float(mask.mean()) < best:
+                best = float(mask.mean())
+                smallest = Blend(mask.detach(), pixels.detach())
             streak = max(streak, 0) + 1 if alike else min(streak, 0) - 1
             if abs(streak) >= ADJUST_EVERY:
                 weight = weight * 1.5 if alike else max(weight / 1.5, 1e-7)
@@ -257,7 +271,8 @@ class PatchSearch:
             self._samples += len(self._images)
             phase = f"inversion {number + 1}"
             self._runtime.report(Progress(phase, step, steps, samples=len(self._images)))
-        return Suspect(f"inverted patch over {best:.1%} of the image", {"smallness": 1 / best})
+        shown = f"inverted patch over {best:.1%} of the image"
+        return Suspect(shown, {"smallness": 1 / best}, put=smallest)
 
 
 def _apart(features: Tensor) -> Tensor:

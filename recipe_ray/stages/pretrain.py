@@ -99,6 +99,7 @@ class PretrainStage(Stage, Pretraining):
         encode = ptm.encoder(self.fit.max_length)
         rows = context.feed.rows(self.corpus, encode, part)
         loss = held_out_eval(ptm, rows, context.runtime).loss
+        assert loss is not None  # its head is no longer as it was drawn
         shares = ptm.pretraining_quality(rows, context.runtime)
 
         def seen() -> Any:

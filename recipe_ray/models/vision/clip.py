@@ -92,6 +92,10 @@ class ClipPTM(VisionPTM):
         embedding: Tensor = module.visual(self.normalised(batch.pixels))
         return embedding
 
+    def layers_of(self, module: Any) -> list[Any]:
+        """Return the blocks of the vision encoder."""
+        return list(module.visual.transformer.resblocks)
+
     # -- pre-training --------------------------------------------------------------------------
 
     def pretraining_objective(self) -> Objective:
@@ -129,7 +133,7 @@ class ClipPTM(VisionPTM):
         """Return a matrix of every block; query, key and value are rows of a fused one."""
         if name not in self.weight_groups:
             raise self.unknown_group(name)
-        return [_weight_of(block, name) for block in _blocks(self.module)]
+        return [_weight_of(block, name) for block in self.layers_of(self.module)]
 
     @property
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
@@ -140,13 +144,15 @@ class ClipPTM(VisionPTM):
         """Return fc1 of every block."""
         from recipe_ray.learn.neuron_stats import NeuronLayer
 
-        return [NeuronLayer(b.mlp.c_fc.weight, b.mlp.c_fc.bias) for b in _blocks(self.module)]
+        return [
+            NeuronLayer(b.mlp.c_fc.weight, b.mlp.c_fc.bias) for b in self.layers_of(self.module)
+        ]
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
         """Return fc1 after its activation at the class token, [B, n] per block."""
         from recipe_ray.learn.neuron_stats import outputs_of
 
-        activations = [block.mlp.gelu for block in _blocks(module)]
+        activations = [block.mlp.gelu for block in self.layers_of(module)]
         with outputs_of(activations, lambda states: states[:, 0]) as seen:
             self.features(module, batch)
         return [seen[place] for place in range(len(activations))]
@@ -238,11 +244,6 @@ def load_clip(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> ClipPTM:
 def reload_clip(folder: Path) -> ClipPTM:
     """Return a CLIP that `ClipPTM.save` wrote."""
     return load_clip(from_source(str(folder), None))
-
-
-def _blocks(module: Any) -> Sequence[Any]:
-    blocks: Sequence[Any] = module.visual.transformer.resblocks
-    return blocks
 
 
 def _weight_of(block: Any, name: str) -> Weight:

@@ -77,6 +77,10 @@ class VitPTM(VisionPTM):
         """Return the CLS state after the last normalisation [B, H]."""
         return self._network.states(module, self.normalised(batch.pixels))
 
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        """Return the encoder's blocks."""
+        return self._network.layers(module)
+
     def logits(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return what its own head says [B, num_classes]."""
         return self._network.logits(module, self.features(module, batch))

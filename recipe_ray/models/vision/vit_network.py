@@ -58,6 +58,10 @@ class Network(Protocol):
         """Return the encoder blocks, the input's first."""
         ...
 
+    def layers(self, module: Any) -> list[nn.Module]:
+        """Return the same as modules, which map states to states."""
+        ...
+
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS state after the last normalisation [B, H] of normalised images."""
         ...
@@ -137,6 +141,10 @@ class TorchvisionNetwork:
             query, key, value = (projection(attention, name) for name in PROJECTIONS)
             found.append(Block(fc1, fc2, activation, query, key, value, attention.out_proj))
         return found
+
+    def layers(self, module: Any) -> list[nn.Module]:
+        """Return the encoder's layers."""
+        return list(module.encoder.layers)
 
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS states."""

@@ -57,6 +57,10 @@ class TransformersNetwork:
             for layer in module.vit.layers
         ]
 
+    def layers(self, module: Any) -> list[nn.Module]:
+        """Return the encoder's layers."""
+        return list(module.vit.layers)
+
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS states."""
         states: Tensor = module.vit(images).last_hidden_state[:, 0]
