@@ -176,7 +176,10 @@ def _version(plugin: Any) -> Any:
 
 
 def _default(info: Any) -> Any:
-    if info.is_required():
-        return "(required)"
-    dumped = info.default
-    return dumped.model_dump(mode="json") if hasattr(dumped, "model_dump") else dumped
+    return "(required)" if info.is_required() else _plain(info.default)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
