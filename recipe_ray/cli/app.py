@@ -15,13 +15,15 @@ import typer
 
 from recipe_ray import __version__
 from recipe_ray.cli import grid, purify, report, scan, search, single, status
+from recipe_ray.cli.exits import Commands
 
 app = typer.Typer(
     name="recipe-ray",
     help="Removes backdoors from pre-trained models, and measures that it did.",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 _QUIET = {
@@ -44,8 +46,11 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; with every command.")
+    ] = False,
 ) -> None:
-
+    del debug  # `main` looks for it: errors may come before the options are read
     logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
     # libraries that are imported later, if at all, take their levels from here
     for variable, value in _QUIET.items():

@@ -58,7 +58,6 @@ AdapterOption = Annotated[
     ),
 ]
 DEFAULT_STORE = "runs/store"
-FAILED = 1  # exit code if a stage failed
 
 
 def set_up_logging(verbose: bool) -> None:

@@ -89,9 +89,8 @@ def purify_command(
         for note in purification.notes:
             typer.echo(f"note: {note}", err=True)
     warn(purification.doubts)
-    store = work_store(target)
     how: dict[str, Any] = {"workers": workers, "verbose": verbose, "quiet": quiet}
-    with processes(workers):
+    with work_store(target) as store, processes(workers):
         if isinstance(stage.parent, PretrainStage):
             fitted = partial(_fit_head, stage.parent, at_hand)
             run_stage(stage.parent, store, locations, feed=at_hand.feed, run=fitted, **how)

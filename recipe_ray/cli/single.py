@@ -14,6 +14,7 @@ import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
 from recipe_ray.base.paths import is_there, looks_like_path
+from recipe_ray.base.printable import in_a_row, printable
 from recipe_ray.base.spec import LARGEST, explained
 from recipe_ray.cli.display import Display
 from recipe_ray.cli.options import (
@@ -61,7 +62,7 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST)]
 
 def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+        typer.secho(f"warning: {printable(warning)}", fg="yellow", err=True)
 
 
 def backdoor_command(
@@ -106,8 +107,8 @@ def backdoor_command(
             seed=seed,
             content=contents,
         )
-    store = work_store(target)
-    run_stage(stage, store, locations, workers, verbose=verbose, quiet=quiet)
+    with work_store(target) as store:
+        run_stage(stage, store, locations, workers, verbose=verbose, quiet=quiet)
     measured = measured_values(store, stage)
     warn(data_warnings(measured))
     notes = chosen.left_out()
@@ -213,7 +214,7 @@ def columns_named(**asked: str | None) -> dict[str, str]:
 
 def say(found: Found) -> None:
     for note in found.notes:
-        typer.echo(note, err=True)
+        typer.echo(printable(note), err=True)
 
 
 def _completed(
@@ -316,7 +317,7 @@ def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:
             else f"  {row['numerator']:.0f}/{row['denominator']:.0f}"
         )
         label = "" if row["label"] is None else f" -> {row['label']}"
-        what = f"{row['metric']} {row['trigger'] or ''}{label}"
+        what = f"{row['metric']} {in_a_row(row['trigger'] or '', 60)}{label}"
         typer.echo(f"{what:<24} {100 * row['value']:6.2f} %{counts}")
 
 

@@ -155,6 +155,11 @@ class Stage(Component):
         return self.parent.origin if self.parent is not None else fingerprint(self.model.identity())
 
     @property
+    def title(self) -> str:
+        """What people who watch call it: kind, label and seed."""
+        return f"{self.name} {self.label()}.s{self.seed}"
+
+    @property
     def artifact(self) -> ArtifactId:
         """Where the store keeps what this stage makes."""
         return ArtifactId(self.name, self.label(), self.key)

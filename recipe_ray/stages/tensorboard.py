@@ -161,4 +161,4 @@ class _EventFile:
 def _folder(stage: Stage, experiment: str) -> str:
     artifact = stage.artifact
     plain = path_part(experiment, "experiment name")
-    return f"{FOLDER}/{plain}/{artifact.label}-{artifact.key}"
+    return f"{FOLDER}/{plain}/{artifact.label}.s{stage.seed}-{artifact.key}"
