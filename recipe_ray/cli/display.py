@@ -106,7 +106,7 @@ class Display:
             if progress.resumed_at:
                 at = f"step {progress.resumed_at} of {progress.num_steps}"
                 self._console.print(
-                    f"        {stage.title} continues its {progress.phase} from {at}", markup=False
+                    f"        {stage.caption} continues its {progress.phase} from {at}", markup=False
                 )
         values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())
         if self._live:
@@ -114,7 +114,7 @@ class Display:
                 self._bar(stage, progress.num_steps),
                 completed=progress.step,
                 total=progress.num_steps,
-                description=f"{stage.title}: {progress.phase}",
+                description=f"{stage.caption}: {progress.phase}",
                 left=_to_go(advance.left_s),
                 values=values,
             )
@@ -124,7 +124,7 @@ class Display:
             self._printed[stage.key] = now
             told = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
             told += [part for part in (_to_go(advance.left_s), values) if part]
-            self._console.print(f"        {stage.title}: {', '.join(told)}", markup=False)
+            self._console.print(f"        {stage.caption}: {', '.join(told)}", markup=False)
 
     def on_doing(self, what: str) -> None:
         """Say what is done before the first stage starts, which may take half a minute."""
@@ -145,7 +145,7 @@ class Display:
         self._console.print(f"warning: {message}", style="yellow", markup=False)
 
     def _started(self, event: SweepEvent) -> None:
-        self._console.print(f"{self._count()} {event.stage.title} started", markup=False)
+        self._console.print(f"{self._count()} {event.stage.caption} started", markup=False)
         if self._live:  # it loads its model and its data before it takes a step
             self._bar(event.stage, None)
 
@@ -157,7 +157,7 @@ class Display:
         self._end(event.stage)
         left = f"; {_to_go(event.left_s)}" if event.left_s else ""
         self._console.print(
-            f"{self._count()} {event.stage.title} done in {duration(event.wall_s)}{left}",
+            f"{self._count()} {event.stage.caption} done in {duration(event.wall_s)}{left}",
             markup=False,
         )
 
@@ -166,20 +166,20 @@ class Display:
 
     def _failed(self, event: SweepEvent) -> None:
         self._end(event.stage)
-        said = [f"{self._count()} {event.stage.title} FAILED", f"        {event.message}"]
+        said = [f"{self._count()} {event.stage.caption} FAILED", f"        {event.message}"]
         for line in said:
             self._errors.print(printable(line), style="red", markup=False)
 
     def _lost(self, event: SweepEvent) -> None:
         self._console.print(
-            f"{self._count()} {event.stage.title} was lost and starts again: {event.message}",
+            f"{self._count()} {event.stage.caption} was lost and starts again: {event.message}",
             style="yellow",
             markup=False,
         )
 
     def _left(self, event: SweepEvent) -> None:
         self._console.print(
-            f"{self._count()} {event.stage.title}: waiting for {event.message}",
+            f"{self._count()} {event.stage.caption}: waiting for {event.message}",
             markup=False,
         )
 
@@ -192,7 +192,7 @@ class Display:
     def _bar(self, stage: Stage, num_steps: int | None) -> TaskID:
         if stage.key not in self._bars:
             self._bars[stage.key] = self._progress.add_task(
-                f"{stage.title}: starting", total=num_steps, left="", values=""
+                f"{stage.caption}: starting", total=num_steps, left="", values=""
             )
         return self._bars[stage.key]
 

@@ -171,7 +171,7 @@ def _table(rows: Any) -> Table:
 
 
 def _titled(note: dict[str, Any]) -> str:
-    """Return what `Stage.title` says of the stage of a note."""
+    """Return what `Stage.caption` says of the stage of a note."""
     seed = note.get("seed")
     return f"{note['kind']} {note['label']}" + ("" if seed is None else f".s{seed}")
 

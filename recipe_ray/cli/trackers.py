@@ -1,8 +1,8 @@
 """Experiment tracking: every finished stage as a run in MLflow or in Weights & Biases.
 
 That includes stages that the store had before, or another driver made, unless the tracker has a run
-of them already. The store stays the ledger. A tracker is only told what happened, and its errors cannot harm a
-sweep. Its library is imported when it is asked for.
+of them already. The store stays the ledger. A tracker is only told what happened, and its errors
+cannot harm a sweep. Its library is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MlflowTracker:
     def log(self, stage: Stage, rows: pa.Table) -> None:
         """Add one run with the stage's columns and its rows."""
         client, experiment_id = self._place
-        run = client.create_run(experiment_id, run_name=stage.title).info
+        run = client.create_run(experiment_id, run_name=stage.caption).info
         entities = self._mlflow.entities
         params = [entities.Param(key, str(value)) for key, value in _params(stage).items()]
         client.log_batch(run.run_id, params=params)
@@ -119,7 +119,7 @@ class WandbTracker:
             project=os.environ.get("WANDB_PROJECT", "recipe-ray"),
             group=self._group,
             job_type=stage.name,
-            name=stage.title[:_WANDB_LENGTH],
+            name=stage.caption[:_WANDB_LENGTH],
             id=self._id(stage),
             resume="allow",  # of another machine's run of the stage, not a second one beside it
             config=_params(stage),

@@ -76,7 +76,7 @@ class Watch(tune.Callback):
         if not self._queue.is_running(stage.key):
             return  # of a batch that was started again, and reported before
         for warning in result[WARNINGS]:
-            logger.warning("%s: %s", stage.title, warning)
+            logger.warning("%s: %s", stage.caption, warning)
         if result[FAILURE]:
             self._fail(stage, result[FAILURE])
         else:
@@ -134,7 +134,7 @@ class Watch(tune.Callback):
         logger.warning(
             "%s was taken over by another driver, which had not heard of this one for %.0f s: "
             "it is stopped here",
-            *(stage.title, self._plan.launch.claim_lease_s),
+            *(stage.caption, self._plan.launch.claim_lease_s),
         )
         trial = self._trials.get(stage.key)
         if trial is not None:

@@ -155,7 +155,7 @@ class Stage(Component):
         return self.parent.origin if self.parent is not None else fingerprint(self.model.identity())
 
     @property
-    def title(self) -> str:
+    def caption(self) -> str:
         """What people who watch call it: kind, label and seed."""
         return f"{self.name} {self.label()}.s{self.seed}"
 
