@@ -19,6 +19,7 @@ import typer
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.paths import is_there, looks_like_path
+from recipe_ray.base.printable import in_a_row
 from recipe_ray.cli.options import (
     DataOption,
     JsonOption,
@@ -177,7 +178,7 @@ def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:
             else f"  {row['numerator']:.0f}/{row['denominator']:.0f}"
         )
         label = "" if row["label"] is None else f" -> {row['label']}"
-        what = f"{row['metric']} {row['trigger'] or ''}{label}"
+        what = f"{row['metric']} {in_a_row(row['trigger'] or '', 60)}{label}"
         typer.echo(f"{what:<24} {100 * row['value']:6.2f} %{counts}")
 
 
@@ -297,7 +298,11 @@ def _side_by_side(sides: dict[str, Side]) -> list[str]:
     for name in names:
         one, other = found["A"].get(name), found["B"].get(name)
         change = "-" if one is None or other is None else f"{100 * (other.mean - one.mean):+.1f}"
-        title = name.upper() if name in _ORDER else f'ASR of "{name.removeprefix("asr ")}"'
+        title = (
+            name.upper()
+            if name in _ORDER
+            else f'ASR of "{in_a_row(name.removeprefix("asr "), 40)}"'
+        )
         rows.append([title, estimate_text(one), estimate_text(other), change])
         if "floor" in sides:
             rows[-1].append(estimate_text(found["floor"].get(name)))

@@ -79,7 +79,6 @@ TextColumnOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST)]
 DEFAULT_STORE = "runs/store"
-FAILED = 1  # exit code if a stage failed
 
 
 @dataclass(frozen=True)

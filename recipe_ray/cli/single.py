@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.base.printable import printable
 from recipe_ray.cli.options import (
     DataOption,
     ModelArgument,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+        typer.secho(f"warning: {printable(warning)}", fg="yellow", err=True)
 
 
 @with_groups
@@ -83,8 +84,8 @@ def backdoor_command(
             seed=seed,
             content=contents,
         )
-    store = work_store(target)
-    run_stage(stage, store, locations, workers, telling)
+    with work_store(target) as store:
+        run_stage(stage, store, locations, workers, telling)
     measured = measured_values(store, stage)
     warn(data_warnings(measured))
     notes = chosen.left_out()
@@ -101,7 +102,7 @@ def columns_named(**asked: str | None) -> dict[str, str]:
 
 def say(found: Found) -> None:
     for note in found.notes:
-        typer.echo(note, err=True)
+        typer.echo(printable(note), err=True)
 
 
 def _completed(
