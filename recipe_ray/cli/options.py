@@ -109,7 +109,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     Fields need defaults. Typer reads the signature; the command gets whole groups.
     """
-    groups = {name: kind for name, kind in get_type_hints(command).items() if is_dataclass(kind)}
+    hinted = get_type_hints(command).items()
+    groups: dict[str, Any] = {name: kind for name, kind in hinted if is_dataclass(kind)}
     names = {group: [one.name for one in fields(kind)] for group, kind in groups.items()}
     parameters: list[inspect.Parameter] = []
     for one in inspect.signature(command, eval_str=True).parameters.values():
