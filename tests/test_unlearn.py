@@ -119,7 +119,7 @@ def test_a_patch_is_unlearnt_from_images(tmp_path: Path) -> None:
         own.feed.rows(corpus, ptm.encoder(0), Auxiliary(corpus).part).pixels
     ).float()
     before = patch_displacement(ptm, images)
-    fields = {"detectors": [NamedPatch()], "margin": before / 4, "rounds": 2, "fit": FIT}
+    fields = {"detectors": [NamedPatch()], "margin": before / 4, "rounds": 4, "fit": FIT}
     records = DEFENSES.parse({"name": "unlearn", **fields}).purify(ptm, Auxiliary(corpus), own)
     assert {"held", "unlearnt"} == set(records[0].terms)
     assert patch_displacement(ptm, images) < before / 2
