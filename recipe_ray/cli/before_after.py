@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from recipe_ray.data.batches import LocalFeed
 
 # Without clean PTMs of its make, a PTM is called silent if no input moves it by more than so many
-# robust z of its own words (of random patches, for images)
-SILENT_Z = 10.0
+# robust z of its own words (of random patches, for images). A clean MiniLM of three layers reached
+# 23.6 at most in three scans; triggers of strong backdoors reached 30 to 76 in six layers
+SILENT_Z = 25.0
 WIDEST = 30  # characters of an input
 FOLLOWED = 8  # inputs of the scan before whose scores are shown after
 Record = dict[str, Any]
