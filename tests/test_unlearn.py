@@ -125,6 +125,19 @@ def test_a_patch_is_unlearnt_from_images(tmp_path: Path) -> None:
     assert patch_displacement(ptm, images) < before / 2
 
 
+def test_what_stands_out_but_cannot_be_put_in_is_an_error() -> None:
+    found = Found((Suspect("some sound", {}),), (), 2.0)
+    said = raised_by(lambda: DEFENSES.parse("unlearn").drawn(found, ()))
+    assert "'some sound' stands out, but its detector gives neither token ids" in said
+
+
+def test_a_plan_names_the_detectors_that_a_model_gets() -> None:
+    texts, images = (DEFENSES.parse("unlearn").settled(reads) for reads in ("text", "image"))
+    assert [one.name for one in texts.detectors] == ["vocabulary", "inversion"]
+    assert [one.name for one in images.detectors] == ["patches"]
+    assert texts.settled("text") == texts
+
+
 # --- what is put in
 
 
@@ -208,7 +221,9 @@ def test_what_a_text_gets_depends_on_no_batch() -> None:
 def test_half_of_the_samples_get_what_stands_out_now() -> None:
     new = tuple(Suspect(str(n), {}, (n,)) for n in (1, 2))
     others = (Suspect("no", {}), *(Suspect(str(n), {}, (n,)) for n in range(3, 30)))
-    known = (Suspect("known", {}, (99,)),)
+    # what stood out before may do so again, and is measured in any case
+    known = (Suspect("known", {}, (99,)), Suspect("again", {}, (1,)))
+    others = (Suspect("known", {}, (99,)), *others)
     drawn = DEFENSES.parse({"name": "unlearn", "alarms": 8}).drawn(Found(new, others, 2.0), known)
     assert len(drawn.suspects) == 8
     assert drawn.suspects[2] is known[0]

@@ -10,7 +10,7 @@ until nothing stands out or the rounds are over. It knows no trigger that the sc
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Self
@@ -101,7 +101,7 @@ class Unlearn(Defense):
             draw = self.drawn(found, known)
             new = self._trained(objective, draw, auxiliary, own, f"unlearn, round {number}")
             records += _after(records, new)
-            known = (*known, *found.flagged)
+            known = (*_without(known, found.flagged), *found.flagged)
         return records
 
     def scanned(
@@ -160,12 +160,21 @@ class Unlearn(Defense):
         return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase=phase)
 
     def drawn(self, found: Found, known: Sequence[Suspect]) -> Draw:
-        """Return what is put in and how often: half of it stands out now, the rest did or may."""
+        """Return what is put in and how often: half of it stands out now, the rest did or may.
+
+        Raises SpecError if a detector does not say what stands out so that it can be put in.
+        """
         from recipe_ray.scan.insertion import Draw, can_be_put_in
 
         new = [one for one in found.flagged if can_be_put_in(one)]
-        alarms = [one for one in found.others if can_be_put_in(one)]
-        rest = [*known, *alarms[: max(0, self.alarms - len(new) - len(known))]]
+        if not new:
+            raise SpecError(
+                f"detectors: {found.flagged[0].shown!r} stands out, but its detector gives neither "
+                "token ids nor what it put in, so that it cannot be unlearnt; name other detectors"
+            )
+        before = _without([one for one in known if can_be_put_in(one)], new)
+        alarms = _without(filter(can_be_put_in, found.others), [*new, *before])
+        rest = [*before, *alarms[: max(0, self.alarms - len(new) - len(before))]]
         shares = [NEW / max(len(new), 1)] * len(new) + [(1 - NEW) / max(len(rest), 1)] * len(rest)
         return Draw((*new, *rest), tuple(shares))
 
@@ -223,6 +232,12 @@ class Unlearning:
             error = relative_error([same[batch.others]], [wanted[batch.others]])
             terms["unlearnt_tokens"] = error
         return terms
+
+
+def _without(some: Iterable[Suspect], taken: Iterable[Suspect]) -> list[Suspect]:
+    """Return the suspects that are not the same words as one that is taken."""
+    words = {one.ids for one in taken if one.ids}
+    return [one for one in some if one.ids not in words]
 
 
 def _after(before: Sequence[EpochRecord], new: Sequence[EpochRecord]) -> list[EpochRecord]:

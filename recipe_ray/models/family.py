@@ -47,7 +47,7 @@ CAPABILITIES: dict[Capability, tuple[str, ...]] = {
     "Pretrains": ("pretraining_collate", "pretraining_objective", "pretraining_quality"),
     "HasWeightGroups": ("weight_groups", "weight_group", "purification_scope"),
     "HasNeurons": ("neuron_layers", "neuron_activations"),
-    "HasStates": ("states",),
+    "HasStates": ("states", "reads"),
     "Attackable": ("pooled", "features"),  # one of them: what attackers aim at in texts, in images
     "HasVocabulary": ("whole_words", "continuations", "hidden", "pooled", "word_logits"),
 }
