@@ -106,7 +106,8 @@ class Display:
             if progress.resumed_at:
                 at = f"step {progress.resumed_at} of {progress.num_steps}"
                 self._console.print(
-                    f"        {stage.caption} continues its {progress.phase} from {at}", markup=False
+                    f"        {stage.caption} continues its {progress.phase} from {at}",
+                    markup=False,
                 )
         values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())
         if self._live:
