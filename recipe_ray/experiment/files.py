@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from recipe_ray.base.catalog import named_by_file
 from recipe_ray.base.changes import apply_change
 from recipe_ray.base.errors import SpecError, a, shortened
+from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml_file
 from recipe_ray.data.corpus import CORPORA
@@ -130,7 +131,7 @@ def _catalogs(value: Any, path: Path, folder: Path) -> tuple[Path, ...]:
         if not isinstance(name, str) or not name:
             given = shortened(repr(name))
             raise SpecError(f"{path}: catalog: expected a file or a list of them, got {given}")
-    return tuple(folder.absolute() / Path(name).expanduser() for name in names)
+    return tuple(folder.absolute() / expanded(name) for name in names)
 
 
 def _unshared(value: Any) -> Any:
