@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.scan import calibration as known_calibration
-from recipe_ray.stages.scan import RESULT, ScanStage
+from recipe_ray.stages.scan import RESULT, ScanStage, default_detectors
 from recipe_ray.store.store import Store
 
 QUICK = {"images": 8, "fresh": 8, "steps": 3, "restarts": 1, "widths": [0.25]}
@@ -95,3 +96,16 @@ def test_a_model_as_it_stands_is_scanned_with_the_same_data(tmp_path: Path) -> N
     made = json.loads((tmp_path / "made.json").read_text())["vgg"]["patches"]
     assert len(made["clean"]) == 3
     assert set(made["bounds"]) == {"collapse", "features", "smallness"}
+
+
+@pytest.mark.parametrize("make", ["bert", "roberta"])
+def test_shipped_bounds_are_those_of_the_detectors_as_they_are(make: str) -> None:
+    for detector in default_detectors("text"):
+        bounds = known_calibration.known_bounds(make, detector)
+        assert bounds is not None, f"{detector.name}: settings changed, calibrate it again"
+        known = json.loads((files("recipe_ray.scan") / "calibration.json").read_text())
+        found = known[make][detector.name]
+        clean = found["clean"].values()
+        assert len(clean) >= 2
+        assert found["margin"] == known_calibration.MARGIN
+        assert bounds.by_score == known_calibration.bounds_from(clean, known_calibration.MARGIN)
