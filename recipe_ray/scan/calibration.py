@@ -57,9 +57,9 @@ def known_bounds(architecture: str, detector: Detector) -> Bounds | None:
     known = _known().get(architecture, {}).get(detector.name)
     if known is None or known["settings"] != settings_of(detector):
         return None
-    return Bounds(
-        known["bounds"], f"{len(known['clean'])} clean PTMs of architecture {architecture}"
-    )
+    names = dict.fromkeys(name.partition(".scan")[0] for name in known["clean"])
+    source = f"{len(known['clean'])} clean PTMs of architecture {architecture}"
+    return Bounds(known["bounds"], f"{source} ({', '.join(names)})")
 
 
 def normal_by(detectors: Iterable[Detector]) -> dict[str, Any]:
