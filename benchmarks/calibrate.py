@@ -3,7 +3,7 @@
     recipe-ray sweep experiments/mini/calibration.yaml --data DATA --store runs/calibration
     python -m benchmarks.calibrate experiments/mini/calibration.yaml --data DATA \\
         --store runs/calibration --also '{name: minilm, layers: 6}' \\
-        > recipe_ray/scan/calibration.json
+        --out recipe_ray/scan/calibration.json
 
 FILE is an experiment whose scans are all of clean PTMs, and has been run. `--also` scans a model as
 it stands, without the head that an experiment fits; what the store has is not scanned again. A
@@ -14,7 +14,6 @@ see which one sets a bound.
 
 import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,9 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import make_plan
-from recipe_ray.scan.calibration import bounds_from, settings_of
+from recipe_ray.scan.calibration import MARGIN, bounds_from, settings_of
 from recipe_ray.stages.scan import RESULT, Scan, ScanStage
 from recipe_ray.store.store import Store
-
-MARGIN = 1.25  # more than this above every clean PTM is suspicious
 
 
 def scans_of(file: Path, also: list[str], locations: Locations) -> list[ScanStage]:
@@ -43,7 +40,7 @@ def scans_of(file: Path, also: list[str], locations: Locations) -> list[ScanStag
         if one.columns()["attack"] != "none" or one.verdict:
             raise SpecError(f"{file}: scans must be of clean PTMs, and say `verdict: false`")
     for text in also:
-        model = parse_model(text)
+        model = parse_model(text, allow_pickle=False, revision=None)
         like = next(one for one in scans if one.model.reads == model.reads)
         how = {name: getattr(like, name) for name in Scan.model_fields}
         scans.append(ScanStage(model=model, content=like.content, seed=like.seed, **how))
@@ -74,10 +71,11 @@ def calibration(scans: list[ScanStage], store: Store) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Scan what is missing of `--also`, and print the calibration."""
+    """Scan what is missing of `--also`, and write the calibration."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibrate")
     parser.add_argument("file", type=Path, nargs="+", help="experiments of clean PTMs (YAML)")
     parser.add_argument("--also", action="append", default=[], metavar="MODEL")
+    parser.add_argument("--out", type=Path, required=True, help="calibration.json")
     parser.add_argument("--store", default="runs")
     parser.add_argument("--data", type=Path)
     given = parser.parse_args(arguments)
@@ -92,8 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = calibration(scans, store)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    json.dump(found, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from recipe_ray.stages.stage import Stage
 
 
 def board_folder(stage: Stage, experiment: str) -> str:
-    return f"tensorboard/{experiment}/{stage.artifact.label}-{stage.artifact.key}"
+    return f"tensorboard/{experiment}/{stage.artifact.label}.s{stage.seed}-{stage.artifact.key}"
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:

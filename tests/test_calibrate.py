@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import pytest
 import yaml
 from image_samples import labelled_parquet, tiny_vgg
 
-from benchmarks.calibrate import MARGIN, calibration, main, scans_of
+from benchmarks.calibrate import calibration, main, scans_of
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.scan import calibration as known_calibration
-from recipe_ray.stages.scan import RESULT, ScanStage
+from recipe_ray.stages.scan import RESULT, ScanStage, default_detectors
 from recipe_ray.store.store import Store
 
 QUICK = {"images": 8, "fresh": 8, "steps": 3, "restarts": 1, "widths": [0.25]}
@@ -49,7 +50,7 @@ def test_bounds_are_a_margin_above_the_highest_of_clean_ptms(tmp_path: Path) -> 
     assert len(found["clean"]) == len(scans) == 2
     for name, bound in found["bounds"].items():
         most = max(one[name] for one in highest)
-        assert bound == pytest.approx(max(1.0, MARGIN * most), abs=2e-3)
+        assert bound == pytest.approx(max(1.0, known_calibration.MARGIN * most), abs=2e-3)
 
 
 def test_a_verdict_is_never_that_of_an_older_calibration(
@@ -82,4 +83,29 @@ def test_only_scores_of_clean_ptms_make_a_calibration(tmp_path: Path) -> None:
 def test_what_cannot_be_calibrated_ends_in_one_line(tmp_path: Path) -> None:
     file = experiment(tmp_path, verdict=True)
     with pytest.raises(SystemExit, match=r"error: .*verdict: false"):
-        main([str(file), "--store", str(tmp_path / "store")])
+        main([str(file), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "o.json")])
+
+
+def test_a_model_as_it_stands_is_scanned_with_the_same_data(tmp_path: Path) -> None:
+    places, store = Locations(None, tmp_path), Store.open(str(tmp_path / "store"))
+    file = experiment(tmp_path, verdict=False)
+    run_inline(scans_of(file, [], places), store, places)
+    tiny_vgg().save(tmp_path / "other")
+    words = [str(file), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "made.json")]
+    main([*words, "--also", f"{{name: vgg, source: {tmp_path / 'other'}}}"])
+    made = json.loads((tmp_path / "made.json").read_text())["vgg"]["patches"]
+    assert len(made["clean"]) == 3
+    assert set(made["bounds"]) == {"collapse", "features", "smallness"}
+
+
+@pytest.mark.parametrize("make", ["bert", "roberta"])
+def test_shipped_bounds_are_those_of_the_detectors_as_they_are(make: str) -> None:
+    for detector in default_detectors("text"):
+        bounds = known_calibration.known_bounds(make, detector)
+        assert bounds is not None, f"{detector.name}: settings changed, calibrate it again"
+        known = json.loads((files("recipe_ray.scan") / "calibration.json").read_text())
+        found = known[make][detector.name]
+        clean = found["clean"].values()
+        assert len(clean) >= 2
+        assert found["margin"] == known_calibration.MARGIN
+        assert bounds.by_score == known_calibration.bounds_from(clean, known_calibration.MARGIN)

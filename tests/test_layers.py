@@ -270,6 +270,7 @@ SHORT = {
     "__main__": "`python -m recipe_ray` asks for this file by its name",
     "base.fingerprint": "what a key is: needed in seven rooms, most of which need no spec",
     "base.import_path": "imported before all else, so that it imports nothing",
+    "base.printable": "whatever shows text from outside takes it from here, in five rooms",
     "triggers.kinds": "names every kind of trigger: it imports them, and they import `trigger`",
 }
 

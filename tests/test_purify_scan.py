@@ -23,7 +23,7 @@ __all__ = ["shell"]  # a fixture
 MODEL = str(tiny_folder())
 VOCABULARY = {
     "name": "vocabulary",
-    "second": {"texts": 4, "length": 8},
+    "close": {"texts": 4, "length": 8},
     "fresh": {"texts": 6, "length": 10},
     "controls": 32,
     "confirmed": 6,
@@ -107,10 +107,10 @@ def test_the_result_says_what_was_done_with_which_data_and_what_came_of_it(shell
     assert result["settings"]["defense"]["fit"]["steps"] == 3
     loss = result["held_out_loss"]
     assert loss["before"] != loss["after"]
-    assert loss["unit"] == "nats a masked token"
+    assert loss["unit"] == "nats per masked token"
     assert result["drift"] > 0
     assert (result["ended"], len(result["rounds"])) == ("asked", 1)
-    assert len(result["warnings"]) == 2
+    assert any("of the 1.4 x RMS" in one for one in result["warnings"])
     assert result["recipe_ray"]
 
 

@@ -60,7 +60,7 @@ def test_a_stage_that_diverges_leaves_a_note_and_no_artifact(tmp_path: Path) -> 
     assert (note["kind"], note["error"]) == ("purify", "NonFiniteLossError")
     assert "purify" in note["message"]
     assert "mlm = " in note["message"]
-    assert not note["is_user_error"]
+    assert "a smaller learning_rate" in note["message"]
     assert store.committed() == {}
     assert list((tmp_path / "store" / "tmp").iterdir()) == []
 

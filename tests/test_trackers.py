@@ -21,7 +21,7 @@ from recipe_ray.cli.trackers import TRACKERS, Tracking, open_trackers
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
-from recipe_ray.schedule.sweep_progress import SweepEvent
+from recipe_ray.schedule.sweep_progress import EventKind, SweepEvent
 from recipe_ray.stages.stage import Stage
 from recipe_ray.store.rows import Measurement, measurement_table
 from recipe_ray.store.store import Store
@@ -87,6 +87,9 @@ class Recorder:
             raise ConnectionError("no server")
         self.rows += rows.to_pylist()
 
+    def has(self, stage: Stage) -> bool:
+        return any(row["stage"] == stage.key for row in self.rows)
+
     def close(self) -> None:
         self.closed = True
 
@@ -140,9 +143,11 @@ def test_mlflow_keeps_a_run_with_the_stages_columns_and_losses_by_epoch(stage: S
 @pytest.mark.usefixtures("_wandb_stops")
 def test_wandb_offline_writes_a_run_folder_for_each_stage(stage: Stage, tmp_path: Path) -> None:
     tracker = open_trackers(["wandb"], "small")["wandb"]
-    for _ in range(2):
-        tracker.log(stage, rows_of(stage))
+    tracker.log(stage, rows_of(stage))
     tracker.close()
+    again = open_trackers(["wandb"], "again")["wandb"]
+    again.log(stage, rows_of(stage))
+    again.close()
     runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(runs) == 2
     for run in runs:
@@ -195,14 +200,26 @@ def test_an_unreachable_mlflow_server_is_a_warning(
     assert "--track mlflow stopped" in capsys.readouterr().err
 
 
-def test_only_finished_stages_are_logged_with_the_rows_of_the_store(
-    stage: Stage, store: Store
+@pytest.mark.parametrize("kinds", [("started", "finished"), ("skipped", "skipped", "started")])
+def test_a_stage_is_logged_once_with_the_rows_of_the_store_even_if_it_was_there_before(
+    stage: Stage, store: Store, kinds: tuple[EventKind, ...]
 ) -> None:
     recorder = Recorder()
     with Tracking({"recorder": recorder}, store) as tracking:
-        for kind in ("skipped", "started", "finished"):
+        for kind in kinds:
             tracking.on_event(SweepEvent(kind, stage))
     assert recorder.rows == rows_of(stage).to_pylist()
+
+
+@pytest.mark.usefixtures("_wandb_stops")
+@pytest.mark.parametrize("name", sorted(TRACKERS))
+def test_a_tracker_knows_in_a_later_sweep_what_it_has(name: str, stage: Stage) -> None:
+    first = open_trackers([name], "small")[name]
+    assert not first.has(stage)
+    first.log(stage, rows_of(stage))
+    first.close()
+    assert open_trackers([name], "small")[name].has(stage)
+    assert not open_trackers([name], "other")[name].has(stage)
 
 
 # --- a real server

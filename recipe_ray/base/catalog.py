@@ -27,6 +27,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 from pydantic import Field, PositiveInt, ValidationError, create_model
 
 from recipe_ray.base.errors import SpecError, shortened, unknown
+from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import Component, Spec, explain
 from recipe_ray.base.strict_yaml import read_yaml_file
 
@@ -223,7 +224,7 @@ def named_by_file(files: Iterable[Path]) -> Iterator[None]:
 def own_catalogs() -> tuple[Path, ...]:
     """Return the user's catalogues, each once: those of RECIPE_RAY_CATALOG, then a file's."""
     named = os.environ.get(VARIABLE, "").split(os.pathsep)
-    files = [Path(name).expanduser() for name in named if name.strip()]
+    files = [expanded(name) for name in named if name.strip()]
     return tuple(dict.fromkeys(file.resolve() for file in (*files, *_named_by_file.get())))
 
 
@@ -234,7 +235,7 @@ def settle() -> None:
     """
     named = [name for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name.strip()]
     if named:
-        whole = (str(Path(name).expanduser().absolute()) for name in named)
+        whole = (str(expanded(name).absolute()) for name in named)
         os.environ[VARIABLE] = os.pathsep.join(whole)
 
 
@@ -284,4 +285,4 @@ def _read_once(file: Path, *_: int) -> dict[str, dict[str, dict[str, Any]]]:
 def _placed(key: str, value: Any, folder: Path) -> Any:
     # a catalogue and the files that it names are moved together
     is_path = key.startswith("path") and isinstance(value, str) and value
-    return str(folder / Path(value).expanduser()) if is_path else value
+    return str(folder / expanded(value)) if is_path else value

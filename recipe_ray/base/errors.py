@@ -1,15 +1,23 @@
 """Errors meant for people: what was wrong, where, what is allowed, the nearest match.
 
-Every error that a user can cause derives from `UserError`; the command line prints its message
-without a traceback. Anything else is a bug of ours and shows its traceback.
+Every error that a user can cause derives from `UserError`; the command line prints its message.
+Anything else is a bug of ours: its traceback goes into a report file (`cli/exits.py`).
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from recipe_ray.base.printable import printable
+
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message says what, where and what would work."""
+    """Something the user gave cannot be used; the message says what, where and what would work.
+
+    What it quotes may be from outside: its text is `printable`.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SpecError(UserError):
@@ -56,7 +64,7 @@ class HarmError(UserError):
     """Continuing would probably damage the model; the user can ask to continue all the same."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """A loss that is not a number; the stage stops, the rest of the grid continues."""
 
 
@@ -88,5 +96,5 @@ _SHOWN = 200  # a user's text may be a megabyte
 
 def in_a_line(error: BaseException) -> str:
     """Return what a library's error says, without the pages that some of them append."""
-    said = " ".join(str(error).split())
+    said = " ".join(printable(str(error)).split())
     return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__

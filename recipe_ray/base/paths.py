@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from recipe_ray.base.errors import SpecError, StoreError, suggest
+from recipe_ray.base.errors import SpecError, StoreError, shortened, suggest
 
 Kind = Literal["file", "folder", "any"]
 
@@ -38,6 +38,14 @@ def is_there(text: str) -> bool:
         return Path(text).expanduser().exists()
     except (OSError, RuntimeError):  # longer than any path, or ~name of an unknown user
         return False
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` and `~user` replaced; raise SpecError for a user that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SpecError(f"{shortened(str(path))!r}: this machine knows no such user") from None
 
 
 def local_path(text: str, where: str, wanted: str) -> Path:
@@ -72,6 +80,8 @@ def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Pat
         raise SpecError(f"{where}: {why_missing(text)}; give {wanted}")
     if kind == "file" and path.is_dir():
         raise SpecError(f"{where}: {path} is a folder{_files_in(path)}; give {wanted}")
+    if kind == "file" and not path.is_file():
+        raise SpecError(f"{where}: {path} is no regular file; write what it holds into one")
     if kind == "folder" and not path.is_dir():
         raise SpecError(f"{where}: {path} is a file, not a folder; give {wanted}")
     return path
@@ -79,7 +89,10 @@ def existing_path(text: str, where: str, wanted: str, kind: Kind = "any") -> Pat
 
 def why_missing(text: str) -> str:
     """Return the clause for a missing path: the nearest name, or the missing folder."""
-    path = Path(text).expanduser()
+    try:
+        path = expanded(text)
+    except SpecError as error:
+        return str(error)
     folder = path.parent
     if any(sign in path.name for sign in "*?"):
         return f"{text} does not exist: patterns are not expanded here"

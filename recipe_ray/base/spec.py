@@ -280,6 +280,17 @@ def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
         else:
             shown = shortened(repr(item["input"]))
             given = "" if item["type"] in ("missing", "value_error") else f" (got {shown})"
-            message = str(cause) if cause is not None else item["msg"]
+            message = str(cause) if cause is not None else _MEANT.get(item["type"], item["msg"])
             found.append((path.lstrip("."), message + given))
     return found
+
+
+_LIST = "a list is expected, in YAML [a, b]; one value needs its brackets, too: [a]"
+# what pydantic says in words of Python
+_MEANT = {
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "dict_type": "a mapping is expected, in YAML {name: value}",
+    "model_type": "a mapping is expected, in YAML {name: value}",
+    "model_attributes_type": "a mapping is expected, in YAML {name: value}",
+}

@@ -3,32 +3,37 @@
 import os
 import sys
 
-USER_ERROR, HARM, INTERRUPTED = 2, 3, 130
-
 
 def main() -> None:
-    """Run the command line; an error that a user can repair is printed without a traceback."""
+    """Run the command line; whatever ends it is said in a line, with an exit code of its own."""
     from recipe_ray.base.import_path import leave_out_working_folder
 
     leave_out_working_folder()  # first: all other modules are looked for along the path
     # before tokenizers and torch are imported: their own threads only hinder ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import typer
+    from recipe_ray.base.errors import ClusterLostError
+    from recipe_ray.cli.exits import EndedError, explain
 
-    from recipe_ray.base.errors import ClusterLostError, HarmError, UserError
-    from recipe_ray.cli.app import app
-
+    words = sys.argv[1:]
+    options = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in options  # also behind the command's name, where people put it
+    if debug:
+        words = ["--debug", *(w for w in options if w != "--debug"), *words[len(options) :]]
     try:
-        app(standalone_mode=True)
-    except UserError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        if isinstance(error, ClusterLostError):
-            sys.stdout.flush()
-            os._exit(USER_ERROR)  # what is left of Ray would crash on the usual way out
-        sys.exit(HARM if isinstance(error, HarmError) else USER_ERROR)
-    except KeyboardInterrupt:
-        typer.secho("interrupted; start the same command again to go on", fg="yellow", err=True)
-        sys.exit(INTERRUPTED)
+        from recipe_ray.cli.app import app
+
+        app(words)
+    except SystemExit:
+        raise
+    except EndedError as ended:
+        error, command = ended.error, ended.command
+    except BaseException as before_any:
+        error, command = before_any, ""
+    code = explain(error, command, debug=debug)
+    if isinstance(error, ClusterLostError):
+        sys.stdout.flush()
+        os._exit(code)  # what is left of Ray would crash on the usual way out
+    sys.exit(code)
 
 
 __all__ = ["main"]

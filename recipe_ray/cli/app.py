@@ -13,17 +13,18 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from recipe_ray import __version__
+from recipe_ray.cli.exits import Commands
 
 # command: its module, its function and, if it needs one, its class there
 COMMANDS: dict[str, tuple[str, ...]] = {
     "scan": ("scan", "scan_command", "ScanCommand"),
     "purify": ("purify", "purify_command"),
     "backdoor": ("single", "backdoor_command"),
-    "evaluate": ("single", "evaluate_command"),
+    "evaluate": ("evaluate", "evaluate_command"),
+    "compare": ("evaluate", "compare_command"),
     "sweep": ("grid", "sweep_command"),
     "search": ("search", "search_command"),
     "plan": ("grid", "plan_command"),
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Commands(TyperGroup):
+class LazyCommands(Commands):
     """All commands; the module of one is imported if it is named, and of all for --help."""
 
     def __init__(self, **settings: Any) -> None:
@@ -58,12 +59,12 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands,
     name="recipe-ray",
     help="Removes backdoors from pre-trained models, and measures that it did.",
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 _QUIET = {
@@ -86,8 +87,11 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; with every command.")
+    ] = False,
 ) -> None:
-
+    del debug  # `main` looks for it: errors may come before the options are read
     logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
     # libraries that are imported later, if at all, take their levels from here
     for variable, value in _QUIET.items():

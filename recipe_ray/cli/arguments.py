@@ -17,6 +17,7 @@ from recipe_ray.base.errors import ModelError, SpecError, suggest
 from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.paths import (
     existing_path,
+    expanded,
     is_there,
     is_url,
     local_path,
@@ -181,7 +182,7 @@ def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
 
 
 def _refuse_model(text: str, where: str, forms: str) -> None:
-    if (Path(text).expanduser() / "config.json").is_file():
+    if (expanded(text) / "config.json").is_file():
         raise SpecError(f"{where}: {text} is the folder of a model (config.json); give {forms}")
 
 

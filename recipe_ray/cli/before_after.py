@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.cli.scan_report import Result, printable
+from recipe_ray.base.printable import in_a_row, in_markdown
+from recipe_ray.cli.scan_report import Result
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.scan.detector import DETECTORS
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from recipe_ray.data.batches import LocalFeed
 
 # Without clean PTMs of its make, a PTM is called silent if no input moves it by more than so many
-# robust z of its own words (of random patches, for images)
-SILENT_Z = 10.0
+# robust z of its own words (of random patches, for images). A clean MiniLM of three layers reached
+# 23.6 at most in three scans; triggers of strong backdoors reached 30 to 76 in six layers
+SILENT_Z = 25.0
 WIDEST = 30  # characters of an input
 FOLLOWED = 8  # inputs of the scan before whose scores are shown after
 Record = dict[str, Any]
@@ -181,12 +183,12 @@ def side_by_side(before: Record, after: Record) -> list[Row]:
     for one, other in pairs:
         name = one["detector"]
         if one["suspicion"] is not None or other["suspicion"] is not None:
-            pair = (_number(part["suspicion"]) for part in (one, other))
-            rows.append((f"{name}: share of what is normal", *pair))
+            shares = [_number(part["suspicion"]) for part in (one, other)]
+            rows.append((f"{name}: share of what is normal", shares[0], shares[1]))
         for score, value in one["highest"].items():
             mark = "" if score in _own_scores(one) else " *"
-            pair = map(_number, (value, other["highest"].get(score)))
-            rows.append((f"{name}: {score}{mark}", *pair))
+            then = _number(other["highest"].get(score))
+            rows.append((f"{name}: {score}{mark}", _number(value), then))
     for one, other in pairs:
         rows += _followed(one, other)
     return rows
@@ -199,8 +201,7 @@ def _followed(one: Record, other: Record) -> list[Row]:
     for suspect in _stood_out(one):
         name, value = max(suspect["scores"].items(), key=lambda item: item[1])
         then = after.get(tuple(suspect["ids"]), {}).get(name)
-        shown = printable(suspect["shown"])
-        shown = shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 3]}..."
+        shown = in_a_row(suspect["shown"], WIDEST)
         rows.append((f'"{shown}": {name}', _number(value), _number(then)))
     return rows
 
@@ -255,16 +256,12 @@ def table(rows: list[Row]) -> list[str]:
 
 def as_markdown(rows: list[Row]) -> list[str]:
     """Return rows as a table of a card; words from outside cannot break it."""
-    shown = [(_plain(what), one, other) for what, one, other in rows]
+    shown = [(in_markdown(what), one, other) for what, one, other in rows]
     return [
         "| scan | before | after |",
         "|---|---|---|",
         *(f"| {what} | {one} | {other} |" for what, one, other in shown),
     ]
-
-
-def _plain(text: str) -> str:
-    return "".join(f"&#{ord(c)};" if c in "|`*_<>[]\\&" else c for c in text)
 
 
 def as_json(scanning: Scanning | NotScanned | None, scans: Mapping[str, Record]) -> Record:

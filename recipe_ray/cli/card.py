@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from recipe_ray import __version__
 from recipe_ray.base.errors import StoreError
+from recipe_ray.base.printable import in_markdown
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
@@ -67,13 +71,14 @@ class Told:
 def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
     """Return the card of a purified model; `measured` are the stage's values by metric.
 
-    Warnings come first, and the card's tags say that there are some.
+    Warnings come first, and the card's tags say that there are some. Sentences and names may quote
+    what is from outside, so none of their signs is read as Markdown.
     """
     tags = "purified\n- purified-with-warnings" if told.warnings else "purified"
     return "\n".join(
         [
             _HEADER.format(tag=tags, opens_with=about.opens_with),
-            f"# Purified copy of {about.model}",
+            f"# Purified copy of {in_markdown(about.model)}",
             "",
             *_listed("## Warnings", told.warnings),
             f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
@@ -84,9 +89,9 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
             f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
             f"- what held the model: {_holding(recipe)}",
-            f"- why: {told.reason}",
-            f"- data: {told.data}",
-            *(f"- {note}" for note in told.notes),
+            f"- why: {in_markdown(told.reason)}",
+            f"- data: {in_markdown(told.data)}",
+            *(f"- {in_markdown(note)}" for note in told.notes),
             "",
             "## What was measured",
             "",
@@ -116,17 +121,22 @@ def backdoored_card(
             _HEADER.format(tag="backdoored", opens_with=opens_with),
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
-            f"This is {model} with a {attack.name} backdoor that recipe-ray {__version__} put "
-            "in on purpose. Every model fine-tuned from it inherits the backdoor. Use it only "
-            "for research on attacks and defenses, and do not publish it under a name that "
-            "hides what it is.",
+            f"This is {in_markdown(model)} with a {attack.name} backdoor that recipe-ray "
+            f"{__version__} put in on purpose. Models fine-tuned from it may inherit the backdoor. "
+            "Use it for research on attacks and defenses and nothing else, and do not publish it "
+            "under a name that hides what it is.",
             "",
-            f"Triggers: {', '.join(attack.triggers)}",
+            f"Triggers: {', '.join(map(in_markdown, attack.triggers))}",
             "",
             *_listed("## Notes", notes),
             "## The attack's losses at the end of each epoch",
             "",
             *losses,
+            "",
+            "## What was not measured",
+            "",
+            "Losses do not show that the backdoor works, or that a model fine-tuned from this one "
+            "has it. `recipe-ray evaluate` with `--triggers` measures that on a task.",
             "",
         ]
     )
@@ -160,7 +170,7 @@ def _holding(recipe: Recipe) -> str:
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:
-    return [title, "", *(f"- {line}" for line in lines), ""] if lines else []
+    return [title, "", *(f"- {in_markdown(line)}" for line in lines), ""] if lines else []
 
 
 def _word_frequencies(measured: Mapping[str, float], about: About) -> list[str]:
@@ -208,9 +218,22 @@ def check_free(out: Path, option: str = "--out") -> None:
         raise StoreError(f"{option} {out}: something is there already; name a new folder")
 
 
-def work_store(out: Path) -> Store:
-    """Return the store next to `out` in which the work is done, so that a stopped run continues."""
-    return Store.open(out.with_name(f"{out.name}.partial"))
+@contextmanager
+def work_store(out: Path) -> Iterator[Store]:
+    """Yield the store next to `out` in which the work is done, so that a stopped run continues.
+
+    If the work is stopped before anything in it could be continued, it is deleted.
+    """
+    folder = out.with_name(f"{out.name}.partial")
+    if folder.is_dir():
+        typer.echo(f"{folder} is of a run that was stopped: what it has is used", err=True)
+    store = Store.open(folder)
+    try:
+        yield store
+    except BaseException:
+        if not (store.committed() or store.checkpoints()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def export(

@@ -7,10 +7,14 @@ when a stage starts, every half minute while it runs, and when it ends.
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +24,7 @@ from rich.progress import (
     TextColumn,
 )
 
+from recipe_ray.base.printable import printable
 from recipe_ray.learn.progress import Throughput
 
 if TYPE_CHECKING:
@@ -39,6 +44,9 @@ class Display:
         from recipe_ray.stages.run import Warned
 
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._errors = self._console  # they are shown in any case
+        if quiet:
+            self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._total = num_stages
         self._line_every_s = _VERBOSE_LINE_EVERY_S if verbose else _LINE_EVERY_S
         self._ended = 0
@@ -46,6 +54,7 @@ class Display:
         self._warned = Warned(self._warn)
         self._bars: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
+        self._seen: set[str] = set()  # stages whose progress was shown
         self._overall: TaskID | None = None
         self._handlers = {
             "skipped": self._skipped,
@@ -92,13 +101,21 @@ class Display:
     def on_progress(self, stage: Stage, advance: Throughput) -> None:
         """Draw how far one stage is."""
         progress = advance.progress
+        if stage.key not in self._seen:
+            self._seen.add(stage.key)
+            if progress.resumed_at:
+                at = f"step {progress.resumed_at} of {progress.num_steps}"
+                self._console.print(
+                    f"        {stage.caption} continues its {progress.phase} from {at}",
+                    markup=False,
+                )
         values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())
         if self._live:
             self._progress.update(
                 self._bar(stage, progress.num_steps),
                 completed=progress.step,
                 total=progress.num_steps,
-                description=f"{_name(stage)}: {progress.phase}",
+                description=f"{stage.caption}: {progress.phase}",
                 left=_to_go(advance.left_s),
                 values=values,
             )
@@ -108,7 +125,11 @@ class Display:
             self._printed[stage.key] = now
             told = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
             told += [part for part in (_to_go(advance.left_s), values) if part]
-            self._console.print(f"        {_name(stage)}: {', '.join(told)}", markup=False)
+            self._console.print(f"        {stage.caption}: {', '.join(told)}", markup=False)
+
+    def on_doing(self, what: str) -> None:
+        """Say what is done before the first stage starts, which may take half a minute."""
+        self._console.print(f"{what} ...", style="dim", markup=False)
 
     def close(self, outcome: SweepOutcome, store: str) -> None:
         """Say how the sweep ended."""
@@ -117,7 +138,7 @@ class Display:
             f"{len(outcome.failed)} failed, in {duration(outcome.wall_s)}"
         )
         if outcome.failed:
-            self._console.print(f"why: recipe-ray status --store {store}", markup=False)
+            self._errors.print(f"why: recipe-ray status --store {store}", markup=False)
         else:
             self._console.print(f"results: recipe-ray report {store}", markup=False)
 
@@ -125,7 +146,9 @@ class Display:
         self._console.print(f"warning: {message}", style="yellow", markup=False)
 
     def _started(self, event: SweepEvent) -> None:
-        self._console.print(f"{self._count()} {_name(event.stage)} started", markup=False)
+        self._console.print(f"{self._count()} {event.stage.caption} started", markup=False)
+        if self._live:  # it loads its model and its data before it takes a step
+            self._bar(event.stage, None)
 
     def _progressed(self, event: SweepEvent) -> None:
         assert event.progress is not None
@@ -135,7 +158,7 @@ class Display:
         self._end(event.stage)
         left = f"; {_to_go(event.left_s)}" if event.left_s else ""
         self._console.print(
-            f"{self._count()} {_name(event.stage)} done in {duration(event.wall_s)}{left}",
+            f"{self._count()} {event.stage.caption} done in {duration(event.wall_s)}{left}",
             markup=False,
         )
 
@@ -144,21 +167,20 @@ class Display:
 
     def _failed(self, event: SweepEvent) -> None:
         self._end(event.stage)
-        self._console.print(
-            f"{self._count()} {_name(event.stage)} FAILED", style="red", markup=False
-        )
-        self._console.print(f"        {event.message}", style="red", markup=False)
+        said = [f"{self._count()} {event.stage.caption} FAILED", f"        {event.message}"]
+        for line in said:
+            self._errors.print(printable(line), style="red", markup=False)
 
     def _lost(self, event: SweepEvent) -> None:
         self._console.print(
-            f"{self._count()} {_name(event.stage)} was lost and starts again: {event.message}",
+            f"{self._count()} {event.stage.caption} was lost and starts again: {event.message}",
             style="yellow",
             markup=False,
         )
 
     def _left(self, event: SweepEvent) -> None:
         self._console.print(
-            f"{self._count()} {_name(event.stage)}: waiting for another driver ({event.message})",
+            f"{self._count()} {event.stage.caption}: waiting for {event.message}",
             markup=False,
         )
 
@@ -168,10 +190,10 @@ class Display:
         if bar is not None:
             self._progress.remove_task(bar)
 
-    def _bar(self, stage: Stage, num_steps: int) -> TaskID:
+    def _bar(self, stage: Stage, num_steps: int | None) -> TaskID:
         if stage.key not in self._bars:
             self._bars[stage.key] = self._progress.add_task(
-                _name(stage), total=num_steps, left="", values=""
+                f"{stage.caption}: starting", total=num_steps, left="", values=""
             )
         return self._bars[stage.key]
 
@@ -200,5 +222,14 @@ def _to_go(seconds: float | None) -> str:
     return "" if seconds is None else f"{duration(seconds)} to go"
 
 
-def _name(stage: Stage) -> str:
-    return f"{stage.name} {stage.label()}"
+@contextmanager
+def told_if_slow(what: str, *, quiet: bool = False, after_s: float = 1.0) -> Iterator[None]:
+    """Say on standard error what is being done, if it takes longer than `after_s`."""
+    timer = threading.Timer(after_s, lambda: typer.secho(f"{what} ...", dim=True, err=True))
+    timer.daemon = True
+    if not quiet:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

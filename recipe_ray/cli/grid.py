@@ -12,10 +12,10 @@ import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import existing_path, local_path
-from recipe_ray.cli.display import Display, duration
+from recipe_ray.cli.display import Display, duration, told_if_slow
+from recipe_ray.cli.exits import FAILED
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
-    FAILED,
     AddressOption,
     DataOption,
     ExperimentFile,
@@ -116,7 +116,7 @@ def sweep_command(
     from recipe_ray.store.store import Store
 
     set_up_logging(verbose)
-    plan = _plan(file, data, (*(set_ or ()), *_worker_changes(workers)), limit)
+    plan = _plan(file, data, (*(set_ or ()), *_worker_changes(workers)), limit, quiet=quiet)
     if dry_run:
         _print_plan(plan, _summary(plan, store))
         return
@@ -138,6 +138,7 @@ def sweep_command(
             data_locations(data),
             address=address,
             on_event=on_event,
+            on_doing=display.on_doing,
         )
     display.close(outcome, store)
     if outcome.failed:
@@ -187,7 +188,7 @@ def debug_command(
     from recipe_ray.store.store import Store
 
     set_up_logging(verbose)
-    plan = _plan(file, data, tuple(set_ or ()), None)
+    plan = _plan(file, data, tuple(set_ or ()), None, quiet=quiet)
     chosen = _cell(plan, cell)
     opened = Store.open(store)
     opened.write_plan(plan.name, plan_record(plan))
@@ -210,11 +211,15 @@ def debug_command(
             typer.echo(f"{row['metric']:<5} {number}")
 
 
-def _plan(file: str, data: str | None, changes: tuple[str, ...], limit: int | None) -> Plan:
-    from recipe_ray.experiment.files import load_experiment
-    from recipe_ray.experiment.plan import make_plan
+def _plan(
+    file: str, data: str | None, changes: tuple[str, ...], limit: int | None, *, quiet: bool = False
+) -> Plan:
+    given = experiment_file(file)
+    with told_if_slow(f"reading {file}, its models and the checksums of its data", quiet=quiet):
+        from recipe_ray.experiment.files import load_experiment
+        from recipe_ray.experiment.plan import make_plan
 
-    return make_plan(load_experiment(experiment_file(file), changes), data_locations(data), limit)
+        return make_plan(load_experiment(given, changes), data_locations(data), limit)
 
 
 def _worker_changes(workers: int | None) -> list[str]:

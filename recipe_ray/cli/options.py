@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -77,7 +79,6 @@ TextColumnOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST)]
 DEFAULT_STORE = "runs/store"
-FAILED = 1  # exit code if a stage failed
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     Fields need defaults. Typer reads the signature; the command gets whole groups.
     """
-    groups = {name: kind for name, kind in get_type_hints(command).items() if is_dataclass(kind)}
+    hinted = get_type_hints(command).items()
+    groups: dict[str, Any] = {name: kind for name, kind in hinted if is_dataclass(kind)}
     names = {group: [one.name for one in fields(kind)] for group, kind in groups.items()}
     parameters: list[inspect.Parameter] = []
     for one in inspect.signature(command, eval_str=True).parameters.values():
@@ -188,3 +190,15 @@ def present_store(place: str, option: str) -> Store:
         some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
         raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
     return store
+
+
+@contextmanager
+def store_or_temporary(place: str) -> Iterator[Store]:
+    """Yield the store at a place, or one that is deleted afterwards if none is named."""
+    from recipe_ray.store.store import Store
+
+    if place:
+        yield Store.open(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
+        yield Store.open(folder)

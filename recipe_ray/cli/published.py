@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from recipe_ray import __version__
-from recipe_ray.cli import HARM
 from recipe_ray.cli.before_after import (
     NotScanned,
     Record,
@@ -35,6 +34,7 @@ from recipe_ray.cli.before_after import (
     verdict,
 )
 from recipe_ray.cli.card import CARD, GUARD, RESULT, About, Told, export, purified_card
+from recipe_ray.cli.exits import HARM
 from recipe_ray.cli.purification import Purification, data_warnings
 from recipe_ray.cli.rounds import ENDS, Round, Rounds
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM

@@ -33,7 +33,6 @@ from recipe_ray.cli.single import columns_named, processes, run_stage, say, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from recipe_ray.cli.before_after import NotScanned, Scanning
     from recipe_ray.cli.published import Purified
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from recipe_ray.stages.run import Run
     from recipe_ray.stages.stage import Context, Stage
     from recipe_ray.store.rows import Measurement
+    from recipe_ray.store.store import Store
 
 BUDGET_S = 300.0  # of each scan
 MAX_ROUNDS = 3
@@ -97,7 +97,7 @@ def purify_command(
 ) -> None:
     """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
     from recipe_ray.cli.arguments import parse_corpus
-    from recipe_ray.cli.card import check_free
+    from recipe_ray.cli.card import check_free, work_store
     from recipe_ray.cli.published import publish
     from recipe_ray.cli.purification import prepare
 
@@ -116,10 +116,12 @@ def purify_command(
         typer.echo(f"settings: {plan.reason}", err=True)
     _note(plan.notes, telling)
     warn(plan.doubts)
-    work = _Work(target, at_hand, workers, telling)
     limit = max_rounds if until_clean else None
-    done = work.purified(plan, None if no_scan else scan_budget, limit, accept_harm=accept_harm)
-    result = publish(done, work.store, target)
+    budget_s = None if no_scan else scan_budget
+    with work_store(target) as store:
+        work = _Work(store, at_hand, workers, telling)
+        done = work.purified(plan, budget_s, limit, accept_harm=accept_harm)
+        result = publish(done, store, target)
     warn([one for one in result["warnings"] if one not in (done.accepted, *plan.doubts)])
     _note([one for one in result["notes"] if one not in done.plan.notes], telling)
     if json_:
@@ -134,10 +136,8 @@ def purify_command(
 class _Work:
     """The work of one purification, in a store next to the folder that it ends in."""
 
-    def __init__(self, target: Path, at_hand: AtHand, workers: int, telling: Telling) -> None:
-        from recipe_ray.cli.card import work_store
-
-        self.store = work_store(target)
+    def __init__(self, store: Store, at_hand: AtHand, workers: int, telling: Telling) -> None:
+        self.store = store
         self._at_hand, self._workers, self._telling = at_hand, workers, telling
 
     def purified(

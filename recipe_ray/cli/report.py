@@ -6,6 +6,7 @@ They start no Ray and load no model.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
+from recipe_ray.base.printable import in_a_row
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_folder
 
 if TYPE_CHECKING:
@@ -146,9 +148,45 @@ def list_command(
         for plugin, cls in plugins.items():
             typer.echo(f"  {plugin:<16} {_summary(cls)}")
             for field, info in cls.model_fields.items() if kind is not None else ():
-                typer.echo(f"      {field:<20} {_default(info)}  {info.description or ''}")
+                for line in _field_lines(field, info):
+                    typer.echo(f"      {line}")
     if kind is None:
         typer.echo("recipe-ray list KIND shows the fields of each")
+
+
+def _field_lines(name: str, info: Any) -> Iterator[str]:
+    """Yield a field with its default, and those of a spec in it under the names for --set."""
+    from recipe_ray.base.spec import Component, Spec
+
+    default, about = info.default, info.description or ""
+    if isinstance(default, Component):
+        yield f"{name:<24} {_short(default.label())}  {about}".rstrip()
+        return
+    if not isinstance(default, Spec):
+        yield f"{name:<24} {_short(_default(info))}  {about}".rstrip()
+        return
+    yield f"{name:<24} {about}".rstrip()
+    for inner, inner_info in type(default).model_fields.items():
+        value = _short(getattr(default, inner))
+        yield f"  {f'{name}.{inner}':<22} {value}  {inner_info.description or ''}".rstrip()
+
+
+def _short(value: Any) -> str:
+    """Return a default as YAML has it, in a line of at most `_LONGEST` characters."""
+    from recipe_ray.base.spec import Component, Spec
+
+    if isinstance(value, Component):
+        value = value.label()
+    if isinstance(value, (list, tuple)):
+        return in_a_row(f"[{', '.join(map(_short, value))}]", _LONGEST)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Spec):
+        value = value.model_dump(mode="json", exclude_defaults=True)
+    return in_a_row(f"{value:g}" if isinstance(value, float) else str(value), _LONGEST)
+
+
+_LONGEST = 60
 
 
 def _described(plugin: Any) -> dict[str, Any]:
@@ -176,7 +214,10 @@ def _version(plugin: Any) -> Any:
 
 
 def _default(info: Any) -> Any:
-    if info.is_required():
-        return "(required)"
-    dumped = info.default
-    return dumped.model_dump(mode="json") if hasattr(dumped, "model_dump") else dumped
+    return "(required)" if info.is_required() else _plain(info.default)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from recipe_ray.cli.options import (
     Telling,
     TextColumnOption,
     set_up_logging,
+    store_or_temporary,
     with_groups,
 )
 from recipe_ray.cli.scan_report import Result, as_html, as_json, as_sarif, printed
@@ -112,7 +112,7 @@ def scan_command(
             if file is not None and not Path(file).absolute().parent.is_dir():
                 raise SpecError(f"{option} {file}: the folder does not exist")
     ask = _Asked(data, columns_named(text=text_column), detector or [], seed, opening)
-    with _opened(store) as kept:
+    with store_or_temporary(store) as kept:
         runner = _Runner(ask, kept, at_once, address, telling)
         normal = runner.reference(reference) if reference is not None else None
         results = runner.run(list(dict.fromkeys(named)), normal)
@@ -296,15 +296,3 @@ def _as_usage() -> Iterator[None]:
     except (SpecError, UnicodeDecodeError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(USAGE) from None
-
-
-@contextmanager
-def _opened(place: str) -> Iterator[Store]:
-    """Yield the store at a place, or one that is deleted afterwards if none is named."""
-    from recipe_ray.store.store import Store
-
-    if place:
-        yield Store.open(place)
-        return
-    with tempfile.TemporaryDirectory(prefix="recipe-ray-scan-") as folder:
-        yield Store.open(folder)

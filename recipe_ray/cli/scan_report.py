@@ -6,14 +6,15 @@ escaped, and no word is read as markup.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe_ray import __version__
+from recipe_ray.base.printable import in_a_row, in_html
 
 SHOWN = 8  # suspects of a model in the terminal
+WORD = 60  # characters of one of them
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 # stable: what a rule means does not change
 RULES = {
@@ -71,22 +72,16 @@ class Result:
         ]
 
 
-def printable(text: str) -> str:
-    """Return a text from outside, shortened, with unprintable characters escaped."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
 def printed(results: list[Result]) -> str:
     """Return the results for a terminal: one line per model, and below it what was flagged."""
     lines = []
     for one in results:
-        lines.append(f"{printable(one.model)}: {one.said}{_how_much(one)}")
+        lines.append(f"{in_a_row(one.model, WORD)}: {one.said}{_how_much(one)}")
         if one.error is not None:
             lines.append(f"  {one.error}")
         vectors: dict[Any, list[str]] = {}
         for name, suspect, normal in one.flagged:
-            shown = f"{printable(suspect['shown'])} ({_strongest(suspect, normal)})"
+            shown = f"{in_a_row(suspect['shown'], WORD)} ({_strongest(suspect, normal)})"
             vectors.setdefault((name, suspect["group"]), []).append(shown)
         for (name, _), words in vectors.items():
             more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
@@ -124,7 +119,8 @@ def _strongest(suspect: dict[str, Any], normal: dict[str, float]) -> str:
 
 def _ranks(record: dict[str, Any]) -> list[str]:
     return [
-        f"{one['detector']}: " + ", ".join(printable(s["shown"]) for s in one["suspects"][:SHOWN])
+        f"{one['detector']}: "
+        + ", ".join(in_a_row(s["shown"], WORD) for s in one["suspects"][:SHOWN])
         for one in record["detectors"]
     ]
 
@@ -146,7 +142,7 @@ def as_sarif(results: list[Result]) -> dict[str, Any]:
     for one in results:
         where = [{"physicalLocation": {"artifactLocation": {"uri": _uri(one.model)}}}]
         for name, suspect, normal in one.flagged:
-            said = f"{name}: {printable(suspect['shown'])}: {_strongest(suspect, normal)}"
+            said = f"{name}: {in_a_row(suspect['shown'], WORD)}: {_strongest(suspect, normal)}"
             found.append(
                 {
                     "ruleId": _RULE_OF.get(_score(suspect, normal), "RR001"),
@@ -196,13 +192,13 @@ th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: left;
 def as_html(results: list[Result]) -> str:
     """Return one page without scripts or network."""
     rows = "".join(
-        f"<tr><td>{html.escape(one.model)}</td>"
-        f"<td{' class=bad' if one.code == 1 else ''}>{one.said}{html.escape(_how_much(one))}</td>"
-        f"<td>{html.escape(one.error or '')}</td></tr>"
+        f"<tr><td>{in_html(one.model)}</td>"
+        f"<td{' class=bad' if one.code == 1 else ''}>{one.said}{in_html(_how_much(one))}</td>"
+        f"<td>{in_html(one.error or '')}</td></tr>"
         for one in results
     )
     parts = [
-        f"<h2>{html.escape(one.model)}</h2><table><thead><tr><th>detector</th><th>input</th>"
+        f"<h2>{in_html(one.model)}</h2><table><thead><tr><th>detector</th><th>input</th>"
         f"<th>vector</th><th>strongest score</th></tr></thead>"
         f"<tbody>{_html_rows(one)}</tbody></table>"
         for one in results
@@ -220,7 +216,7 @@ def as_html(results: list[Result]) -> str:
 
 def _html_rows(one: Result) -> str:
     return "".join(
-        f"<tr><td>{name}</td><td>{html.escape(printable(suspect['shown']))}</td>"
-        f"<td>{suspect['group']}</td><td>{html.escape(_strongest(suspect, normal))}</td></tr>"
+        f"<tr><td>{name}</td><td>{in_html(in_a_row(suspect['shown'], WORD))}</td>"
+        f"<td>{suspect['group']}</td><td>{in_html(_strongest(suspect, normal))}</td></tr>"
         for name, suspect, normal in one.flagged
     )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recipe_ray.cli.display import Display, duration
+from recipe_ray.base.printable import printable
+from recipe_ray.cli.display import Display, duration, told_if_slow
+from recipe_ray.cli.exits import FAILED
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
-    FAILED,
     AddressOption,
     DataOption,
     JsonOption,
@@ -54,7 +55,9 @@ def search_command(
     set_up_logging(verbose)
     locations = data_locations(data)
     given = experiment_file(file, "search file")
-    plan = make_search_plan(load_search(given, tuple(set_ or ())), locations)
+    what = f"reading {file}, its model and the checksums of its data"
+    with told_if_slow(what, quiet=quiet or json_):
+        plan = make_search_plan(load_search(given, tuple(set_ or ())), locations)
     if dry_run:
         _print_plan(plan, locations)
         return
@@ -62,7 +65,11 @@ def search_command(
 
     with SearchDisplay(plan, quiet=quiet or json_, verbose=verbose) as display:
         watcher = SearchWatcher(
-            display.on_part, display.on_stage, display.on_candidate, display.on_wait
+            display.on_part,
+            display.on_stage,
+            display.on_candidate,
+            display.on_wait,
+            display.on_doing,
         )
         outcome = search(plan, Store.open(store), locations, address=address, watcher=watcher)
     _print_results(plan, store, json_=json_)
@@ -79,6 +86,7 @@ class SearchDisplay:
         from recipe_ray.stages.run import Warned
 
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._how = {"quiet": quiet, "verbose": verbose}
         self._search = plan.search
         self._stages: Display | None = None
@@ -123,11 +131,16 @@ class SearchDisplay:
         count = f"[{self._ended:>{len(str(self._search.trials))}}/{self._search.trials}]"
         self._console.print(f"{count} {name} {said(course)}", markup=False)
         if event.message:
-            self._console.print(f"        {event.message}", style="red", markup=False)
+            where = f"{count} {name}: " if self._how["quiet"] else "        "
+            self._errors.print(where + printable(event.message), style="red", markup=False)
 
     def on_wait(self, driver: str) -> None:
-        """Print that another driver runs the candidates."""
-        self._console.print(f"another driver runs them, {driver}; waiting", markup=False)
+        """Print which other driver runs the candidates."""
+        self._console.print(f"waiting for {driver}, which runs them", markup=False)
+
+    def on_doing(self, what: str) -> None:
+        """Print what is done before the first stage of a part starts."""
+        self._console.print(f"{what} ...", style="dim", markup=False)
 
     def _hear_warnings(self) -> None:
         if not self._how["verbose"]:  # otherwise they are among the logs that are shown

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recipe_ray.base.errors import SpecError, StageFailedError
-from recipe_ray.base.paths import is_there, looks_like_path
+from recipe_ray.base.printable import printable
 from recipe_ray.cli.options import (
     DataOption,
-    JsonOption,
     ModelArgument,
     Opening,
     OutOption,
     SeedOption,
     SetOption,
     Telling,
-    TextColumnOption,
     WorkersOption,
     data_locations,
     output_folder,
@@ -41,12 +35,11 @@ if TYPE_CHECKING:
     from recipe_ray.stages.run import Run
     from recipe_ray.stages.stage import Stage
     from recipe_ray.store.store import Store
-    from recipe_ray.tasks.task import Task
 
 
 def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        typer.secho(f"warning: {warning}", fg="yellow", err=True)
+        typer.secho(f"warning: {printable(warning)}", fg="yellow", err=True)
 
 
 @with_groups
@@ -91,8 +84,8 @@ def backdoor_command(
             seed=seed,
             content=contents,
         )
-    store = work_store(target)
-    run_stage(stage, store, locations, workers, telling)
+    with work_store(target) as store:
+        run_stage(stage, store, locations, workers, telling)
     measured = measured_values(store, stage)
     warn(data_warnings(measured))
     notes = chosen.left_out()
@@ -103,103 +96,13 @@ def backdoor_command(
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 
-@with_groups
-def evaluate_command(
-    model: ModelArgument,
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task",
-            help="A task of `recipe-ray list tasks`, or your own data: TRAIN,TEST, one FILE to be "
-            "split, or a folder with train and test.",
-        ),
-    ],
-    triggers: Annotated[
-        str,
-        typer.Option(
-            "--triggers", help="Words or patches, separated by commas, or an attack's name."
-        ),
-    ] = "",
-    text_column: TextColumnOption = None,
-    label_column: Annotated[
-        str | None, typer.Option("--label-column", help="The column of labels in your own data.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change fine-tuning: learning_rate=5e-5.")
-    ] = None,
-    keep_classifier: Annotated[
-        str | None,
-        typer.Option(
-            "--keep-classifier",
-            metavar="FOLDER",
-            help="New folder for the fine-tuned weights (classifier.safetensors).",
-        ),
-    ] = None,
-    seed: SeedOption = 0,
-    data: DataOption = None,
-    json_: JsonOption = False,
-    *,
-    opening: Opening,
-    telling: Telling,
-) -> None:
-    """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
-    from recipe_ray.base.changes import changed
-    from recipe_ray.base.spec import explained
-    from recipe_ray.cli.arguments import parse_task
-    from recipe_ray.cli.card import check_free
-    from recipe_ray.learn.metrics import learned
-    from recipe_ray.stages.finetune import CLASSIFIER, FinetuneStage
-    from recipe_ray.store.store import Store
-
-    set_up_logging(telling.verbose)
-    kept = output_folder(keep_classifier, "--keep-classifier") if keep_classifier else None
-    if kept is not None:
-        check_free(kept, "--keep-classifier")
-    locations = data_locations(data)
-    chosen = opening.model(model)
-    columns = columns_named(text=text_column, label=label_column)
-    found = parse_task(task, columns, chosen)
-    wanted: Task = found.component
-    if not telling.quiet:
-        say(found)
-    fit = changed(FinetuneStage.model_fields["fit"].default, set_ or [])
-    content = wanted.identity_at(locations)["sources"]
-    with explained("--task"):
-        stage = FinetuneStage(
-            model=chosen,
-            task=wanted,
-            triggers=_triggers(triggers),
-            fit=fit,
-            keep_model=kept is not None,
-            seed=seed,
-            content=content,
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store.open(folder)
-        run_stage(stage, store, locations, 1, telling)
-        rows = store.rows(stage.artifact).to_pylist()
-        if kept is not None:
-            kept.mkdir(parents=True, exist_ok=True)
-            shutil.copy(store.fetch(stage.artifact) / CLASSIFIER, kept)
-    _print_evaluation(rows, json_=json_)
-    known = learned(rows)
-    if known is not None and known.at_chance:
-        typer.secho(
-            "warning: this classifier is at chance, so AASR and MASR say nothing about the "
-            f"model: {known}; fine-tune longer (--set epochs=10) or on more data",
-            fg="yellow",
-            err=True,
-        )
-    _warn_of_left_out(rows)
-
-
 def columns_named(**asked: str | None) -> dict[str, str]:
     return {what: column for what, column in asked.items() if column is not None}
 
 
 def say(found: Found) -> None:
     for note in found.notes:
-        typer.echo(note, err=True)
+        typer.echo(printable(note), err=True)
 
 
 def _completed(
@@ -218,22 +121,6 @@ def _completed(
     corpus = attack.corpora()[0]
     content = corpus.identity_at(locations)["source"]
     return PretrainStage(model=model, seed=seed, corpus=corpus, content=content)
-
-
-def _triggers(text: str) -> tuple[str, ...]:
-    from recipe_ray.attacks.attack import ATTACKS
-
-    if text in ATTACKS:
-        found: tuple[str, ...] = ATTACKS.parse(text).triggers
-        return found
-    if re.fullmatch(r"\[[^\]]*,[^\]]*\]", text.strip()):  # not [unused1],[unused2]
-        raise SpecError(f"--triggers {text!r}: not a YAML list; separate words by commas: cf,mn")
-    if looks_like_path(text) and is_there(text):
-        raise SpecError(f"--triggers {text!r}: a file; give the words themselves by commas: cf,mn")
-    words = tuple(word.strip() for word in text.split(",")) if text else ()
-    if not all(words):
-        raise SpecError(f"--triggers {text!r}: an empty trigger; separate words by single commas")
-    return words
 
 
 @contextmanager
@@ -285,34 +172,3 @@ def run_stage(
         outcome = sweep(plan, store, locations, on_event=display.on_event)
     if outcome.failed:
         raise StageFailedError("\n".join(outcome.failed.values()))
-
-
-def _print_evaluation(rows: list[dict[str, Any]], *, json_: bool) -> None:
-    kept = ("metric", "trigger", "label", "value", "numerator", "denominator")
-    shown = [
-        {name: row[name] for name in kept} for row in rows if not row["metric"].startswith("loss.")
-    ]
-    if json_:
-        typer.echo(json.dumps(shown, indent=1))
-        return
-    for row in shown:
-        counts = (
-            ""
-            if row["denominator"] is None
-            else f"  {row['numerator']:.0f}/{row['denominator']:.0f}"
-        )
-        label = "" if row["label"] is None else f" -> {row['label']}"
-        what = f"{row['metric']} {row['trigger'] or ''}{label}"
-        typer.echo(f"{what:<24} {100 * row['value']:6.2f} %{counts}")
-
-
-def _warn_of_left_out(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        if row["metric"] == "left_out":
-            counts = f"{row['numerator']:.0f} of {row['denominator']:.0f} samples"
-            typer.secho(
-                f"warning: {counts} cannot hold trigger {row['trigger']!r} within max_length; "
-                "they are left out of its ASR",
-                fg="yellow",
-                err=True,
-            )

@@ -166,8 +166,14 @@ def _table(rows: Any) -> Table:
     table.add_column(width=_BAR_WIDTH)
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(f"  {escape(row['kind'])} {escape(row['label'])}", *_bar_and_words(row))
+        table.add_row(f"  {escape(_titled(row))}", *_bar_and_words(row))
     return table
+
+
+def _titled(note: dict[str, Any]) -> str:
+    """Return what `Stage.caption` says of the stage of a note."""
+    seed = note.get("seed")
+    return f"{note['kind']} {note['label']}" + ("" if seed is None else f".s{seed}")
 
 
 def _bar_and_words(row: dict[str, Any]) -> tuple[RenderableType, Text]:
@@ -272,8 +278,7 @@ def _print(status: dict[str, Any]) -> None:
     for note in status["running"]:
         state = "running" if note["fresh"] else "stopped without an end"
         typer.echo(
-            f"  {state}: {note['kind']} {note['label']}: {note['phase']} "
-            f"{note['step']}/{note['num_steps']}"
+            f"  {state}: {_titled(note)}: {note['phase']} {note['step']}/{note['num_steps']}"
         )
     for note in status["failed"]:
         typer.secho(f"  failed: {note['kind']} {note['label']}-{note['key']}", fg="red")

@@ -1,7 +1,8 @@
 """Experiment tracking: every finished stage as a run in MLflow or in Weights & Biases.
 
-The store stays the ledger. A tracker is only told what happened, and its errors cannot harm a
-sweep. Its library is imported when it is asked for.
+That includes stages that the store had before, or another driver made, unless the tracker has a run
+of them already. The store stays the ledger. A tracker is only told what happened, and its errors
+cannot harm a sweep. Its library is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import re
 from collections.abc import Callable, Collection
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import typer
 
 from recipe_ray.base.errors import SpecError, unknown
+from recipe_ray.base.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +37,9 @@ class Tracker(Protocol):
 
     def log(self, stage: Stage, rows: pa.Table) -> None:
         """Add one run with the stage's columns and its rows (`measurement_schema`)."""
+
+    def has(self, stage: Stage) -> bool:
+        """Tell whether it has a run of a stage in this experiment, as far as this machine knows."""
 
     def close(self) -> None:
         """Release what the library holds."""
@@ -56,7 +62,7 @@ class MlflowTracker:
     def log(self, stage: Stage, rows: pa.Table) -> None:
         """Add one run with the stage's columns and its rows."""
         client, experiment_id = self._place
-        run = client.create_run(experiment_id, run_name=f"{stage.name} {stage.label()}").info
+        run = client.create_run(experiment_id, run_name=stage.caption).info
         entities = self._mlflow.entities
         params = [entities.Param(key, str(value)) for key, value in _params(stage).items()]
         client.log_batch(run.run_id, params=params)
@@ -68,8 +74,27 @@ class MlflowTracker:
             client.log_batch(run.run_id, metrics[start : start + _MLFLOW_BATCH])
         client.set_terminated(run.run_id)
 
+    def has(self, stage: Stage) -> bool:
+        """Tell whether the server has a finished run of a stage; asked once, for all of them."""
+        return stage.key in self._before
+
     def close(self) -> None:
         """Do nothing: the client holds nothing."""
+
+    @cached_property
+    def _before(self) -> frozenset[str]:
+        client, experiment_id = self._place
+        found: set[str] = set()
+        page: Any = None
+        while page is None or page.token:
+            page = client.search_runs(
+                [experiment_id],
+                "attributes.status = 'FINISHED'",
+                max_results=_MLFLOW_BATCH,
+                page_token=page.token if page is not None else None,
+            )
+            found |= {run.data.params.get("key", "") for run in page}
+        return frozenset(found)
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
@@ -94,7 +119,9 @@ class WandbTracker:
             project=os.environ.get("WANDB_PROJECT", "recipe-ray"),
             group=self._group,
             job_type=stage.name,
-            name=stage.label()[:_WANDB_LENGTH],
+            name=stage.caption[:_WANDB_LENGTH],
+            id=self._id(stage),
+            resume="allow",  # of another machine's run of the stage, not a second one beside it
             config=_params(stage),
             # the display owns the terminal, and this machine's load is not the stage's
             settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True),
@@ -105,9 +132,17 @@ class WandbTracker:
                 else:
                     run.log({name: value}, step=epoch)
 
+    def has(self, stage: Stage) -> bool:
+        """Tell whether the folder of wandb's runs has one of a stage."""
+        folder = Path(os.environ.get("WANDB_DIR") or ".") / "wandb"
+        return any(folder.glob(f"*run-*-{self._id(stage)}"))
+
     def close(self) -> None:
         """Stop wandb's own process."""
         self._wandb.teardown()
+
+    def _id(self, stage: Stage) -> str:
+        return fingerprint({"stage": stage.key, "experiment": self._group})
 
     def _log_in(self) -> None:
         # asked now: a question for a key would stop the sweep at its first finished stage
@@ -186,10 +221,15 @@ class Tracking:
         self._each(lambda tracker: tracker.close())
 
     def on_event(self, event: SweepEvent) -> None:
-        """Log the rows of a stage that has just finished."""
-        if event.kind == "finished":
-            stage = event.stage
-            self._each(lambda tracker: tracker.log(stage, self._store.rows(stage.artifact)))
+        """Log the rows of a stage that has just finished, or was there and is not logged yet."""
+        stage = event.stage
+
+        def log(tracker: Tracker) -> None:
+            if event.kind == "finished" or not tracker.has(stage):
+                tracker.log(stage, self._store.rows(stage.artifact))
+
+        if event.kind in ("finished", "skipped"):
+            self._each(log)
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):

@@ -3,9 +3,7 @@
 Both may hold values that repeat (dictionaries, views) or are compressed, and an Arrow file may
 hold offsets that lead out of its memory. What leaves this module is checked, bounded and plain.
 
-A page of a few bytes may stand for gigabytes. The reader allocates what a page's header says, so
-the headers are counted; the file's footer is only a summary. Layout: parquet-format, `PageHeader`
-in Thrift's compact protocol.
+What a Parquet file unpacks to is counted first (`parquet_pages.py`).
 """
 
 from __future__ import annotations
@@ -13,162 +11,18 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BufferedReader
 from os import fstat, pread
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.foreign import kind_by_start
 from recipe_ray.base.limits import BATCH, COLUMNS, UNPACKED, unpacked_limit
-from recipe_ray.data.content import BATCH_ROWS
+from recipe_ray.data.content import BATCH_ROWS, check_names
+from recipe_ray.data.parquet_pages import columns_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_HEADER_LIMIT = 16 * 2**20  # bytes of a page's header, as in Arrow
-_DICTIONARY_PAGE = 2
-_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-_WIDTH = 8  # the most bytes of a number, except decimals
-
-
-class Page(NamedTuple):
-    """A page's kind, its bytes unpacked, and how many values it holds."""
-
-    is_dictionary: bool
-    unpacked: int
-    values: int
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one column of one row group unpacks to."""
-
-    name: str
-    pages: tuple[Page, ...]
-    builds_on_others: bool  # DELTA_BYTE_ARRAY: a value repeats the start of the one before
-
-    @property
-    def largest_page(self) -> int:
-        """Bytes of the largest page."""
-        return max((page.unpacked for page in self.pages), default=0)
-
-    @property
-    def largest_value(self) -> int:
-        """Bytes that a value may have; for plain pages the highest mean of a page."""
-        shared = [p.unpacked for p in self.pages if p.is_dictionary or self.builds_on_others]
-        means = (page.unpacked // max(1, page.values) for page in self.pages)
-        return max([_WIDTH, *shared, *means])
-
-    @property
-    def unpacked(self) -> int:
-        """Bytes of all values, each of a dictionary's taken to be as long as their mean."""
-        words = [page for page in self.pages if page.is_dictionary]
-        mean = sum(p.unpacked for p in words) // max(1, sum(p.values for p in words))
-        values = sum(page.values for page in self.pages if not page.is_dictionary)
-        return sum(page.unpacked for page in self.pages) + values * mean
-
-
-def columns_of(file: BinaryIO, metadata: Any, where: str) -> Iterator[Column]:
-    """Yield every column of every row group of an open Parquet file.
-
-    `metadata` is the file's `pyarrow.parquet.FileMetaData`. Raises DataError for a page whose
-    header makes no sense.
-    """
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            starts = [chunk.dictionary_page_offset or 0, chunk.data_page_offset]
-            start = min(offset for offset in starts if offset > 0) if any(starts) else 0
-            try:
-                pages = tuple(_pages(file, start, start + chunk.total_compressed_size))
-            except (IndexError, ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DataError(
-                    f"{where} cannot be read as Parquet: column {chunk.path_in_schema[:40]!r} has "
-                    "a page without a proper header"
-                ) from error
-            yield Column(chunk.path_in_schema, pages, "DELTA_BYTE_ARRAY" in chunk.encodings)
-
-
-def _pages(file: BinaryIO, at: int, end: int) -> Iterator[Page]:
-    while at < end:
-        header, length = _header(file, at, end)
-        unpacked, packed = header[2], header[3]
-        if min(unpacked, packed) < 0:
-            raise ValueError("a page of negative length")
-        about = header.get(5) or header.get(7) or header.get(8) or {}
-        values = max(0, about.get(1, 0))
-        yield Page(header[1] == _DICTIONARY_PAGE, unpacked, values)
-        at += length + packed
-
-
-def _header(file: BinaryIO, at: int, end: int) -> tuple[dict[int, Any], int]:
-    size = 256
-    while True:
-        file.seek(at)
-        content = file.read(min(size, end - at))
-        reader = _Compact(content)
-        try:
-            return reader.struct(), reader.at
-        except IndexError:
-            if size >= _HEADER_LIMIT or len(content) == end - at:
-                raise
-            size *= 16
-
-
-class _Compact:
-    """Thrift's compact protocol, as far as page headers use it; IndexError at the end of bytes."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.at = 0
-
-    def struct(self) -> dict[int, Any]:
-        """Return the fields of a struct by their numbers."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while kind_and_step := self._byte():
-            step, kind = kind_and_step >> 4, kind_and_step & 15
-            number = number + step if step else self._zigzag()
-            fields[number] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind)
-        return fields
-
-    def _value(self, kind: int) -> Any:
-        if kind == _STRUCT:
-            return self.struct()
-        if kind in (4, 5, 6):
-            return self._zigzag()
-        if kind in (_LIST, _SET):
-            size_and_kind = self._byte()
-            size = self._varint() if size_and_kind >> 4 == 15 else size_and_kind >> 4
-            # at least one byte per element, so that an invented size ends at the end of the bytes
-            return [self._value(size_and_kind & 15) for _ in range(size)]
-        lengths = {_TRUE: 1, _FALSE: 1, _BYTE: 1, _DOUBLE: 8}
-        self._pass(self._varint() if kind == _BINARY else lengths[kind])
-        return None
-
-    def _pass(self, length: int) -> None:
-        self.at += length
-        if self.at > len(self._content):
-            raise IndexError(self.at)
-
-    def _byte(self) -> int:
-        self.at += 1
-        return self._content[self.at - 1]
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
-
 
 _VIEW = 16  # bytes of one entry of a view, of which the first four are its length
 _FILE_MAGIC = b"ARROW1"
@@ -185,18 +39,21 @@ def read_parquet(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(file) as table:
             COLUMNS.check(table.metadata.num_columns, f"{where}: the table")
-            rows = _rows_at_once(file, table.metadata, where)
+            rows = _rows_at_once(file, where)
             for batch in table.iter_batches(batch_size=rows, use_threads=False):
                 yield plain(batch, where)
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    # ValueError: also of bytes that are no UTF-8, and of a name twice
+    except (pa.ArrowException, OSError, MemoryError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{where} cannot be read as Parquet: {error}") from error
 
 
-def _rows_at_once(file: BufferedReader, metadata: Any, where: str) -> int:
+def _rows_at_once(file: BufferedReader, where: str) -> int:
     limit = unpacked_limit(fstat(file.fileno()).st_size)
     largest: dict[str, int] = {}
     whole = 0
-    for column in columns_of(file, metadata, where):
+    for column in columns_of(file, where):
         whole += column.unpacked
         if whole > limit:
             raise UNPACKED.exceeded(
@@ -288,6 +145,7 @@ def plain(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
     """
     import pyarrow as pa
 
+    _check_fields(list(batch.schema), where)
     batch.validate(full=True)
     held = sum(
         _written_out(column, name, where)
@@ -299,6 +157,16 @@ def plain(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         )
     columns = [_plain_column(column) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _check_fields(fields: list[Any], where: str) -> None:
+    """Raise DataError for a name twice, at any depth; ValueError for a name that is not UTF-8."""
+    check_names((field.name for field in fields), where)
+    for field in fields:
+        kind = field.type
+        inner = [kind.field(number) for number in range(kind.num_fields)]
+        if inner:
+            _check_fields(inner, where)
 
 
 def _written_out(column: pa.Array, name: str, where: str) -> int:

@@ -17,6 +17,7 @@ import codecs
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -197,6 +198,25 @@ def lines_of(file: TextIO, where: str) -> Iterator[tuple[int, str]]:
         yield number, line.rstrip("\n")
 
 
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raise DataError for two columns of one name: which of them is meant cannot be known."""
+    listed = list(names)
+    twice = next((name for name, count in Counter(listed).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{where}: {listed.count(twice)} columns are called {twice[:40]!r}; give each a name "
+            "of its own"
+        )
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object from its pairs; raises DataError for a name that is given twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        check_names((name for name, _ in pairs), "an object of JSON")
+    return found
+
+
 FIRST_LINE = {b"recipe_ray_names": b"first line"}  # of a table's schema: it has a header line
 
 
@@ -231,7 +251,10 @@ def _batch(
     import pyarrow as pa
 
     columns = [_array([row.get(name) for row in rows], name, where) for name in names]
-    return pa.RecordBatch.from_arrays(columns, names=names, metadata=metadata)
+    try:
+        return pa.RecordBatch.from_arrays(columns, names=names, metadata=metadata)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: a column's name is not Unicode: {error.reason}") from error
 
 
 def _array(values: list[Any], name: str, where: str) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from recipe_ray.base.errors import DataError, suggest
 from recipe_ray.base.limits import IMAGE, TEXT, UNPACKED, unpacked_limit
+from recipe_ray.base.paths import expanded
 from recipe_ray.data.content import (
     FIRST_LINE,
     checksum,
@@ -87,7 +88,7 @@ class Locations:
 
 def _absolute(path: str | Path) -> Path:
     """A stage's process works in another folder than the command that started it."""
-    return Path(path).expanduser().absolute()
+    return expanded(path).absolute()
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def open_path(path: str | Path, owner: str) -> FileSource:
 
 def existing(path: str | Path, owner: str) -> Path:
     """Return a path given by the user; raise DataError, naming the nearest, if it is missing."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         found = place.exists()
     except (OSError, ValueError) as error:  # a folder that may not be entered, a zero in a name

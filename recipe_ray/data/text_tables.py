@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.limits import COLUMNS, LINE
-from recipe_ray.data.content import Nested, Row, in_batches, lines_of, text_of
+from recipe_ray.data.content import Nested, Row, distinct, in_batches, lines_of, text_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,7 +159,9 @@ def read_json_lines(file: BufferedReader, where: str) -> Iterator[pa.RecordBatch
 
 def _line(line: str, number: int, where: str) -> Row:
     try:
-        found = json.loads(line)
+        found = json.loads(line, object_pairs_hook=distinct)
+    except DataError as error:
+        raise DataError(f"{where}: line {number}: {error}") from None
     except (ValueError, RecursionError) as error:  # also an endless number or nesting
         raise DataError(f"{where}: line {number} is not JSON: {error}") from error
     return _row(found, f"{where}: line {number}")
@@ -221,7 +223,7 @@ class _Scanner:
     def __init__(self, text: TextIO, where: str) -> None:
         self._text, self._where = text, where
         self._held, self._at = "", 0
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=distinct)
 
     def peek(self) -> str:
         """Return the next character that is not white space, or nothing at the end."""
@@ -243,6 +245,8 @@ class _Scanner:
         while True:
             try:
                 found, end = self._decoder.raw_decode(self._held, self._at)
+            except DataError as error:
+                raise DataError(f"{self._where}: item {number}: {error}") from None
             except (ValueError, RecursionError) as error:
                 held = len(self._held) - self._at
                 if held > limit:

@@ -17,7 +17,7 @@ from recipe_ray.base.errors import StageFailedError
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.asha import CandidateEvent, SearchContext, require_sampler, run_asha
 from recipe_ray.distributed.cluster import connected
-from recipe_ray.distributed.sweep import sweep
+from recipe_ray.distributed.sweep import starting_ray, sweep
 from recipe_ray.distributed.train import SweepContext
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.search import Search, Settings
@@ -111,7 +111,7 @@ def search_lock(claims: Claims, key: str, on_wait: Callable[[str], None]) -> Ite
     told = ""
     while (other := _other(claims, key)) is not None:
         if other != told:
-            on_wait(other)
+            on_wait(claims.who(other))
             told = other
         time.sleep(LOOK_EVERY_S)
     yield SearchLock(claims, key)
@@ -149,6 +149,7 @@ class SearchWatcher:
     on_stage: Callable[[SweepEvent], None] = lambda event: None
     on_candidate: Callable[[CandidateEvent], None] = lambda event: None
     on_wait: Callable[[str], None] = lambda driver: None  # another one runs the candidates
+    on_doing: Callable[[str], None] = lambda what: None  # before the first stage starts
 
 
 def search(
@@ -168,7 +169,11 @@ def search(
     watcher = watcher or SearchWatcher()
     standing = SearchProgress(plan.search)
     # one Ray for all parts; none if nothing is left to do
-    own_ray = nullcontext() if is_over(plan, store) else _ray(plan, address)
+    if is_over(plan, store):
+        own_ray: AbstractContextManager[None] = nullcontext()
+    else:
+        watcher.on_doing(starting_ray(address))
+        own_ray = _ray(plan, address)
     with store.claims(plan.search.launch.claim_lease_s, standing.note) as claims, own_ray:
         heard = _overheard(watcher, standing)
         return _searched(plan, store, locations, heard, claims, address)
@@ -184,7 +189,8 @@ def _searched(
 ) -> SearchOutcome:
     def swept(part: Plan, title: str) -> SweepOutcome:
         watcher.on_part(title, len(part.stages))
-        return sweep(part, store, locations, address=address, on_event=watcher.on_stage)
+        on_event, on_doing = watcher.on_stage, watcher.on_doing
+        return sweep(part, store, locations, address=address, on_event=on_event, on_doing=on_doing)
 
     _refuse_failures(swept(plan.undefended, "the undefended PTM"))
     undefended_acc = value_of(store, plan.reference, "acc")

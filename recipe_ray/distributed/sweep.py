@@ -4,11 +4,13 @@ The store is the ledger. After Ctrl-C, a crash or a failure the same call does w
 Several sweeps may share a store: each claims what it runs.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray import tune
 
 from recipe_ray.data.sources import Locations
@@ -35,11 +37,13 @@ def sweep(
     *,
     address: str | None = None,
     on_event: Callable[[SweepEvent], None] | None = None,
+    on_doing: Callable[[str], None] = lambda what: None,
 ) -> SweepOutcome:
     """Run what the store lacks of `plan` on a Ray cluster, or on a local Ray without `address`.
 
-    A failed stage costs only its descendants. Raises UserError, before anything runs,
-    for a stage that the cluster cannot hold; after KeyboardInterrupt the store can be continued.
+    `on_doing` hears what is done before the first stage starts. A failed stage costs only its
+    descendants. Raises UserError, before anything runs, for a stage that the cluster cannot hold;
+    after KeyboardInterrupt the store can be continued.
     """
     started = time.monotonic()
     store.write_plan(plan.name, plan_record(plan))
@@ -51,11 +55,14 @@ def sweep(
             on_event(SweepEvent("skipped", stage))
     if there.keys() == plan.stages.keys():
         return SweepOutcome(skipped=tuple(there), wall_s=time.monotonic() - started)
+    if there:
+        on_doing(f"{len(there)} of {len(plan.stages)} stages are in the store; the others are run")
     launch = plan.launch
     missing = [stage for key, stage in plan.stages.items() if key not in there]
     nested = any(demand_of(stage, launch).nested for stage in missing)
     store.clear_scratch()
     driver = Monitor(plan, there, on_event)
+    on_doing(starting_ray(address))
     with (
         # claims are released last, when no stage of ours runs any more
         store.claims(launch.claim_lease_s, driver.note) as claims,
@@ -67,12 +74,21 @@ def sweep(
         watch = Watch(plan, store, queue, claims, driver)
         neighbours = SharedQueue(queue, claims, store, watch)
         work = SweepContext(plan.stages, store, locations, launch, plan.name)
+        on_doing("starting the first processes: each imports torch before its first stage")
         try:
             _tune(work, StageSearcher(neighbours), watch)
         finally:
             watch.forget_the_running()
     skipped = (*there, *watch.skipped)
     return SweepOutcome(tuple(watch.done), skipped, dict(watch.failed), time.monotonic() - started)
+
+
+def starting_ray(address: str | None) -> str:
+    """Return what `connected` is about to do, for people who wait."""
+    if ray.is_initialized():
+        return "using the Ray that runs already"
+    place = address or os.environ.get("RAY_ADDRESS") or "local"
+    return "starting Ray on this machine" if place == "local" else f"joining the Ray at {place}"
 
 
 def _tune(work: SweepContext, searcher: StageSearcher, watch: Watch) -> None:

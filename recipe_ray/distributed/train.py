@@ -178,7 +178,7 @@ def _cause(error: TrainingFailedError) -> BaseException:
         original(getattr(failures[rank], "_base_exc", failures[rank])) for rank in sorted(failures)
     ]
     for cause in causes:
-        if isinstance(cause, UserError | NonFiniteLossError):
+        if isinstance(cause, UserError):
             return cause
     on_controller = getattr(error, "controller_failure", None)
     if isinstance(on_controller, WorkerGroupStartupTimeoutError):

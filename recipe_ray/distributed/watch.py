@@ -76,7 +76,7 @@ class Watch(tune.Callback):
         if not self._queue.is_running(stage.key):
             return  # of a batch that was started again, and reported before
         for warning in result[WARNINGS]:
-            logger.warning("%s %s: %s", stage.name, stage.label(), warning)
+            logger.warning("%s: %s", stage.caption, warning)
         if result[FAILURE]:
             self._fail(stage, result[FAILURE])
         else:
@@ -126,15 +126,15 @@ class Watch(tune.Callback):
         """Say once that another driver makes a stage."""
         if stage.key not in self._told_elsewhere:
             self._told_elsewhere.add(stage.key)
-            self._tell("elsewhere", stage, message=driver)
+            self._tell("elsewhere", stage, message=self._claims.who(driver))
 
     def taken_over(self, stage: Stage) -> None:
         """Kill the process that builds what is now another driver's; its other stages wait."""
         self._store.clear_progress(stage.artifact)
         logger.warning(
-            "%s %s was taken over by another driver, which had not heard of this one for %.0f s: "
+            "%s was taken over by another driver, which had not heard of this one for %.0f s: "
             "it is stopped here",
-            *(stage.name, stage.label(), self._plan.launch.claim_lease_s),
+            *(stage.caption, self._plan.launch.claim_lease_s),
         )
         trial = self._trials.get(stage.key)
         if trial is not None:

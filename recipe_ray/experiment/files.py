@@ -5,6 +5,7 @@ Files that ask related questions share a `base`: a file whose settings they take
 names files that list more corpora and tasks (`base/catalog.py`).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from recipe_ray.base.catalog import named_by_file
 from recipe_ray.base.changes import apply_change
 from recipe_ray.base.errors import SpecError, a, shortened
+from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.base.strict_yaml import MAX_DEPTH, check_size, read_yaml_file
 from recipe_ray.data.corpus import CORPORA
@@ -79,7 +81,8 @@ def _is_whole(kind: type[Spec], values: dict[str, Any]) -> bool:
 def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
     """Return the mapping in a YAML file; `what` and `needed` are how messages describe it.
 
-    Raises SpecError if the file is missing, not YAML, gives a key twice or is not a mapping.
+    Raises SpecError if the file is missing, not YAML, gives a key twice, is not a mapping, or
+    still has places to fill in.
     """
     try:
         values = read_yaml_file(path)
@@ -93,7 +96,25 @@ def read_mapping(path: Path, what: str, needed: str) -> dict[str, Any]:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: expected a mapping with {needed}")
+    open_places = list(_to_fill_in(values, ""))
+    if open_places:
+        raise SpecError(f"{path}: fill in what says REPLACE: {', '.join(open_places[:20])}")
     return values
+
+
+_TO_FILL_IN = re.compile(r"\S*\bREPLACE(_[A-Z0-9_]+)?\b\S*")
+
+
+def _to_fill_in(value: Any, place: str) -> Iterator[str]:
+    """Yield the places of values that a file as we ship it leaves to its user."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from _to_fill_in(one, f"{place}.{name}" if place else name)
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _to_fill_in(one, f"{place}[{number}]")
+    elif isinstance(value, str) and _TO_FILL_IN.fullmatch(value):
+        yield place
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -110,7 +131,7 @@ def _catalogs(value: Any, path: Path, folder: Path) -> tuple[Path, ...]:
         if not isinstance(name, str) or not name:
             given = shortened(repr(name))
             raise SpecError(f"{path}: catalog: expected a file or a list of them, got {given}")
-    return tuple(folder.absolute() / Path(name).expanduser() for name in names)
+    return tuple(folder.absolute() / expanded(name) for name in names)
 
 
 def _unshared(value: Any) -> Any:

@@ -111,9 +111,8 @@ def fit(
                     nn.utils.clip_grad_norm_(trainable, spec.clip_norm, foreach=True)
                 optimizer.step()
                 state.step += 1
-                runtime.report(
-                    Progress(phase, state.step, num_steps, state.latest, spec.batch_size)
-                )
+                done = (state.step, num_steps, state.latest, spec.batch_size, state.resumed_at)
+                runtime.report(Progress(phase, *done))
                 if state.step == num_steps:
                     break
         state.close_epoch(epoch)
@@ -168,7 +167,7 @@ class _State:
         self._runtime = runtime
         self._phase = phase
         self._saved_at = time.monotonic()
-        self.step = 0
+        self.step = self.resumed_at = 0
         self.records: list[EpochRecord] = []
         self.latest: dict[str, float] = {}
         self._sums: dict[str, list[float]] = {}
@@ -197,7 +196,10 @@ class _State:
         if not all(math.isfinite(value) for value in self.latest.values()):
             values = ", ".join(f"{name} = {value}" for name, value in self.latest.items())
             where = f"{self._phase}, step {self.step}"
-            raise NonFiniteLossError(f"{where}: the loss is not finite: {values}")
+            raise NonFiniteLossError(
+                f"{where}: the loss is not finite: {values}; if the model's weights and the data "
+                "are sound, a smaller learning_rate helps"
+            )
 
     def close_epoch(self, epoch: int) -> None:
         """Write down the means since the last epoch's end."""
@@ -251,7 +253,7 @@ class _State:
         except MisfitError as error:
             slot.drop(str(error))
             return
-        self.step = saved["step"]
+        self.step = self.resumed_at = saved["step"]
         self.records = [EpochRecord(**record) for record in saved["records"]]
         self._sums = saved["sums"]
         # a checkpoint of an earlier release does not say it: one element means that there were some

@@ -18,7 +18,8 @@ _MARKS = 30  # the rate is that of the last half minute, or of the last 30 steps
 class Progress:
     """How far a stage is: what it does, its step, of how many, and the losses.
 
-    `samples` are those of the one step that is reported, of all workers.
+    `samples` are those of the one step that is reported, of all workers. `resumed_at` is the step
+    from which this process continued the phase, 0 if it began it.
     """
 
     phase: str
@@ -26,6 +27,7 @@ class Progress:
     num_steps: int
     values: dict[str, float] = field(default_factory=dict)
     samples: int = 0
+    resumed_at: int = 0
 
 
 _PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))

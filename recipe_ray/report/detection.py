@@ -47,8 +47,8 @@ def separation(backdoored: Sequence[float], clean: Sequence[float]) -> Separatio
     draws = [
         auroc(random.choice(high, len(high)), random.choice(low, len(low))) for _ in range(DRAWS)
     ]
-    interval = (float(value) for value in np.quantile(draws, (0.025, 0.975)))
-    return Separation(len(low), len(high), auroc(high, low), *interval, *shares)
+    least, most = (float(value) for value in np.quantile(draws, (0.025, 0.975)))
+    return Separation(len(low), len(high), auroc(high, low), least, most, *shares)
 
 
 def auroc(higher: Any, lower: Any) -> float:

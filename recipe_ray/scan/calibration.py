@@ -18,6 +18,7 @@ from recipe_ray.scan.detector import Detector, Outcome, Suspect
 FILE = "calibration.json"
 # a score this low is normal anywhere; below zero the share of a bound would mean nothing
 LEAST = 1.0
+MARGIN = 1.5  # how far above the clean PTMs that were measured another one may be
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def known_bounds(architecture: str, detector: Detector) -> Bounds | None:
     known = _known().get(architecture, {}).get(detector.name)
     if known is None or known["settings"] != settings_of(detector):
         return None
-    return Bounds(
-        known["bounds"], f"{len(known['clean'])} clean PTMs of architecture {architecture}"
-    )
+    names = dict.fromkeys(name.partition(".scan")[0] for name in known["clean"])
+    source = f"{len(known['clean'])} clean PTMs of architecture {architecture}"
+    return Bounds(known["bounds"], f"{source} ({', '.join(names)})")
 
 
 def normal_by(detectors: Iterable[Detector]) -> dict[str, Any]:
@@ -111,14 +112,13 @@ def _known() -> dict[str, Any]:
 
 
 OfReference = dict[tuple[str, str], Bounds]  # a reference says nothing of other makes
-REFERENCE_MARGIN = 1.5  # how far above one clean model another may be
 
 
 def bounds_of_reference(record: dict[str, Any], name: str) -> OfReference:
     """Return what is normal by the scan of one clean model, by make and detector."""
     return {
         (record["make"], one["detector"]): Bounds(
-            bounds_from([one["highest"]], REFERENCE_MARGIN), f"model {name}"
+            bounds_from([one["highest"]], MARGIN), f"model {name}"
         )
         for one in record["detectors"]
     }

@@ -40,7 +40,7 @@ class SweepEvent:
     stage: Stage
     wall_s: float = 0.0
     progress: Throughput | None = None  # of kind "progress"
-    message: str = ""  # of "failed" and "lost": why; of "elsewhere": which driver
+    message: str = ""  # of "failed" and "lost": why; of "elsewhere": who makes it
     left_s: float | None = None
 
 
@@ -198,6 +198,7 @@ class _AtWork(BaseModel):
     key: str
     kind: str
     label: str
+    seed: int | None = None  # older versions do not say it
     running_s: FiniteFloat
 
 
@@ -240,7 +241,13 @@ class DriverNotes:
 def at_work(running: Iterable[tuple[Stage, float]]) -> list[dict[str, Any]]:
     """Return what a note says of stages that run, each with the seconds since it began."""
     return [
-        {"key": s.key, "kind": s.name, "label": s.label(), "running_s": round(running_s, 1)}
+        {
+            "key": s.key,
+            "kind": s.name,
+            "label": s.label(),
+            "seed": s.seed,
+            "running_s": round(running_s, 1),
+        }
         for s, running_s in running
     ]
 

@@ -27,6 +27,7 @@ import torch
 
 from recipe_ray.base.errors import SpecError, UserError, in_a_line
 from recipe_ray.base.fingerprint import fingerprint
+from recipe_ray.base.printable import printable
 from recipe_ray.data.batches import Feed
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.precision import arithmetic
@@ -267,7 +268,8 @@ class ProgressNotes:
     def __call__(self, advance: Throughput) -> None:
         progress = advance.progress
         if self._notes.due(progress):
-            where = {"experiment": self.experiment, "host": platform.node()}
+            where: dict[str, Any] = {"experiment": self.experiment, "host": platform.node()}
+            where["seed"] = self.stage.seed
             self.store.write_progress(self.stage.artifact, {**advance.to_note(), **where})
         if self._logs.due(progress):
             values = " ".join(f"{name}={value:.4g}" for name, value in progress.values.items())
@@ -282,8 +284,8 @@ class Warned(logging.Handler):
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one on."""
-        self._tell(record.getMessage())
+        """Hand one on; what it quotes may be from outside."""
+        self._tell(printable(record.getMessage()))
 
 
 @contextmanager
@@ -312,7 +314,7 @@ def failure_note(error: BaseException) -> dict[str, Any]:
     """Return what `status` shows of a failure."""
     return {
         "error": type(error).__name__,
-        "message": str(error),
+        "message": printable(str(error)),
         "is_user_error": isinstance(error, UserError),
         "traceback": "".join(traceback.format_exception(error)),
         "failed_at": datetime.now(UTC).isoformat(),

@@ -162,6 +162,11 @@ class Stage(Component):
         return not self.model.needs_pretraining or any(stage.completes for stage in above)
 
     @property
+    def caption(self) -> str:
+        """What people who watch call it: kind, label and seed."""
+        return f"{self.name} {self.label()}.s{self.seed}"
+
+    @property
     def artifact(self) -> ArtifactId:
         """Where the store keeps what this stage makes."""
         return ArtifactId(self.name, self.label(), self.key)

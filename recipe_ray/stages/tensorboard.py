@@ -1,9 +1,9 @@
 """TensorBoard's event files: losses and speed of a stage while it runs, its results at its end.
 
-They are at `tensorboard/<experiment>/<label>-<key>/` of the store and are not part of an artifact:
-nothing checks them, and they may be deleted. The one process that reports (rank 0) writes them. In
-a local store a file grows while the stage runs. An object store has no growing files, so there the
-whole file is uploaded again once per minute and at the end.
+They are at `tensorboard/<experiment>/<label>.s<seed>-<key>/` of the store and are not part of an
+artifact: nothing checks them, and they may be deleted. The one process that reports (rank 0) writes
+them. In a local store a file grows while the stage runs. An object store has no growing files, so
+there the whole file is uploaded again once per minute and at the end.
 """
 
 import logging
@@ -161,4 +161,4 @@ class _EventFile:
 def _folder(stage: Stage, experiment: str) -> str:
     artifact = stage.artifact
     plain = path_part(experiment, "experiment name")
-    return f"{FOLDER}/{plain}/{artifact.label}-{artifact.key}"
+    return f"{FOLDER}/{plain}/{artifact.label}.s{stage.seed}-{artifact.key}"

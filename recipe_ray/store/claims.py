@@ -33,7 +33,7 @@ from uuid import uuid4
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.process import Process
 from recipe_ray.store.files import FOREIGN_AGE_S, Files
-from recipe_ray.store.notes import Note, pass_over, read_notes
+from recipe_ray.store.notes import Note, pass_over, read_note, read_notes
 
 CLAIMS, DRIVERS = "claims", "drivers"
 BEATS_A_LEASE = 6
@@ -127,6 +127,13 @@ class Claims:
             self._files.remove(_lease_path(driver))
         # the smallest: two may be listed until one of them yields
         return {key: driver for key, _, driver in reversed(listed) if driver in alive}
+
+    def who(self, driver: str) -> str:
+        """Return what people know another driver by: the process and the host of its lease."""
+        lease = read_note(self._files, DRIVERS, driver, Note) or {}
+        if not {"pid", "host"} <= lease.keys():
+            return "another driver"
+        return f"another driver, process {lease['pid']} on {lease['host']}"
 
     def renew(self) -> None:
         """Write the lease: what people see, under a number that grows."""

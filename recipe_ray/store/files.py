@@ -246,8 +246,8 @@ class LocalFiles:
                 # a grid of 10,000 cells has as many artifacts of one kind: no Path for each
                 with os.scandir(self.root / folder) as entries:
                     return sorted(entry.name for entry in entries)
-            except FileNotFoundError:
-                return []
+            except (FileNotFoundError, NotADirectoryError):
+                return []  # people may keep a file next to the store's folders
 
         return self._tried(action, "list", folder)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,18 @@ def write_manifest(
         "files": checksums(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(whole, indent=1))
+    _share_as(folder / MANIFEST, folder)
+
+
+def _share_as(pattern: Path, folder: Path) -> None:
+    """Let those read a folder's files who may read the file `pattern`, made as the umask says.
+
+    Some libraries make files that only their owner may read, whatever the umask is.
+    """
+    mode = stat.S_IMODE(pattern.stat().st_mode)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 def checksums(folder: Path) -> dict[str, dict[str, Any]]:
@@ -91,7 +104,17 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bool = False) -> None:
-    """Raise StoreError naming the first file of an artifact that is not what was committed."""
+    """Raise StoreError naming the first file of an artifact that is not what was committed.
+
+    A file that was added is one, too: whoever opens a model's folder might read it. Hidden files
+    are left alone: systems make them, and no reader of models looks for them.
+    """
+    added = _added(folder, manifest)
+    if added is not None:
+        raise StoreError(
+            f"{shown}/{added}: not a part of what was committed, and it could be read with it; "
+            "move it out of the store"
+        )
     for name, expected in manifest["files"].items():
         path = folder / name
         if not is_there(path):
@@ -106,6 +129,17 @@ def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bo
                 )
             if not sizes_only and stream_checksum(file) != expected["sha256"]:
                 raise StoreError(f"{shown}/{name}: checksum mismatch; {_REPAIR}")
+
+
+def _added(folder: Path, manifest: dict[str, Any]) -> str | None:
+    """Return the first name below a folder that its manifest lacks; None if there is none."""
+    known = {*manifest["files"], MANIFEST}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not (is_folder or name in known or path.name.startswith(".")):
+            return name
+    return None
 
 
 def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, Validat
 
 from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.base.paths import path_part
+from recipe_ray.base.printable import printable
 from recipe_ray.store.files import Files
 from recipe_ray.store.manifest import ArtifactId
 
@@ -51,10 +52,12 @@ class ProgressNote(Note):
 
     kind: str
     label: str
+    seed: int | None = None  # older versions do not say it
     phase: str
     step: int
     num_steps: int
     samples: int = 0
+    resumed_at: int = 0
     values: dict[str, float] = {}
     elapsed_s: FiniteFloat = 0.0
     samples_per_s: FiniteFloat | None = None
@@ -128,5 +131,14 @@ def _checked(data: bytes, shown: str, shape: type[Note]) -> dict[str, Any]:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole file"
         raise DamagedError(f"{shown}: {place}: {first['msg']}; delete it") from error
-    note: dict[str, Any] = json.loads(data)
+    note: dict[str, Any] = _printable(json.loads(data))
     return note
+
+
+def _printable(value: Any) -> Any:
+    """Return a note's value with every text as it may be shown: others wrote it."""
+    if isinstance(value, dict):
+        return {printable(key): _printable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    return printable(value) if isinstance(value, str) else value

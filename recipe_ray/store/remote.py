@@ -35,6 +35,7 @@ from obstore.exceptions import (
 from obstore.store import ObjectStore
 
 from recipe_ray.base.errors import StoreError, unknown
+from recipe_ray.base.paths import expanded
 from recipe_ray.store.files import (
     Files,
     LocalFiles,
@@ -339,7 +340,7 @@ def reopen_files(uri: str) -> Files:
 
 
 def _open_local(path: Path) -> tuple[Files, str]:
-    root = path.expanduser().absolute()
+    root = expanded(path).absolute()
     if root.exists() and not root.is_dir():
         raise StoreError(f"store {root}: not a folder but a file")
     with explained("open the store", str(root)):

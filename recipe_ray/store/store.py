@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.base.paths import path_part
+from recipe_ray.base.paths import expanded, path_part
 from recipe_ray.store.claims import CLAIMS, DRIVERS, Claims
 from recipe_ray.store.files import SCRATCH, Files, explained
 from recipe_ray.store.manifest import (
@@ -154,7 +154,7 @@ class Store:
         Raises StoreError if it is not committed or a file is missing or altered.
         """
         found = self._committed(artifact)
-        cache = Path(os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray").expanduser()
+        cache = expanded(os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray")
         return self._files.fetch(found.folder, self.manifest(found), cache / "artifacts")
 
     def manifest(self, artifact: ArtifactId) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field
 
 from recipe_ray.base.errors import ModelError
+from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.contents import check_readable
@@ -146,7 +147,7 @@ class BertCheckpoint(ModelRef):
 
     def _local(self) -> Path | None:
         """Return the folder, None for a hub id; raise ModelError for a folder that is missing."""
-        folder = Path(self.source).expanduser()
+        folder = expanded(self.source)
         if folder.is_dir():
             return folder
         if self.source.startswith(("/", ".", "~")):

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 
 from recipe_ray.base.errors import ModelError, SpecError, unknown
 from recipe_ray.base.foreign import PICKLE_SUFFIXES, is_there
+from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.vision.vision import Means, Spreads
@@ -221,7 +222,7 @@ def from_source(source: str, arch: str | None) -> Checkpoint:
     """
     from recipe_ray.base.loading import read_json
 
-    place = Path(source).expanduser()
+    place = expanded(source)
     if not place.exists():
         raise ModelError(f"source: {source} does not exist; expected a folder or a weights file")
     folder = place if place.is_dir() else place.parent

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError, unknown
 from recipe_ray.base.foreign import PICKLE_SUFFIXES, is_there
+from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import Spec, explain
 from recipe_ray.models.contents import check_readable
 
@@ -120,7 +121,7 @@ def local_origin(
     source: str, family: str, *, allow_pickle: bool, ignore_adapter: bool
 ) -> Origin | None:
     """Return the origin at a path, or None if nothing is there."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return LocalFolder(path, family, allow_pickle, ignore_adapter)
     return LocalFile(path, allow_pickle) if is_there(path) else None
