@@ -161,13 +161,13 @@ def test_what_does_not_fit_into_the_budget_is_left_out_and_named(
     inversion = DETECTORS.get("inversion")
     monkeypatch.setattr(inversion, "duration_s", lambda *_: 400.0)
     done = purify(shell, "clean")
-    assert "left out: inversion takes about 400 s" in done.err
+    assert "left out: inversion needs about 400 s" in done.err
     scan = result_of(shell, "clean")["scan"]
     assert [one["name"] for one in scan["detectors"]] == ["vocabulary"]
     vocabulary = DETECTORS.get("vocabulary")
     monkeypatch.setattr(vocabulary, "fitted", lambda *_: (None, 301.0))
     none = purify(shell, "none")
-    assert "no scan: vocabulary takes about 301 s; inversion takes about 400 s" in none.err
+    assert "no scan: vocabulary needs about 301 s; inversion needs about 400 s" in none.err
 
 
 def calibrate(patch: pytest.MonkeyPatch, bound: float) -> None:

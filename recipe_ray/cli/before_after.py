@@ -124,7 +124,7 @@ def _shown(detector: Any) -> str:
 
 def _left_out(fitting: Fitting) -> str:
     return "; ".join(
-        f"{one.detector.name} takes about {math.ceil(one.takes_s)} s" for one in fitting.left_out
+        f"{one.detector.name} needs about {math.ceil(one.takes_s)} s" for one in fitting.left_out
     )
 
 

@@ -77,7 +77,7 @@ class VocabularyDetector(Detector):
         1.0,
         gt=0,
         le=1,
-        description="of the words that is tried, drawn by the seed; below 1 to save time",
+        description="of words and continuations, drawn by the seed; below 1 to save time",
         json_schema_extra=HASHED_WHEN_SET,
     )
 
@@ -127,10 +127,7 @@ class WordSearch:
         self._random = np.random.default_rng([bench.seed, 19])
         self._samples = 0
         every: Ints = ptm.whole_words()
-        self._words = every
-        if spec.share < 1:
-            some = self._random.choice(every, math.ceil(spec.share * len(every)), replace=False)
-            self._words = np.sort(some)
+        self._words = self._some(every)
         self._untried = len(every) - len(self._words)
         texts = TextSource(subject, bench)
         self._fresh = texts.reading(spec.fresh, "fp32", skipped=POOL)  # needs most: it fails first
@@ -169,9 +166,16 @@ class WordSearch:
         by_word = dict(zip(words.tolist(), norms.tolist(), strict=True))
         return self._confirmed(candidates, words[normal], by_word)
 
+    def _some(self, ids: Ints) -> Ints:
+        """Return the share of the ids that is tried, ascending."""
+        if self._spec.share == 1:
+            return ids
+        count = math.ceil(self._spec.share * len(ids))
+        return np.sort(self._random.choice(ids, count, replace=False))
+
     def _continued(self, head: int) -> list[tuple[int, ...]]:
         """Return a word with the most effective pieces after it, for triggers that are split."""
-        pieces = self._ptm.continuations()
+        pieces = self._some(self._ptm.continuations())
         if not len(pieces):
             return []
         pairs = np.stack([np.full(len(pieces), head), pieces], axis=1)
@@ -223,8 +227,8 @@ class WordSearch:
             left *= screen.keep
         pieces = spec.continued * len(self._ptm.continuations())
         confirmed = (len(SCORES) + 1) * spec.confirmed + spec.continued * PIECES
-        rest = pieces * tried_s[0] + spec.controls * (close + fresh) + confirmed * fresh
-        return of_words + left * close, rest
+        rest = spec.controls * (close + fresh) + confirmed * fresh
+        return of_words + left * close + pieces * tried_s[0], rest
 
     def _trial_s(self, reading: Reading) -> float:
         """Return the seconds per word."""
