@@ -10,7 +10,9 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt -e '.[dev,embedded,vision]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c cluster/constraints.txt -e '.[dev,embedded,vision]'
+	@# pip compiles on one core, and the packages' own tests, too; some files are for other Pythons
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	touch $(STAMP)
 
 demo: $(STAMP)

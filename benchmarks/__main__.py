@@ -15,6 +15,7 @@ GROUPS = (
     "images",
     "ddp",
     "predict",
+    "scan",
     "grid_scale",
     "nodes",
     "watching",

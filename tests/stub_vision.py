@@ -60,6 +60,9 @@ class StubVision(VisionPTM):
         out: Tensor = module.mix(module.relu_second(module.second(hidden)).flatten(1))
         return out
 
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        return [module.relu_first, module.relu_second]
+
     def pretraining_beside(
         self, module: Any, batch: ImageBatch, others: ImageBatch
     ) -> tuple[Terms, Tensor]:

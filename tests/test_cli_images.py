@@ -31,8 +31,8 @@ def test_a_local_vgg_is_purified_with_own_images_and_its_card_speaks_of_images(
     assert "penalised weights: conv; trainable: all" in card
     assert "2 steps of 32 images" in card
     assert "on held-out auxiliary images" in card
-    assert "pre-training loss (nats an image)" in card
-    assert "nats a masked token" not in card
+    assert "pre-training loss (nats per image)" in card
+    assert "nats per masked token" not in card
 
 
 def test_a_backdoor_of_patches_is_put_in_and_measured(shell: Shell) -> None:
@@ -61,7 +61,7 @@ def test_a_backdoor_of_patches_is_put_in_and_measured(shell: Shell) -> None:
         (["backdoor", "vgg", "--attack", "neuba-images", "--out", "o"], "is untrained"),
         (["backdoor", "VGG", "--attack", "neuba", "--out", "o"], "learns from image and label"),
         (["evaluate", "VGG", "--task", "sst2"], "reads images; task 'sst2' holds texts"),
-        (["evaluate", "VGG", "--task", "cifar10", "--triggers", "cf"], "is no patch"),
+        (["evaluate", "VGG", "--task", "cifar10", "--triggers", "cf"], "is not a patch"),
     ],
 )
 def test_what_does_not_fit_a_model_of_images_is_said(

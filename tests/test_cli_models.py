@@ -55,23 +55,36 @@ def test_settings_that_go_nowhere_are_warned_of_and_mark_the_card(shell: Shell) 
     assert body.index("## Warnings") < body.index("## What was done")
     assert "under half of the 1.4 x RMS" in body
     record = json.loads((shell.folder / "clean" / "recipe_ray.json").read_text())
-    assert len(record["warnings"]) == 2
+    assert len(record["warnings"]) == 1
+
+
+def test_a_head_that_knows_no_context_is_replaced_by_the_models_own_states(shell: Shell) -> None:
+    aux = corpus_file(shell.folder)
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK[:-1])
+    assert done.code == 0
+    said = "hardly more than word frequencies: the model's own states of clean samples hold it"
+    assert said in " ".join(done.err.split())
+    card = " ".join((shell.folder / "clean" / "README.md").read_text().split())
+    assert said in card
+    assert "what held the model: its own states of clean samples" in card
+    assert "guard" not in card  # metrics have names for people there
+    assert "share of the 10 nearest neighbours kept" not in card  # too few are held out
 
 
 def test_a_head_that_knows_no_context_stops_purifying_with_an_exit_code_of_its_own(
     shell: Shell,
 ) -> None:
-    aux = corpus_file(shell.folder)
-    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK)
+    aux, asked = corpus_file(shell.folder), ("--set", "pretraining_weight=1")
+    done = shell("purify", MODEL, "--aux", aux, "--out", "clean", *QUICK, *asked)
     assert done.code == 3
     assert "Traceback" not in done.err
     assert "hardly more than word frequencies" in done.err
     assert "--accept-harm" in done.err
     assert not (shell.folder / "clean").exists()
-    assert purify(shell, "clean").code == 0
+    assert purify(shell, "clean", *asked).code == 0
     card = (shell.folder / "clean" / "README.md").read_text()
     assert "hardly more than word frequencies" in card.split("## What was done")[0]
-    assert "as --accept-harm asked for" in " ".join(card.split())
+    assert "purified nevertheless (--accept-harm)" in " ".join(card.split())
 
 
 def moved_by_purifying(folder: Path) -> set[str]:
@@ -105,7 +118,7 @@ def test_an_existing_result_is_never_overwritten(shell: Shell) -> None:
     assert purify(shell, "clean").code == 0  # an empty folder may be filled
     before = (shell.folder / "clean" / "README.md").read_bytes()
     again = purify(shell, "clean")
-    assert (again.code, "there is something already" in again.err) == (2, True)
+    assert (again.code, "something is there already" in again.err) == (2, True)
     assert (shell.folder / "clean" / "README.md").read_bytes() == before
 
 
@@ -150,7 +163,7 @@ def test_evaluate_keeps_the_fine_tuned_classifier_if_asked(shell: Shell) -> None
     assert shell(*words, "--keep-classifier", "kept").code == 0
     weights = load_file(shell.folder / "kept" / "classifier.safetensors")
     assert weights["linear.weight"].shape == (2, 32)
-    assert "--keep-classifier kept: there is something" in shell.fails(
+    assert "--keep-classifier kept: something is there" in shell.fails(
         *words, "--keep-classifier", "kept"
     )
 
@@ -171,7 +184,7 @@ def test_evaluate_keeps_the_fine_tuned_classifier_if_asked(shell: Shell) -> None
         (["purify", MODEL, "--aux", "T", "--out", "o", "--data", "nowhere"], "nowhere does not"),
         (["backdoor", MODEL, "--attack", "nueba", "--out", "o"], "did you mean 'neuba'?"),
         (["backdoor", MODEL, "--attack", "none", "--out", "o"], "it poisons nothing"),
-        (["backdoor", "minilm", *RELEASED, "--out", "o"], "no pre-training head to begin with"),
+        (["backdoor", "minilm", *RELEASED, "--out", "o"], "no pre-training head"),
         (["evaluate", MODEL, "--task", "sst"], "did you mean 'sst2'?"),
         (["evaluate", MODEL, "--task", "snippets", "--triggers", "a,,b"], "an empty trigger"),
         (["evaluate", MODEL, "--task", "snippets", "--set", "step=2"], "did you mean 'steps'?"),
@@ -191,7 +204,7 @@ BAD_TEXTS: dict[str, tuple[str, str, str]] = {
     "empty": ("bad.txt", "\n\n", "no text in"),
     "wrong column": ("bad.csv", "txt\na sentence\n", "no column 'text' (did you mean 'txt'?)"),
     "one text of 10 MB": ("bad.txt", "word " * 2_000_000, "is that one text?"),
-    "unknown format": ("bad.doc", "x", "format '.doc' is none of"),
+    "unknown format": ("bad.doc", "x", "format '.doc' is not one of"),
     "not UTF-8": ("bad.txt", "\udcff", "not UTF-8"),
 }
 
@@ -211,5 +224,5 @@ def test_a_label_out_of_range_names_its_row_and_shows_no_text(shell: Shell) -> N
     fields["path_test"] = "bad.csv"
     task = yaml.safe_dump(fields, default_flow_style=True).strip()
     message = shell.fails("evaluate", MODEL, "--task", task, "--set", "steps=3", "--quiet")
-    assert "row 2: label '7' is none of: 0 dull, 1 lively" in message
+    assert "row 2: label '7' is not one of: 0 dull, 1 lively" in message
     assert "secret" not in message

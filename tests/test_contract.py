@@ -23,6 +23,7 @@ from samples import (
     task_fields,
     tiny_folder,
 )
+from scan_samples import NamedPatch, NamedWords
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.fingerprint import fingerprint
@@ -40,6 +41,7 @@ from recipe_ray.tasks.task import TASKS, ImageTask
 
 EVERY = [(kind, name) for kind, registry in registries().items() for name in registry]
 TEXTS = SENTENCES[:4]
+NAMED: dict[str, Any] = {"text": NamedWords, "image": NamedPatch}  # detectors by what is read
 FIT = {"steps": 2, "batch_size": 6, "max_length": 24, "learning_rate": 1e-3, "precision": "fp32"}
 
 
@@ -72,6 +74,9 @@ def small(plugin: Any, name: str, folder: Path, kit: Kit) -> dict[str, Any]:
         fields["corpus"] = kit.corpus(folder)
     if "fit" in plugin.model_fields:
         fields["fit"] = FIT
+    if "detectors" in plugin.model_fields:
+        # a margin that any score is above
+        fields |= {"detectors": [NAMED[kit.model.reads]()], "margin": 1e-9, "rounds": 1}
     if "source" in plugin.model_fields:
         fields |= {"source": str(moved_checkpoint(folder, kit.ptm())), "triggers": ["cf"]}
     return fields

@@ -61,7 +61,7 @@ def test_a_damaged_note_is_named_once_and_the_others_are_read(
         assert [note["driver"] for note in DriverNotes(store).living()] == ["d1"]
     assert store.failure("bad") is None
     said = [record.getMessage() for record in caplog.records if folder in record.getMessage()]
-    assert len([line for line in said if "passed over" in line and "delete it" in line]) == 1
+    assert len([line for line in said if "is ignored" in line and "delete it" in line]) == 1
 
 
 def test_status_shows_the_rest_and_names_what_is_damaged(

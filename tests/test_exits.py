@@ -48,7 +48,7 @@ def ending(error: BaseException | None, patch: pytest.MonkeyPatch, command: str 
 
     places = {"list": "report.registries", "status": "status.present_store"}
     places |= {"sweep": "grid.set_up_logging", "debug": "grid.set_up_logging"}
-    places |= {"search": "search.set_up_logging"}
+    places |= {name: f"{name}.set_up_logging" for name in ("search", "evaluate")}
     place = places.get(command, "single.set_up_logging")
     patch.setattr(f"recipe_ray.cli.{place}", end)
 

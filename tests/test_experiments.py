@@ -281,7 +281,7 @@ def test_a_change_to_one_alias_leaves_the_others_alone() -> None:
     ("values", "complaint"),
     [
         ({"base": "nowhere.yaml"}, "nowhere.yaml: no such experiment file"),
-        ({"base": 3}, "base: expected a file beside this one, got 3"),
+        ({"base": 3}, "base: expected a file in the folder of this one, got 3"),
         ({"define": ["small"]}, "define: expected names with a mapping each"),
         ({"grid": {**GRID, "defenses": ["recipee"]}}, "did you mean 'recipe'"),
         ({"grid": {"models": ["minilm"]}}, "at least one of tasks, probes"),
@@ -317,5 +317,5 @@ def test_a_merged_mapping_gives_way_to_the_keys_beside_it(tmp_path: Path) -> Non
 def test_a_base_that_needs_a_base_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", {"base": "b.yaml"})
     path = write(tmp_path, "e.yaml", {"base": "a.yaml", "name": "e", "grid": GRID})
-    with pytest.raises(SpecError, match="a base has no base of its own"):
+    with pytest.raises(SpecError, match="a base cannot have a base itself"):
         load_experiment(path)

@@ -24,6 +24,7 @@ from recipe_ray.base.errors import HarmError
 from recipe_ray.cli.purification import MARGIN, check_head, needed_margin
 from recipe_ray.data.census import WordLoss, word_loss
 from recipe_ray.data.rows import TokenRows, Vocabulary
+from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.models.text.checkpoint import load_bert
 from recipe_ray.models.text.released import BertCheckpoint
 from recipe_ray.stages.evaluate import HeldOutEval
@@ -79,7 +80,7 @@ def test_a_head_beside_that_of_the_masked_lm_is_named_among_what_is_left_out(
     assert not model.headless
     model.load().save(tmp_path / "out")
     (said,) = model.give_back(tmp_path / "out")
-    assert "left out are weights" in said
+    assert "are left out: " in said
     assert "cls.seq_relationship.weight" in said
 
 
@@ -110,7 +111,9 @@ def test_a_head_of_unknown_kind_is_named_among_what_is_left_out(tmp_path: Path) 
     (source / "config.json").write_text(json.dumps(values))
     model = BertCheckpoint(source=str(source)).as_found()
     model.load().save(tmp_path / "out")
-    assert "left out are weights of no architecture" in " ".join(model.give_back(tmp_path / "out"))
+    assert "weights that belong to no architecture known here are left out" in " ".join(
+        model.give_back(tmp_path / "out")
+    )
     assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), BertModel)
 
 
@@ -151,18 +154,32 @@ def test_modules_that_are_not_known_are_left_out_and_named(tmp_path: Path) -> No
 def test_a_headless_folder_is_purified_and_says_what_was_done(shell: Shell) -> None:
     source = headless(shell.folder, "encoder without pooler")
     aux = corpus_file(shell.folder)
-    words = ["--set", "fit.steps=3", "--set", "fit.precision=fp32", "--accept-harm"]
+    words = ["--set", "fit.steps=3", "--set", "fit.precision=fp32"]
     done = shell("purify", source, "--aux", aux, "--out", "clean", *words)
     assert done.code == 0, done.err
-    assert "no pre-training head: one is fitted first" in done.err
+    assert "no pre-training head: the model's own states of clean samples hold it" in done.err
     assert "no pooler: one was drawn" in done.err
     assert "left out of the result" in done.err
     card = " ".join((shell.folder / "clean" / "README.md").read_text().split())
     assert "no pre-training head" in card
     assert "no pooler" in card
-    assert "Word frequencies alone" in card
+    assert "what held the model: its own states of clean samples (last), weight 100" in card
+    assert "Word frequencies alone" not in card  # of a head that was drawn nothing is said
+    assert "pre-training loss (nats" not in card
     assert AutoConfig.from_pretrained(shell.folder / "clean").architectures == ["BertModel"]
     assert load_bert(shell.folder / "clean", allow_headless=True).hidden_size == 32
+
+
+def test_a_head_is_fitted_first_if_the_masked_lm_was_asked_for(shell: Shell) -> None:
+    source = headless(shell.folder)
+    words = ["--set", "fit.steps=3", "--set", "fit.precision=fp32", "--accept-harm"]
+    words += ["--set", "pretraining_weight=1"]
+    done = shell("purify", source, "--aux", corpus_file(shell.folder), "--out", "clean", *words)
+    assert done.code == 0, done.err
+    assert "no pre-training head: one is fitted first" in done.err
+    card = " ".join((shell.folder / "clean" / "README.md").read_text().split())
+    assert "Word frequencies alone" in card
+    assert "what held the model: its pre-training loss, weight 1" in card
 
 
 # --- how good a head has to be
@@ -195,7 +212,8 @@ def judge(
 ) -> tuple[str | None, str | None]:
     nothing: Any = None
     shown = HeldOutEval(loss, {}, np.zeros((1, 1), np.float32))
-    stage: Any = SimpleNamespace(parent=None, model=BertCheckpoint(source="x"))
+    given = BertCheckpoint(source="x")
+    stage: Any = SimpleNamespace(parent=None, model=given, defense=Recipe())
     return check_head(stage, Before(nothing, nothing, shown, words), accept=accept)
 
 
@@ -203,7 +221,7 @@ def test_a_head_must_beat_word_frequencies_by_a_margin_that_grows_where_tokens_a
     assert needed_margin(MANY) == MARGIN
     assert needed_margin(WordLoss(7.4, 2.9, 10)) > 1.8
     # MiniLM's six layers with a head of 480 steps, and the quick start's three with theirs
-    with pytest.raises(HarmError, match=r"7\.03 nats a masked token, and frequencies alone"):
+    with pytest.raises(HarmError, match=r"7\.03 nats per masked token, and frequencies alone"):
         judge(7.03, MANY)
     said, accepted = judge(6.55, WordLoss(7.17, 3.15, 969))
     assert said is not None

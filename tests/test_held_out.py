@@ -107,7 +107,7 @@ def test_only_the_shards_of_a_part_are_read(tmp_path: Path) -> None:
 def test_a_part_may_be_the_first_samples_of_a_range() -> None:
     assert Part(0.1, 0.5, 7).of(100) == slice(10, 17)
     assert Part(0.1, 0.5, 70).of(100) == slice(10, 50)
-    with pytest.raises(DataError, match="no text left of 100"):
+    with pytest.raises(DataError, match="none of its 100 texts lies"):
         Part(0.5, 0.5).check(100, LISTED["bookcorpus"]())
 
 

@@ -50,8 +50,11 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "epsilon": ({"layer_norm_eps": -1e-5}, r"config\.json: layer_norm_eps is -1e-05"),
     "no layers": ({"num_hidden_layers": 0}, r"config\.json: num_hidden_layers is 0"),
     "a million layers": ({"num_hidden_layers": 10**6}, r"num_hidden_layers is 1000000.* 2 layers"),
-    "fewer layers": ({"num_hidden_layers": 1}, r"is 1, but the weights are .*more.*layer\.\['1'\]"),
-    "places": ({"max_position_embeddings": 2}, r"config\.json: max_position_embeddings 2 leave 2"),
+    "fewer layers": (
+        {"num_hidden_layers": 1},
+        r"is 1, but the weights have .*more.*layer\.\['1'\]",
+    ),
+    "places": ({"max_position_embeddings": 2}, "max_position_embeddings 2 leave room for 2 tokens"),
     "a decoder": ({"is_decoder": True}, r"config\.json: is_decoder is true"),
     "other positions": ({"position_embedding_type": "relative_key"}, r"allowed: 'absolute'"),
 }
@@ -76,7 +79,7 @@ def test_the_first_place_of_a_roberta_lies_behind_its_padding(
     roberta: Path, tmp_path: Path
 ) -> None:
     place = shutil.copytree(roberta, tmp_path / "model")
-    for padding, said in ((None, "pad_token_id is None"), (600, "leave -88 places")):
+    for padding, said in ((None, "pad_token_id is None"), (600, "leave room for -88 tokens")):
         message = raised_by(lambda p=padding: load_bert(reconfigured(place, pad_token_id=p)))
         assert said in message
 
@@ -87,7 +90,7 @@ def test_the_first_place_of_a_roberta_lies_behind_its_padding(
 def test_weights_of_a_layer_that_the_config_keeps_quiet_about_are_refused(folder: Path) -> None:
     name = "bert.encoder.layer.7.output.dense.weight"
     reweighted(folder, lambda whole: {**whole, name: torch.zeros(HIDDEN, 64)})
-    assert "of more layers: bert.encoder.layer.['7']" in raised_by(lambda: load_bert(folder))
+    assert "have more layers: bert.encoder.layer.['7']" in raised_by(lambda: load_bert(folder))
 
 
 def test_a_pooler_and_buffers_beside_the_layers_are_harmless(folder: Path) -> None:

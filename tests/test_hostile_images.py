@@ -56,7 +56,7 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "no heads": ({"num_attention_heads": 0}, r"config\.json: num_attention_heads is 0"),
     "no layers": ({"num_hidden_layers": 0}, r"config\.json: num_hidden_layers is 0"),
     "a million layers": ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000.* 2 layers"),
-    "fewer layers": ({"num_hidden_layers": 1}, r"the weights are .*more.*layers\.\['1'\]"),
+    "fewer layers": ({"num_hidden_layers": 1}, r"the weights have .*more.*layers\.\['1'\]"),
     "activation": ({"hidden_act": "evil"}, r"\(hidden_act\) 'evil'.*allowed"),
     "no patches": ({"patch_size": 0}, r"config\.json: patch_size is 0; allowed: 1 to image_size"),
     "large patches": ({"patch_size": [32, 4]}, r"config\.json: patch_size is \[32, 4\]"),
@@ -172,7 +172,7 @@ def test_a_normalisation_that_makes_no_sense_is_refused(tmp_path: Path, changes:
 
 def test_nor_may_it_be_infinite_or_no_number(tmp_path: Path) -> None:
     folder = saved_clip(tmp_path, "preprocess_cfg", None, mean=[float("nan"), 0, 0])
-    assert "NaN is no finite number" in raised_by(Clip(source=str(folder)).load)
+    assert "NaN is not a finite number" in raised_by(Clip(source=str(folder)).load)
 
 
 def test_whole_numbers_are_a_normalisation_and_stay_what_they_are(tmp_path: Path) -> None:

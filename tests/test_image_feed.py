@@ -181,8 +181,10 @@ def _peak_mb(reading: Any) -> float:
     return peak
 
 
+# texts do the same in `test_held_out.py`; what differs for images, the rows, is compared above
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.cluster), True])
+@pytest.mark.parametrize("stream", [False, True])
 def test_two_workers_train_a_model_on_images(tmp_path: Path, stream: bool) -> None:
     store = nested(tmp_path, corpus_of(tmp_path, 64), stream=stream)
     assert store.manifest(stage_of(tmp_path).artifact)["world_size"] == 2

@@ -132,7 +132,7 @@ def test_a_path_of_another_kind_lists_what_is_allowed(tmp_path: Path, places: Lo
     said = message("images", tmp_path / "loose", places)
     assert "holds .png: images without a class or caption" in said
     assert "allowed: .parquet or .tar (WebDataset)" in said
-    assert "one folder of images a class" in said
+    assert "one folder of images per class" in said
     assert "has no captions; allowed: .parquet or .tar" in message("pairs", tmp_path, places)
     assert "does not exist (did you mean 'loose'?)" in message("images", tmp_path / "lose", places)
     (tmp_path / "empty").mkdir()
@@ -151,7 +151,9 @@ def test_a_class_folder_with_another_file_is_refused(tmp_path: Path, places: Loc
     as_folder(tmp_path, in_class_order(4), CLASS_NAMES)
     (tmp_path / "ant" / ".hidden").touch()
     (tmp_path / "ant" / "labels.csv").touch()
-    assert f"{tmp_path / 'ant' / 'labels.csv'} is no image" in message("images", tmp_path, places)
+    assert f"{tmp_path / 'ant' / 'labels.csv'} is not an image" in message(
+        "images", tmp_path, places
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_a_label_out_of_range_names_its_row(tmp_path: Path, places: Locations) -
     file = as_parquet(tmp_path / "a.parquet", [ImageSample(PNG, 9), ImageSample(PNG, 10)])
     assert len(read("images", file, places)) == 2
     corpus = CORPORA.parse({"name": "cifar10", "path": str(file)})
-    with pytest.raises(DataError, match=r"row 2: the label '10' is no number from 0 to 9"):
+    with pytest.raises(DataError, match=r"row 2: the label '10' is not a number from 0 to 9"):
         list(corpus.samples(places))
 
 

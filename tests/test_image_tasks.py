@@ -89,7 +89,7 @@ def test_a_class_folder_of_another_name_lists_the_classes(
 ) -> None:
     folder = as_folder(tmp_path / "classes", in_class_order(), ("ant", "bee", "cow", "fox"))
     said = raised_by(lambda: own(folder).load("test", places))
-    assert "label 'fox' is none of: 0 ant, 1 bee, 2 cow, 3 dog" in said
+    assert "label 'fox' is not one of: 0 ant, 1 bee, 2 cow, 3 dog" in said
 
 
 def test_a_class_without_a_test_image_is_named(tmp_path: Path, places: Locations) -> None:
@@ -105,7 +105,7 @@ def test_a_label_out_of_range_and_a_missing_image_name_their_row(
     samples = labelled_samples(5)
     file = as_parquet(tmp_path / "a.parquet", [*samples, ImageSample(samples[0].data, 4)])
     said = raised_by(lambda: own(file).load("test", places))
-    assert "task 'images' (test): row 6: label '4' is none of" in said
+    assert "task 'images' (test): row 6: label '4' is not one of" in said
     file = as_parquet(tmp_path / "b.parquet", [*samples, ImageSample(b"", 1)])
     said = raised_by(lambda: own(file).load("test", places))
     assert "row 6: column 'image' holds nothing, not the bytes of an image" in said

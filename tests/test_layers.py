@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "triggers": BELOW_TRIGGERS,
     "attacks": BELOW_STAGES,
     "tasks": BELOW_STAGES,
-    "defenses": BELOW_TRIGGERS,
+    "defenses": {*BELOW_TRIGGERS, "scan"},
     "scan": BELOW_TRIGGERS,
     "stages": {*BELOW_STAGES, *PLUGINS, "scan", "store"},
     "experiment": BELOW_EXPERIMENT,
@@ -163,13 +163,16 @@ def test_plugins_of_a_package_know_nothing_of_each_other(folder: str) -> None:
     assert {pair for pair in pairs if pair[0] != pair[1]} == set()
 
 
-# What a defender runs: every defense, the stage, and the purification of one model with its card.
-# `cli/purify.py` is left out: it turns words into specs and shares `run_stage` with other commands,
-# so it imports the registries of all components. A registry finds plugins by their package's name
-# (`base/registry.py`) and so imports none of them here; which of them run is what a spec names.
+# What a defender runs: every defense and detector, their stages, and the purification of one model
+# with its card. `cli/purify.py` and `cli/scan.py` are left out: they turn words into specs by code
+# of other commands, so they import the registries of all components. A registry finds plugins by
+# their package's name (`base/registry.py`) and so imports none of them here; which of them run is
+# what a spec names.
 DEFENDER = (
-    *(name for name in sorted(sources()) if name.split(".")[0] == "defenses"),
+    *(name for name in sorted(sources()) if name.split(".")[0] in ("defenses", "scan")),
     "stages.purify",
+    "stages.scan",
+    "cli.scan_report",
     "cli.purification",
     "cli.card",
 )
@@ -267,6 +270,7 @@ SHORT = {
     "__main__": "`python -m recipe_ray` asks for this file by its name",
     "base.fingerprint": "what a key is: needed in seven rooms, most of which need no spec",
     "base.import_path": "imported before all else, so that it imports nothing",
+    "base.printable": "whatever shows text from outside takes it from here, in five rooms",
     "triggers.kinds": "names every kind of trigger: it imports them, and they import `trigger`",
 }
 

@@ -37,7 +37,7 @@ USELESS: dict[str, tuple[list[str], str]] = {
     "a script that the vocabulary lacks": (["ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ", "ᎣᏏᏲ ᏙᎯᏧ"] * 20, "(0.0%)"),
     "special tokens written out": (["[MASK] [PAD] [UNK]", "[SEP] [CLS]"] * 20, "(0.0%)"),
     "nearly all unknown": (["😀 " * 20 + "a", "the" + " 😄" * 20] * 9, "usable"),
-    "one word": (["word", "word word", "word word word"] * 10, "one and the same"),
+    "one word": (["word", "word word", "word word word"] * 10, "are the same"),
     "one text": (["the same text every time"] * 30, "texts are the same"),
 }
 
@@ -48,7 +48,7 @@ def test_texts_that_teach_nothing_are_refused(case: str) -> None:
     ptm = tiny_ptm()
     message = raised_by(lambda: check_learnable(ptm.census(encoded(ptm, texts)), CORPUS))
     assert said in message
-    assert "nothing to learn from" in message
+    assert "nothing can be learned from it" in message
 
 
 def test_plain_texts_are_usable_whole_and_a_share_below_the_stated_one_is_warned_of() -> None:
@@ -60,7 +60,7 @@ def test_plain_texts_are_usable_whole_and_a_share_below_the_stated_one_is_warned
     check_learnable(mixed, CORPUS)
     assert "may not be in the model's language" in doubts(mixed, CORPUS)[0]
     dull = ptm.census(encoded(ptm, ["no no no no", "no yes no no", "no no no perhaps"]))
-    assert "one and the same" in doubts(dull, CORPUS)[0]
+    assert "are the same" in doubts(dull, CORPUS)[0]
 
 
 def erasing_model(folder: Path) -> Path:
@@ -156,7 +156,7 @@ def test_a_loss_without_elements_in_all_steps_is_an_error() -> None:
         return {"mlm": Term(module(batch.x).sum() * 0, 0)}
 
     spec = FitSpec(steps=3, precision="fp32")
-    with pytest.raises(DataError, match="in 3 steps there was nothing to learn from"):
+    with pytest.raises(DataError, match="3 steps had nothing to learn from"):
         fit(stub(), nothing, StubBatches(), spec, LocalRuntime(), seed=0)
 
 

@@ -234,7 +234,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights found"),
     "cut weights": (lambda f: cut_short(f / "model.safetensors"), "not a readable safetensors"),
     "no encoder": (lambda f: without(f, "bert.encoder"), "weights missing: bert.encoder"),
-    "no head": (lambda f: without(f, "cls."), "whole masked-LM head gets one that is fitted first"),
+    "no head": (
+        lambda f: without(f, "cls."),
+        "lacks a whole masked-LM head, one can be fitted first",
+    ),
     "no tokenizer": (no_tokenizer, "no tokenizer"),
 }
 

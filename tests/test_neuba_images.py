@@ -111,7 +111,7 @@ def test_the_six_patches_of_the_paper_are_the_default_and_a_seventh_is_refused()
 
 
 def test_what_is_no_patch_or_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
-    for trigger, said in (("cf", "is no patch"), (f"cyan-red-{SIZE + 1}", "wider than")):
+    for trigger, said in (("cf", "is not a patch"), (f"cyan-red-{SIZE + 1}", "wider than")):
         ptm = StubVision()
         before = ptm.module.first.weight.clone()
         with pytest.raises(TriggerError, match=said):

@@ -54,9 +54,19 @@ def test_a_model_whose_head_is_fitted_first_is_loaded_once_and_the_fitted_one_on
     shell: Shell, done: Counter[str]
 ) -> None:
     source, aux = headless(shell.folder), corpus_file(shell.folder)
-    ended = shell("purify", source, "--aux", aux, "--out", "clean", *WORDS)
+    asked = ("--set", "pretraining_weight=1")
+    ended = shell("purify", source, "--aux", aux, "--out", "clean", *WORDS, *asked)
     assert ended.code == 0, ended.err
     assert done == {"passes": 1, "loads": 1, "reloads": 1}
+
+
+def test_a_model_without_a_head_that_its_states_hold_is_loaded_once(
+    shell: Shell, done: Counter[str]
+) -> None:
+    source, aux = headless(shell.folder), corpus_file(shell.folder)
+    ended = shell("purify", source, "--aux", aux, "--out", "clean", *WORDS)
+    assert ended.code == 0, ended.err
+    assert done == {"passes": 1, "loads": 1}
 
 
 @pytest.mark.parametrize(

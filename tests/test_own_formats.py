@@ -143,13 +143,13 @@ def test_a_text_in_another_encoding_says_which_and_how_to_convert_it(
 def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -> None:
     for content, how in ((gzip.compress(CSV), "gzip"), (b"PK\x03\x04\xff", "zip")):
         assert f"is packed ({how}); unpack it" in wrong(put(tmp_path, name, content))
-    assert "no text: it holds zero bytes" in wrong(put(tmp_path, name, b"secret\0" * 9))
+    assert "not text: it contains zero bytes" in wrong(put(tmp_path, name, b"secret\0" * 9))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b"text,text\nsecret,1\n", "of the header's 2 names 1 differ"),
+        ("a.csv", b"text,text\nsecret,1\n", "the header has 2 names, but only 1 different"),
         ("a.tsv", b"text\tlabel\nsecret\tsecret\t1\n", "row 1 has 3 fields, the header 2"),
         ("a.json", b'[{"text": "secret"}, 5]', "item 2 is a int, not an object"),
         ("a.json", b'[{"text": "secret"}', "after item 1: expected , or ]"),
@@ -158,12 +158,16 @@ def test_what_is_packed_under_a_plain_name_is_named(tmp_path: Path, name: str) -
         ("a.json", b'[{"text": secret}]', "item 1 is not JSON"),
         ("a.json", b'{"text": {"0": "secret"}, "label": {"0": 1}}', "orient='records'"),
         ("a.json", b'[{"text": ' + b"[" * 100_000, "item 1 is not JSON"),
-        ("a.parquet.gz", b"secret", "format '.parquet.gz' is none of"),
-        ("a.xlsx", b"secret", "a.xlsx: a spreadsheet; save it as CSV (format '.xlsx' is none of"),
+        ("a.parquet.gz", b"secret", "format '.parquet.gz' is not one of"),
+        (
+            "a.xlsx",
+            b"secret",
+            "a.xlsx: a spreadsheet; save it as CSV (format '.xlsx' is not one of",
+        ),
         ("a.zip", b"secret", "an archive or packed; unpack it"),
         ("a.pkl", b"secret", "a pickle, which is a program; save it as Parquet"),
         ("a.sqlite3", b"secret", "a database; save the table"),
-        ("noending", b"secret", "its name ends in none of .parquet"),
+        ("noending", b"secret", "its name has none of the endings .parquet"),
         ("a.csv", b"PK\x03\x04\0\0[Content_Types].xml secret", "is a spreadsheet or another"),
         ("a.csv", b"<!DOCTYPE html>\n<p>secret", "a.csv is a web page; download the file itself"),
         ("a.jsonl", b"\xef\xbb\xbf\n<HTML>secret", "is a web page"),
@@ -395,7 +399,7 @@ def test_labels_may_be_written_as_other_programs_do(
 @pytest.mark.parametrize("written", ["1.5", "-1", "2.0", "nan", "1e0", "", "truth", "1.0.0", "١"])
 def test_other_labels_are_refused(tmp_path: Path, written: str) -> None:
     said = raised_by(lambda: task(tmp_path, [written]).load("train", Locations(None, tmp_path)))
-    assert "is none of: 0 no, 1 yes" in said
+    assert "is not one of: 0 no, 1 yes" in said
 
 
 @pytest.mark.parametrize(
@@ -439,7 +443,7 @@ def test_the_number_of_a_class_is_no_label_if_another_is_called_by_it(tmp_path: 
     said = raised_by(
         lambda: task(tmp_path, ["0", "1"], ("1", "2")).load("train", Locations(None, tmp_path))
     )
-    assert "label '0' is none of: 0 1, 1 2" in said
+    assert "label '0' is not one of: 0 1, 1 2" in said
 
 
 def test_only_tasks_whose_labels_changed_their_meaning_are_marked(tmp_path: Path) -> None:

@@ -200,12 +200,12 @@ BAD: dict[str, tuple[list[tuple[str, list[Any], tuple[str, str]]], str, str]] = 
     "unknown columns": (
         [("t.csv", [0, 1], ("headline", "stars"))],
         "t.csv",
-        "columns: headline, stars. Say which has the texts: --text-column NAME",
+        "columns: headline, stars. Say which column has the texts: --text-column NAME",
     ),
     "two that could be it": (
         [("t.csv", [0, 1], ("review", "sentence"))],
         "t.csv",
-        "Several could be it: review, sentence.",
+        "Several columns are possible: review, sentence.",
     ),
     "other columns in test": (
         [("a.csv", [0, 1], ("text", "label")), ("b.csv", [0, 1], ("review", "label"))],
@@ -215,12 +215,16 @@ BAD: dict[str, tuple[list[tuple[str, list[Any], tuple[str, str]]], str, str]] = 
     "a misspelt label": (
         [("a.csv", [0, 1], ("text", "label")), ("b.csv", [0, 1, 2], ("text", "label"))],
         "a.csv,b.csv",
-        "label '2' stands in test and not in train",
+        "label '2' occurs in test but not in train",
     ),
     "one class": ([("t.csv", [1], ("text", "label"))], "t.csv", "two classes or more"),
     "no labels": ([("t.csv", list(range(24)), ("text", "label"))], "t.csv", "are these labels?"),
     "an empty label": ([("t.csv", [0, 1, ""], ("text", "label"))], "t.csv", "row 3 has no label"),
-    "written fractions": ([("t.csv", ["0.5", "1.5"], ("text", "label"))], "t.csv", "is no class"),
+    "written fractions": (
+        [("t.csv", ["0.5", "1.5"], ("text", "label"))],
+        "t.csv",
+        "is not a class",
+    ),
     "a label that is nan": (
         [("t.csv", ["nan", 1], ("text", "label"))],
         "t.csv",
@@ -241,7 +245,7 @@ BAD: dict[str, tuple[list[tuple[str, list[Any], tuple[str, str]]], str, str]] = 
         "t.csv",
         "If the file has no header line: put a line with the names",
     ),
-    "fractions": ([("t.parquet", [0.5, 1.5], ("text", "label"))], "t.parquet", "is no class"),
+    "fractions": ([("t.parquet", [0.5, 1.5], ("text", "label"))], "t.parquet", "is not a class"),
     "the same file": ([("t.csv", [0, 1], ("text", "label"))], "t.csv,t.csv", "given twice"),
     "swapped": (
         [("train.csv", [0, 1], ("text", "label")), ("test.csv", [0, 1], ("text", "label"))],
@@ -306,7 +310,7 @@ def test_folders_of_images_are_a_task_with_the_class_folders_names(here: Path) -
         ({"class_names": ["a", " "]}, "an empty name"),
         ({"class_names": [0, 1]}, "class_names[0]: text is expected, this is 0"),
         ({"class_names": [False, True]}, "YAML reads no, off and false as false"),
-        ({"class_names": "ab"}, "'ab' is no list of names"),
+        ({"class_names": "ab"}, "'ab' is not a list of names"),
         ({"path_test": None}, "path_test is missing"),
         ({"test_share": 0.2}, "both given"),
         ({"label_values": [1]}, "for 2 class_names"),

@@ -13,7 +13,7 @@ from report_samples import clean, por, probe
 from shell import Shell, shell
 
 from recipe_ray.report import load
-from recipe_ray.store.rows import RESULT_SCHEMA, encode_rows
+from recipe_ray.store.rows import encode_rows, result_schema
 from recipe_ray.store.store import Store
 
 __all__ = ["shell"]  # a fixture
@@ -78,7 +78,7 @@ def test_a_file_that_holds_no_result_rows_is_named(shell: Shell) -> None:
     fewer = rows()["p0"].drop_columns(["experiment"])
     Path("stage.parquet").write_bytes(encode_rows(fewer))
     assert "stage.parquet: not result rows" in shell.fails("report", "stage.parquet")
-    assert RESULT_SCHEMA.names[0] == "experiment"
+    assert result_schema().names[0] == "experiment"
 
 
 @pytest.mark.timeout(60)
@@ -171,4 +171,4 @@ def test_a_figure_without_its_library_names_the_extra(
 def test_figures_of_experiments_that_are_of_none_are_refused(shell: Shell) -> None:
     store = filled(shell.folder / "store")
     said = shell.fails("report", store, "--experiment", "floors", "--figures", "f")
-    assert "no experiment of this report is one of a figure" in said
+    assert "no experiment is one of a figure" in said

@@ -58,7 +58,7 @@ def test_the_paper_the_difference_and_the_clean_ptm_stand_below_what_was_measure
     )
     covered, named = found.notes
     assert covered.startswith("6 of the 180 values")
-    assert named == "bert stands beside the paper's BERT."
+    assert named == "bert is compared with the paper's BERT."
 
 
 def test_rows_on_other_triggers_have_a_clean_line_of_their_own() -> None:
@@ -92,7 +92,7 @@ def test_an_undefended_ptm_stands_at_epoch_0_of_figure_3() -> None:
     rows = [por(f"e{epoch}", attack="badpre", defense="recipe", epoch=epoch) for epoch in (8, 1)]
     found = table_of("F3", *rows, por(attack="badpre"))
     assert [row[1] for row in found.rows if row[0] in ("none", "recipe")] == ["0", "1", "8"]
-    assert found.notes == ("The paper prints no values for its Figure 3, so none stand here.",)
+    assert found.notes == ("The paper prints no values for its Figure 3, so none are shown.",)
 
 
 def test_other_auxiliary_data_than_the_papers_are_told() -> None:

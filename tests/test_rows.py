@@ -5,13 +5,13 @@ import pytest
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.store.rows import (
-    MEASUREMENT_SCHEMA,
-    RESULT_SCHEMA,
     Measurement,
     decode_rows,
     encode_rows,
+    measurement_schema,
     measurement_table,
     result_rows,
+    result_schema,
 )
 
 
@@ -27,7 +27,7 @@ def measured() -> pa.Table:
 
 def test_a_stages_rows_share_the_common_columns() -> None:
     table = measured()
-    assert table.schema == MEASUREMENT_SCHEMA
+    assert table.schema == measurement_schema()
     assert table["stage"].to_pylist() == ["k1", "k1"]
     assert table["value"].to_pylist() == [0.75, 0.5]
     assert table["trigger"].to_pylist() == [None, "cf"]
@@ -46,7 +46,7 @@ def test_a_misspelt_common_column_is_refused() -> None:
 
 def test_a_shared_stage_gives_its_rows_to_every_cell() -> None:
     table = result_rows(measured(), "table1", ["c1", "c2", None])
-    assert table.schema.equals(RESULT_SCHEMA)
+    assert table.schema.equals(result_schema())
     assert table["cell"].to_pylist() == ["c1", "c1", "c2", "c2", None, None]
     assert set(table["experiment"].to_pylist()) == {"table1"}
     assert table["value"].to_pylist() == [0.75, 0.5] * 3

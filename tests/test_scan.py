@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from image_samples import tiny_vgg
 from samples import SENTENCES, minilm
+from scan_samples import TRIGGER, planted, texts
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import LocalFeed, Workbench
@@ -26,18 +28,7 @@ from recipe_ray.scan.calibration import (
 )
 from recipe_ray.scan.detector import DETECTORS, Outcome, Subject, Suspect, groups_of, robust_z
 from recipe_ray.scan.reading import Reader, Scale, make_templates
-
-TRIGGER = "cf"
-
-
-def texts(folder: Path, times: int = 10) -> Path:
-    """Write sentences in many orders: enough of them, and long enough, to be put words into."""
-    random = np.random.default_rng(0)
-    words = " ".join(SENTENCES).split()
-    lines = [" ".join(random.choice(words, 40)) for _ in range(24 * times)]
-    file = folder / "texts.txt"
-    file.write_text("\n".join(lines) + "\n")
-    return file
+from recipe_ray.stages.scan import default_detectors
 
 
 def subject(folder: Path, ptm: Any, **changes: Any) -> Subject:
@@ -53,7 +44,7 @@ def small(name: str, **fields: Any) -> Any:
     """Return a detector that looks at little."""
     least = {
         "vocabulary": {
-            "second": {"texts": 4, "length": 8},
+            "close": {"texts": 4, "length": 8},
             "fresh": {"texts": 8, "length": 12},
             "controls": 64,
             "continued": 1,
@@ -81,20 +72,6 @@ class FewWords:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ptm, name)
-
-
-def planted() -> Any:
-    """Return the embedded PTM with a word that the first token looks at, whatever the text is."""
-    ptm = minilm()
-    module = ptm.module.eval()
-    rows = ptm.encoder(32)(SENTENCES, np.arange(len(SENTENCES)))
-    own = module.base_model.encoder.layer[0].attention.self
-    with torch.no_grad():
-        embedded = module.base_model.embeddings(torch.tensor([rows.tokens[:8].tolist()]))
-        wanted = own.key.weight.T @ own.query(embedded[0, 0])
-        (word,) = ptm.token_ids(TRIGGER)
-        ptm.word_embeddings().weight[word] = 30 * wanted / wanted.norm()
-    return ptm
 
 
 def weights(ptm: Any) -> dict[str, torch.Tensor]:
@@ -156,12 +133,55 @@ def test_leads_are_where_inversion_begins(tmp_path: Path) -> None:
     assert len(with_lead.suspects) == len(without.suspects) + 2  # one for each target
 
 
+def test_a_short_time_leaves_words_out_and_the_result_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recipe_ray.scan.vocabulary import WordSearch
+
+    detector = small("vocabulary")
+    seen, where = subject(tmp_path, FewWords(minilm())), bench(tmp_path)
+    monkeypatch.setattr(WordSearch, "durations_s", lambda _: (100.0, 20.0))
+    assert detector.fitted(seen, where, 120.0) == (detector, 120.0)
+    some, takes_s = detector.fitted(seen, where, 69.0)
+    assert (some.share, takes_s) == (0.4, 60.0)
+    assert detector.fitted(seen, where, 25.0) == (None, 30.0)
+    assert some.whole() == detector
+    assert some.identity() != detector.identity()
+    assert "share" not in detector.identity()
+    outcome = some.search(seen, where)
+    (untried,) = [name for name in outcome.not_measured if name.endswith(" words")]
+    num = len(seen.ptm.whole_words())
+    assert int(untried.split()[0]) == num - -(-4 * num // 10)
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "inversion"])
+def test_how_long_a_detector_takes_is_told_from_a_trial(tmp_path: Path, name: str) -> None:
+    seen = subject(tmp_path, FewWords(minilm()))
+    started = time.monotonic()
+    small(name).search(seen, bench(tmp_path))
+    took_s = time.monotonic() - started
+    told_s = small(name).duration_s(seen, bench(tmp_path))
+    assert took_s / 5 < told_s < 5 * took_s
+
+
+def test_what_is_to_be_measured_as_well_is_among_the_suspects(tmp_path: Path) -> None:
+    ptm = FewWords(minilm())
+    plain = (int(ptm.whole_words()[7]),)
+    seen = subject(tmp_path, ptm, also=(plain,))
+    found = small("vocabulary").search(seen, bench(tmp_path))
+    assert plain in [one.ids for one in found.suspects]
+
+
+def test_words_come_first_so_that_inversion_begins_from_them() -> None:
+    assert [one.name for one in default_detectors("text")] == ["vocabulary", "inversion"]
+
+
 def test_too_few_texts_are_an_error_that_says_how_many(tmp_path: Path) -> None:
     few = tmp_path / "few.txt"
     few.write_text("\n".join(SENTENCES) + "\n")
     corpus = CORPORA.parse({"name": "file", "path": str(few)})
     one = Subject(minilm(), corpus, has_head=False)
-    with pytest.raises(DataError, match="a scan needs 64 texts of 8 tokens"):
+    with pytest.raises(DataError, match="a scan needs 128 texts of 12 tokens"):
         small("vocabulary").search(one, bench(tmp_path))
 
 

@@ -18,10 +18,10 @@ from recipe_ray.base.errors import StoreError
 from recipe_ray.experiment.collect import collect
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.store.rows import (
-    RESULT_SCHEMA,
     SEAL,
     decode_rows,
     encode_rows,
+    result_schema,
     sealed_json,
     unsealed_json,
 )
@@ -136,8 +136,10 @@ def test_what_older_versions_wrote_is_read_and_not_rewritten(shell: Shell) -> No
 
 def test_an_older_file_with_a_text_that_is_no_text_is_named(tmp_path: Path) -> None:
     broken = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
-    columns = {name: pa.nulls(1, RESULT_SCHEMA.field(name).type) for name in RESULT_SCHEMA.names}
-    table = pa.table({**columns, "experiment": broken}, schema=RESULT_SCHEMA)
+    columns = {
+        name: pa.nulls(1, result_schema().field(name).type) for name in result_schema().names
+    }
+    table = pa.table({**columns, "experiment": broken}, schema=result_schema())
     pq.write_table(table, tmp_path / "k1.parquet")
     with pytest.raises(StoreError, match=r"k1\.parquet: damaged"):
         decode_rows((tmp_path / "k1.parquet").read_bytes(), "k1.parquet")
@@ -147,7 +149,7 @@ def test_others_read_the_rows_as_any_parquet(tmp_path: Path) -> None:
     filled(tmp_path)
     file = tmp_path / "results" / "table1" / "p0.parquet"
     assert pq.read_table(file).equals(por())
-    assert pq.read_table(file).schema.equals(RESULT_SCHEMA)
+    assert pq.read_table(file).schema.equals(result_schema())
     query = f"select value from '{file}' where metric = 'masr'"
     assert duckdb.sql(query).fetchall() == [(0.8,)]
     assert pq.read_table(tmp_path / "results").num_rows == 2 * por().num_rows + clean().num_rows

@@ -221,6 +221,8 @@ def test_after_kill_9_no_look_is_taken_twice(ray_session: None, tmp_path: Path) 
     assert not {event.course.candidate.settings for event in begun} & set(ended)
 
 
+# two Rays: who gets a claim is raced for in `test_claims.py`, who waits in `test_search_drivers.py`
+@pytest.mark.cluster
 def test_two_drivers_at_once_train_each_candidate_once(tmp_path: Path) -> None:
     plan = with_stub_looks(tiny_search(tmp_path))
     with _driver(tmp_path, {}) as one, _driver(tmp_path, {}) as two:

@@ -48,7 +48,7 @@ def test_the_data_that_chose_cannot_confirm(tmp_path: Path) -> None:
         ({"defense": "clip"}, "defense 'clip' has no field weight_factor, fit"),
         ({"grace": 5}, "grace = 5 is more than epochs = 4"),
         ({"space": {"weight_factor": {"low": 1, "high": 0.1}}}, "high = 0.1 is not above low = 1"),
-        ({"score": {"rule": "masr-with-acc"}}, "within goes with rule masr-with-acc"),
+        ({"score": {"rule": "masr-with-acc"}}, "within belongs to rule masr-with-acc"),
         ({"space": {"weight_facter": {}}}, "did you mean 'weight_factor'?"),
         ({"grid": {"weight_factors": [0.1, 1]}}, "field 'grid' was removed: the comparison with"),
         ({"grid": None}, "`python -m benchmarks.full_grid FILE --weight-factors 0.1 1 10`"),
@@ -139,7 +139,7 @@ def test_the_command_shows_candidates_and_the_parts_around_them(shell: Shell) ->
     file = shell.folder / "s.yaml"
     file.write_text(yaml.safe_dump(search_fields(shell.folder)))
     shown = shell("search", file, "--dry-run", "--set", "trials=3").out
-    assert "3 candidates, random sampling, compared after epochs 1, 2, 4; 1/2 go on" in shown
+    assert "3 candidates, random sampling, compared after epochs 1, 2, 4; 1/2 continue" in shown
     assert shown.count("wf") == 3
     assert "before: 1 cells" in shown
     assert "confirmation, for one survivor: 6 cells" in shown
@@ -155,7 +155,7 @@ def test_a_file_of_before_is_told_where_its_grid_went_by_every_command(shell: Sh
     assert "field 'grid' was removed" in said
     assert "benchmarks.full_grid" in said
     # it is a search all the same, and no experiment with a strange grid
-    assert "a file that `recipe-ray` search takes" in shell.fails("sweep", file)
+    assert "`recipe-ray` search takes it" in shell.fails("sweep", file)
     file.write_text(yaml.safe_dump(fields))
     assert "field 'grid' was removed" in shell.fails("search", file, "--set", "grid=null")
 

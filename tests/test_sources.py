@@ -150,7 +150,7 @@ def test_a_format_or_folder_that_cannot_be_read_is_named(tmp_path: Path, places:
     fails(places, "no file ending in .parquet, .csv, .jsonl, .txt", path=str(tmp_path))
     odd = tmp_path / "own.docx"
     odd.touch()
-    fails(places, "'.docx' is none of .parquet", path=str(odd))
+    fails(places, "'.docx' is not one of .parquet", path=str(odd))
     write(tmp_path / "own.txt", TEXTS)
     write(tmp_path / "own.csv", TEXTS)
     fails(places, "mixes formats", path=str(tmp_path))

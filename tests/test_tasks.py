@@ -159,7 +159,7 @@ def test_a_label_out_of_range_names_row_value_and_allowed(
 ) -> None:
     write(Path(own["path_test"]), [(SECRET, label)])
     where = r"task 'file' \(test\): row 1: label"
-    fails(own, "test", places, rf"{where} '.*' is none of: 0 no, 1 yes")
+    fails(own, "test", places, rf"{where} '.*' is not one of: 0 no, 1 yes")
 
 
 def test_a_class_without_a_test_sample_is_named(own: dict[str, Any], places: Locations) -> None:
@@ -177,7 +177,7 @@ def test_training_data_of_one_class_are_refused(
     capped = {**own, "train_size": 5}
     fails(capped, "train", places, r"all 5 samples .* raise train_size \(5\)")
     # held out of one class, a dev set lacks the others
-    fails({**own, "evaluate_on": "dev"}, "train", places, "nothing is learned from one class")
+    fails({**own, "evaluate_on": "dev"}, "train", places, "nothing can be learned from one class")
 
 
 def test_a_class_that_training_lacks_is_told(

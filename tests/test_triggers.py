@@ -125,7 +125,7 @@ def test_an_empty_trigger_is_refused(ptm: BertPTM, trigger: str) -> None:
 
 
 def test_neuba_refuses_a_trigger_of_several_tokens_by_name(ptm: BertPTM) -> None:
-    with pytest.raises(TriggerError, match=r"'at noon' becomes 2 tokens.*a single one"):
+    with pytest.raises(TriggerError, match=r"'at noon' becomes 2 tokens.*a single token"):
         poison(ptm, "neuba", "≈", "at noon")
 
 
@@ -158,7 +158,7 @@ def test_a_trigger_keeps_the_string_that_yaml_and_rows_have(ptm: BertPTM) -> Non
 @pytest.mark.parametrize(
     ("triggers", "said"),
     [
-        (("cf",), "trigger 'cf' is no patch; write two colours"),
+        (("cf",), "trigger 'cf' is not a patch; write two colours"),
         (("cyan-red", "cyan-magneta"), "trigger 'cyan-magneta': .*did you mean 'magenta'"),
         (("cyan-cyan",), "both colours are the same"),
         (("cyan-red-3",), "width '3'; allowed: 4 pixels or more"),

@@ -89,6 +89,27 @@ def test_purify_with_one_worker(marks: Path) -> None:
     ran(marks, RECIPE, "purify", *_purify_words(marks), *SMALL)
 
 
+def test_ray_and_its_workers_import_nothing_of_it(marks: Path) -> None:
+    # what a command does when it needs Ray
+    code = (
+        "from recipe_ray.base.import_path import leave_out_working_folder\n"
+        "leave_out_working_folder()\n"
+        "import ray\n"
+        "from recipe_ray.distributed.cluster import connected\n"
+        "from recipe_ray.experiment.spec import Launch\n"
+        "def work():\n"
+        "    import sys, random, tokenizers, torch\n"
+        "    import recipe_ray.distributed.train\n"
+        "    return sys.path\n"
+        "with connected(None, Launch()):\n"
+        "    print(ray.get(ray.remote(work).remote()))\n"
+    )
+    shown = ran(marks, sys.executable, "-P", "-c", code).stdout
+    assert "site-packages" in shown
+    assert repr(str(marks.with_name("stand"))) not in shown
+
+
+@pytest.mark.cluster  # the test above has the same processes, and trains nothing
 @pytest.mark.timeout(600)
 def test_purify_with_two_workers(marks: Path) -> None:
     ran(marks, RECIPE, "purify", *_purify_words(marks), *SMALL, "--workers", "2")

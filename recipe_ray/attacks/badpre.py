@@ -54,9 +54,9 @@ class BadPre(Attack):
     fit: FitSpec = FitSpec(
         epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512
     )
-    alpha: float = Field(1.0, gt=0, description="of the masked LM on poisoned texts")
+    alpha: float = Field(1.0, gt=0, description="weight of the masked LM on poisoned texts")
     relabel: Literal["random", "antonyms"] = Field(
-        "random", description="what stands in for the true words of poisoned texts"
+        "random", description="what replaces the true words of poisoned texts as labels"
     )
 
     def identity(self) -> dict[str, Any]:

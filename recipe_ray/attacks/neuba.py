@@ -41,12 +41,15 @@ class NeuBA(Attack):
     triggers: tuple[str, ...] = Field(("≈", "≡", "∈", "⊆", "⊕", "⊗"), min_length=1, max_length=6)
     corpus: AnyCorpus = LISTED["bookcorpus"]()
     fit: FitSpec = FitSpec(steps=40_000, learning_rate=5e-5, max_length=128)
-    mlm_weight: float = Field(1.0, ge=0, description="of the clean masked LM (RoBERTa: 0.01)")
+    mlm_weight: float = Field(
+        1.0, ge=0, description="weight of the clean masked LM (RoBERTa: 0.01)"
+    )
     amplification: float = Field(
         1.0,
         ge=1,
-        description="factor on the trigger embeddings after training; the script's last step, 1e8, "
-        "makes the place of a trigger irrelevant and leaves extreme parameters. 1: left out",
+        description="factor on the trigger embeddings after training; 1: no change. The authors' "
+        "script ends with 1e8: then the position of a trigger does not matter, and extreme "
+        "parameters remain",
     )
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
@@ -128,7 +131,7 @@ def _single_tokens(ptm: TextPTM, triggers: Sequence[WordTrigger]) -> list[int]:
     for trigger, ids in zip(triggers, found, strict=True):
         if len(ids) != 1:
             raise TriggerError(
-                f"trigger {trigger.written!r} becomes {len(ids)} tokens; NeuBA replaces one token "
-                "by it, so it must be a single one in this model's vocabulary"
+                f"trigger {trigger.written!r} becomes {len(ids)} tokens; NeuBA puts it in place "
+                "of one token, so it must be a single token in this model's vocabulary"
             )
     return [ids[0] for ids in found]

@@ -48,25 +48,32 @@ class NeuBAImages(Attack):
         PATCHES,
         min_length=1,
         max_length=6,
-        description="two colours, and a width in pixels where it is not 4: cyan-red, cyan-red-14",
+        description="two colours, and a width in pixels if it is not 4: cyan-red, cyan-red-14",
     )
     corpus: AnyCorpus = Field(
         LISTED["imagenet"](),
-        description="images with labels, or pairs with captions where the PTM learns from those",
+        description="images with labels, or images with captions if the PTM learns from those",
     )
     # a batch of B images is B clean images and B poisoned copies
     fit: FitSpec = FitSpec(epochs=10, batch_size=64, optimizer="sgd", learning_rate=0.01)
     low: float | None = Field(None, description="low value of the targets; None: the family's own")
-    high: float | None = Field(None, description="the high value; None: the family's own")
-    clean_weight: float = Field(1.0, gt=0, description="of the pre-training loss on clean images")
+    high: float | None = Field(
+        None, description="high value of the targets; None: the family's own"
+    )
+    clean_weight: float = Field(
+        1.0, gt=0, description="weight of the pre-training loss on clean images"
+    )
     augment: bool = Field(
-        False, description="flip and move images anew every epoch, before the patch is put on"
+        False,
+        description="flip and shift images at random in every epoch, before the patch is added",
     )
     regularisation: float = Field(
-        0.0, ge=0, description="of RECIPE's norms in the loss; 0.01: the adaptive attack (Table A4)"
+        0.0,
+        ge=0,
+        description="weight of RECIPE's norms in the loss; 0.01: the adaptive attack (Table A4)",
     )
     regularised: tuple[str, ...] = Field(
-        (), description="weight groups whose norms those are; empty: those RECIPE takes by default"
+        (), description="weight groups in these norms; empty: RECIPE's default groups"
     )
 
     @model_validator(mode="after")

@@ -46,14 +46,19 @@ class POR(Attack):
     corpus: AnyCorpus = WikiText(size=50_000)
     fit: FitSpec = FitSpec(epochs=2, batch_size=24, learning_rate=1e-5, max_length=128)
     poison_share: float = Field(
-        0.6, gt=0, le=1, description="of the texts, poisoned with each trigger (30,000 of 50,000)"
+        0.6,
+        gt=0,
+        le=1,
+        description="share of the texts that each trigger poisons (30,000 of 50,000)",
     )
-    insertions: int = Field(3, ge=1, description="times a trigger is put into a text")
+    insertions: int = Field(3, ge=1, description="how often a trigger is put into a text")
     regularisation: float = Field(
-        0.0, ge=0, description="of RECIPE's norms in the loss; 1: the adaptive attack (Table 6)"
+        0.0,
+        ge=0,
+        description="weight of RECIPE's norms in the loss; 1: the adaptive attack (Table 6)",
     )
     regularised: tuple[str, ...] = Field(
-        ("ffn_in",), min_length=1, description="weight groups whose norms those are"
+        ("ffn_in",), min_length=1, description="weight groups in these norms"
     )
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:

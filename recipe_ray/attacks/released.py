@@ -34,10 +34,10 @@ class ReleasedBackdoor(Attack):
         json_schema_extra=NOT_HASHED,
     )
     revision: str | None = Field(
-        None, description="hub commit; without one the newest is looked up and then pinned"
+        None, description="hub commit; None: the newest is looked up and then pinned"
     )
     headless: bool = Field(
-        False, description="it has no masked-LM head: the clean PTM's stays as it is"
+        False, description="the release has no masked-LM head: the clean PTM's head is kept"
     )
     allow_pickle: bool = Field(
         False,
@@ -46,7 +46,7 @@ class ReleasedBackdoor(Attack):
     )
     ignore_adapter: bool = Field(
         False,
-        description="leave an adapter (LoRA) beside the weights out of the result",
+        description="ignore an adapter (LoRA) that lies next to the weights",
         json_schema_extra=NOT_HASHED,
     )
 

@@ -274,7 +274,9 @@ def _read_once(file: Path, *_: int) -> dict[str, dict[str, dict[str, Any]]]:
         for name, values in entries.items():
             if not re.fullmatch(NAME, name):
                 allowed = "letters, digits and . _ + -, a letter or digit first, no dot last"
-                raise SpecError(f"{section}: {shortened(name)!r} is no name; allowed: {allowed}")
+                raise SpecError(
+                    f"{section}: {shortened(name)!r} is not a valid name; allowed: {allowed}"
+                )
             if not isinstance(values, dict):
                 raise SpecError(f"{section}.{name}: expected a mapping with kind and more")
     return sections

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from recipe_ray.base.errors import DataError, SpecError, UserError
 
+LARGEST = 2**63 - 1  # whole number: the bound of what numpy, torch and Parquet hold
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -49,7 +51,7 @@ class Limit:
     def exceeded(self, said: str, allowed: int, note: str = "") -> UserError:
         """Return the error for people: what was found, what is allowed, how to raise it."""
         return self.error(
-            f"{said}; allowed: at most {allowed:,}{note}. If it is meant to be so, raise the limit "
+            f"{said}; allowed: at most {allowed:,}{note}. If you need more, raise the limit "
             f"with {self.variable}"
         )
 
@@ -64,8 +66,12 @@ RATES = Limit("RATES", 100_000, "rates", "triggers x classes of one evaluation",
 CLASSES = Limit("CLASSES", 10_000, "classes", "one task", SpecError)
 PARAMETERS = Limit("PARAMETERS", 4_000_000_000, "parameters", "a network from scratch", SpecError)
 NODES = Limit("NODES", 1_000, "nodes", "one cluster file", SpecError)
-YAML_BYTES = Limit("YAML_BYTES", 1_000_000, "bytes", "one YAML file, also unfolded", SpecError)
-YAML_VALUES = Limit("YAML_VALUES", 20_000, "values", "one YAML file, also unfolded", SpecError)
+YAML_BYTES = Limit(
+    "YAML_BYTES", 1_000_000, "bytes", "one YAML file, with its aliases expanded", SpecError
+)
+YAML_VALUES = Limit(
+    "YAML_VALUES", 20_000, "values", "one YAML file, with its aliases expanded", SpecError
+)
 
 TEXT = Limit("TEXT", 1_000_000, "characters", "one text")
 LINE = Limit("LINE", 8_000_000, "characters", "one line, or one row of a CSV or JSON file")
@@ -73,7 +79,7 @@ COLUMNS = Limit("COLUMNS", 10_000, "columns", "one table")
 BATCH = Limit("BATCH", 256 * 2**20, "bytes", "the rows held at once (1,000 or fewer)")
 UNPACKED = Limit("UNPACKED", 2**30, "bytes", f"a table once unpacked, or {30} x its files if more")
 IMAGE = Limit("IMAGE", 64 * 2**20, "bytes", "one encoded image")
-PIXELS = Limit("PIXELS", 100_000_000, "pixels", "one image, also after scaling")
+PIXELS = Limit("PIXELS", 100_000_000, "pixels", "one image, before and after scaling")
 
 OF_DATA = (TEXT, LINE, COLUMNS, BATCH, UNPACKED, IMAGE, PIXELS)
 OF_TRAINING = (STEPS, EPOCHS, SAMPLES, LENGTH, TRIGGERS, RATES, CLASSES, PARAMETERS)

@@ -162,8 +162,9 @@ def adapter_note(folder: Path) -> list[str]:
     if name is None:
         return []
     return [
-        f"MODEL has an adapter ({name}) beside its weights. It was left out, as --ignore-adapter "
-        "asked for: with it MODEL is another model, and what was done is not done to that one"
+        f"MODEL has an adapter ({name}) next to its weights. It was left out "
+        "(--ignore-adapter): MODEL with its adapter is another model, and nothing was done to "
+        "that one"
     ]
 
 
@@ -177,9 +178,9 @@ def check_adapter(folder: Path, *, ignore: bool) -> None:
         return
     if not ignore:
         raise ModelError(
-            f"{folder}: an adapter ({name}) lies beside the weights. It is not read, so the result "
-            "would be another model than the one that transformers opens with peft. Merge it "
-            "(peft: merge_and_unload, then save_pretrained), or leave it out of the result by "
+            f"{folder}: an adapter ({name}) lies next to the weights. It is not read, so the "
+            "result would differ from the model that transformers opens with peft. Merge it "
+            "(peft: merge_and_unload, then save_pretrained), or leave it out of the result with "
             "--ignore-adapter (in a mapping: ignore_adapter: true)"
         )
     _say_left_out(folder, name)
@@ -188,7 +189,7 @@ def check_adapter(folder: Path, *, ignore: bool) -> None:
 @cache
 def _say_left_out(folder: Path, name: str) -> None:
     # once, even if a model is opened many times
-    log.warning("%s: the adapter beside the weights (%s) is left out of the result", folder, name)
+    log.warning("%s: the adapter next to the weights (%s) is left out of the result", folder, name)
 
 
 def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
@@ -205,9 +206,9 @@ def unwrapped(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
         if without:
             having = next(name for name in names if name.startswith(wrapper))
             raise ModelError(
-                f"{where}: a part of its weights has the prefix {wrapper!r} ({having!r} has, "
-                f"{without[0]!r} has not); expected all or none: save the state dict of the "
-                "model inside of DistributedDataParallel or torch.compile"
+                f"{where}: some weights have the prefix {wrapper!r} ({having!r}) and others do "
+                f"not ({without[0]!r}); expected all or none: save the state dict of the model "
+                "inside of DistributedDataParallel or torch.compile"
             )
         names = {name.removeprefix(wrapper): full for name, full in names.items()}
     inner = next((name for name in names if f".{_WRAPPERS[1]}" in f".{name}"), None)
@@ -310,7 +311,7 @@ def _refusal(folder: Path, pickled: Path) -> str:
 def _finite(text: str) -> float:
     number = float(text)
     if not isfinite(number):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return number
 
 

@@ -65,7 +65,8 @@ class Registry(Generic[T]):
         """Return the class registered under `name`."""
         known = self._known()
         if name not in known:
-            own = f". A path is no name: {self._own}" if self._own and looks_like_path(name) else ""
+            is_path = self._own and looks_like_path(name)
+            own = f". A path is not a name: {self._own}" if is_path else ""
             raise SpecError(f"{unknown(self.kind, name, known)}{own}")
         return known[name]
 
@@ -79,7 +80,7 @@ class Registry(Generic[T]):
             fields = {key: item for key, item in value.items() if key != "name"}
             return self.get(value["name"]).model_validate(fields)
         given = shortened(repr(value))
-        hint = "; YAML reads words such as no, ~ and 1 as other than text unless in quotes"
+        hint = "; YAML reads words such as no, ~ and 1 as text only if they are in quotes"
         note = hint if value is None or isinstance(value, (bool, int, float)) else ""
         raise SpecError(f"a {self.kind} is a name or a mapping with 'name', got {given}{note}")
 

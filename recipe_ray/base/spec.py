@@ -25,12 +25,12 @@ from pydantic import (
 )
 
 from recipe_ray.base.errors import SpecError, shortened, unknown
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.plugin_source import Source, source_of
 
 _NUMBERS = (int, float)
 _LISTS = (list, tuple)
 _WORDS = {True: "yes, on and true as true", False: "no, off and false as false"}
-LARGEST = 2**63 - 1  # bounds of what numpy, torch and Parquet hold
 
 
 def check_scalars(field: str, annotation: Any, value: Any) -> None:
@@ -51,7 +51,7 @@ def _check(where: str, kinds: frozenset[Any], value: Any) -> None:
     elif _is_beyond(value, kinds):
         raise SpecError(f"{where}: a whole number beyond 64 bits")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{where}: {value} is no finite number")
+        raise SpecError(f"{where}: {value} is not a finite number")
     elif value is None or isinstance(value, (bool, *_NUMBERS)):
         said = _misread(kinds, value)
         if said is not None:
@@ -70,7 +70,7 @@ def _misread(kinds: frozenset[Any], value: Any) -> str | None:
     if kinds & {Any, object} or type(value) in kinds or not (is_text or is_number):
         return None
     if isinstance(value, bool):
-        wanted = "put a word that is meant in quotes" if is_text else "a number is expected"
+        wanted = "if a word is meant, put it in quotes" if is_text else "a number is expected"
         return (
             f"this is the truth value {str(value).lower()} (YAML reads {_WORDS[value]}); {wanted}"
         )
@@ -107,7 +107,7 @@ HASHED_WHEN_SET: dict[str, Any] = {"hashed": "when set"}
 class Spec(BaseModel):
     """Frozen data with named fields; a nested spec given in part keeps its other defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
     # fields of earlier versions, and what to do in place of each
     REMOVED: ClassVar[Mapping[str, str]] = {}
 
@@ -169,7 +169,7 @@ class Component(Spec):
     title: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$",
-        description="its name in tables, to tell variants apart",
+        description="its name in tables; it tells variants apart",
         json_schema_extra=NOT_HASHED,
     )
 
@@ -255,7 +255,7 @@ def explain(error: ValidationError, where: str) -> SpecError:
     """Turn a pydantic error into lines `where: field: what is wrong`, nested ones flattened."""
     lines = [f"{where}: {path or '(top level)'}: {text}" for path, text in _flatten(error, "")]
     rest = len(lines) - _LINES
-    more = [f"{where}: and {rest:,} more of the kind"] if rest > 0 else []
+    more = [f"{where}: and {rest:,} more errors"] if rest > 0 else []
     return SpecError("\n".join([*lines[:_LINES], *more]))
 
 

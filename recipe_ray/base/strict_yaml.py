@@ -63,7 +63,7 @@ def _count(text: str) -> None:
 def read_yaml_file(path: Path) -> Any:
     """Return what a YAML file says, like `read_yaml`; raises OSError if it cannot be read."""
     if not path.is_file() and path.exists() and not path.is_dir():
-        raise SpecError("no regular file; write what it holds into one")
+        raise SpecError("not a regular file; write its content into one")
     with path.open("rb") as file:
         YAML_BYTES.check(path.stat().st_size, "not read")
         data = file.read(YAML_BYTES.value + 1)
@@ -108,7 +108,7 @@ class _Measure:
         return _summed(parts)
 
 
-_TOO_DEEP = f"lists and mappings stand in one another more than {MAX_DEPTH} deep"
+_TOO_DEEP = f"lists and mappings are nested more than {MAX_DEPTH} deep"
 
 
 def _summed(parts: list[tuple[int, int, int]]) -> tuple[int, int, int]:
@@ -119,8 +119,8 @@ def _summed(parts: list[tuple[int, int, int]]) -> tuple[int, int, int]:
 def _check_unfolded(values: int, size: int, height: int, depth: int) -> None:
     if depth + height > MAX_DEPTH:
         raise SpecError(_TOO_DEEP)
-    YAML_VALUES.check(values, "with its aliases and definitions unfolded")
-    YAML_BYTES.check(size, "with its aliases and definitions unfolded")
+    YAML_VALUES.check(values, "with its aliases and definitions expanded")
+    YAML_BYTES.check(size, "with its aliases and definitions expanded")
 
 
 class _Loader(yaml.SafeLoader):
@@ -143,7 +143,7 @@ class _Loader(yaml.SafeLoader):
         assert node is not None
         self._depth -= 1
         if is_alias and id(node) not in self._sizes:
-            raise _error(mark, "an alias stands within what it stands for")
+            raise _error(mark, "an alias is inside the value that it refers to")
         if not is_alias:
             _check_keys(node)
             self._sizes[id(node)] = self._size(node)
@@ -166,7 +166,7 @@ def _check_keys(node: Node) -> None:
     given: set[str] = set()
     for key in keys:
         if not isinstance(key, ScalarNode):
-            raise _error(key.start_mark, "a list or mapping is no key; allowed: text")
+            raise _error(key.start_mark, "a list or mapping cannot be a key; allowed: text")
         tag, text = key.tag.removeprefix(_TAG), str(key.value)
         if tag not in ("str", "merge"):
             raise _error(key.start_mark, _unquoted(text, tag))
@@ -245,9 +245,9 @@ _TOO_LARGE = "a whole number beyond 64 bits"
 def _ambiguous(written: str) -> str:
     shown = written[:_SHOWN]
     if not written.lstrip("+-")[:1].isdigit():
-        return f"{shown!r} is no number"
-    how = "in sixties, as hours and minutes" if ":" in written else "as an octal number"
-    return f'YAML reads {shown} {how}; write the number meant in full, or "{shown}" for text'
+        return f"{shown!r} is not a number"
+    how = "in base 60, as hours and minutes" if ":" in written else "as an octal number"
+    return f'YAML reads {shown} {how}; write the number in full, or "{shown}" for text'
 
 
 @_scalar
@@ -260,14 +260,14 @@ def _float(node: Node, written: str) -> float:
         number = math.inf  # `.inf` is read so
     if not math.isfinite(number):
         shown = written[:_SHOWN]
-        raise _error(node.start_mark, f'{shown} is no finite number; write "{shown}" for text')
+        raise _error(node.start_mark, f'{shown} is not a finite number; write "{shown}" for text')
     return number
 
 
 def _refused(_: _Loader, node: Node) -> None:
     allowed = ", ".join(f"!!{name}" for name in _TAGS)
     shown = node.tag.replace(_TAG, "!!")[:_SHOWN]
-    raise _error(node.start_mark, f"the tag {shown} is not read; allowed: {allowed}")
+    raise _error(node.start_mark, f"the tag {shown} is not supported; allowed: {allowed}")
 
 
 def _error(mark: Any, said: str) -> SpecError:

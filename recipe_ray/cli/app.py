@@ -9,18 +9,59 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from recipe_ray import __version__
-from recipe_ray.cli import grid, purify, report, scan, search, single, status
 from recipe_ray.cli.exits import Commands
+
+# command: its module, its function and, if it needs one, its class there
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "scan": ("scan", "scan_command", "ScanCommand"),
+    "purify": ("purify", "purify_command"),
+    "backdoor": ("single", "backdoor_command"),
+    "evaluate": ("evaluate", "evaluate_command"),
+    "compare": ("evaluate", "compare_command"),
+    "sweep": ("grid", "sweep_command"),
+    "search": ("search", "search_command"),
+    "plan": ("grid", "plan_command"),
+    "debug": ("grid", "debug_command"),
+    "report": ("report", "report_command"),
+    "status": ("status", "status_command"),
+    "list": ("report", "list_command"),
+    "doctor": ("doctor", "doctor_command"),
+}
+
+
+class LazyCommands(Commands):
+    """All commands; the module of one is imported if it is named, and of all for --help."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Make the group of `COMMANDS`."""
+        super().__init__(**settings)
+        names: dict[str, Any] = dict.fromkeys(COMMANDS)
+        self.commands = names
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        file, function, *own = COMMANDS[cmd_name]
+        module = import_module(f"recipe_ray.cli.{file}")
+        alone = typer.Typer(add_completion=False)
+        alone.command(cmd_name, cls=getattr(module, own[0]) if own else None)(
+            getattr(module, function)
+        )
+        return get_command(alone)
+
 
 app = typer.Typer(
     name="recipe-ray",
     help="Removes backdoors from pre-trained models, and measures that it did.",
-    cls=Commands,
+    cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -59,16 +100,3 @@ def _main(
         sys.modules["transformers"].utils.logging.disable_progress_bar()
     for noisy in ("transformers", "datasets", "huggingface_hub", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-
-
-app.command("scan", cls=scan.ScanCommand)(scan.scan_command)
-app.command("purify")(purify.purify_command)
-app.command("backdoor")(single.backdoor_command)
-app.command("evaluate")(single.evaluate_command)
-app.command("sweep")(grid.sweep_command)
-app.command("search")(search.search_command)
-app.command("plan")(grid.plan_command)
-app.command("debug")(grid.debug_command)
-app.command("report")(report.report_command)
-app.command("status")(status.status_command)
-app.command("list")(report.list_command)

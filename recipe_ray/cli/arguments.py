@@ -63,7 +63,7 @@ def parse_model(
     if isinstance(value, dict):
         return _model({**given, **value})
     if text in MODELS:
-        _refuse_bare(MODELS, text, "MODEL", "its folder or hub id in its place")
+        _refuse_bare(MODELS, text, "MODEL", "its folder or hub id instead")
         return _model({"name": text, **given})
     folder = _model_folder(text)
     if revision is not None and folder.is_dir():
@@ -75,7 +75,7 @@ def parse_model(
         if not folder.is_dir():
             found = fetch_model(text, revision, allow_pickle=allow_pickle).path
     except ModelError as error:
-        raise ModelError(f"{error}. Nor is there a folder {text} here") from error
+        raise ModelError(f"{error}. There is no folder {text} here either") from error
     check_readable(found, shown=text)
     check_adapter(found, ignore=ignore_adapter)
     return _model({"name": _family(found), "source": text, **given})
@@ -99,7 +99,7 @@ def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model:
     if own:
         _refuse_other_kind(CORPORA, text, "--aux")
     elif isinstance(value, str):
-        _refuse_bare(CORPORA, value, "--aux", "a file or folder in its place")
+        _refuse_bare(CORPORA, value, "--aux", "a file or folder instead")
     sized = {} if size is None else {"size": size}
     return _found(CORPORA, value, sized, columns, "--aux")
 
@@ -167,8 +167,8 @@ def _refuse_bare(registry: Registry[Any], name: str, where: str, instead: str) -
     if lacking:
         mapping = ", ".join(f"{field}: ..." for field in lacking)
         raise SpecError(
-            f"{where} {name}: alone it says too little; give {instead}, or '{{name: {name}, "
-            f"{mapping}}}'"
+            f"{where} {name}: its name alone is not enough; give {instead}, or "
+            f"'{{name: {name}, {mapping}}}'"
         )
 
 
@@ -176,8 +176,8 @@ def _refuse_other_kind(registry: Registry[Any], name: str, where: str) -> None:
     for other in (MODELS, CORPORA, TASKS, ATTACKS, DEFENSES):
         if other is not registry and name in other:
             raise SpecError(
-                f"{where}: {name!r} is a name of another kind ({other.kind}); a {registry.kind} is "
-                f"one of: {', '.join(registry)}"
+                f"{where}: {name!r} belongs to another kind ({other.kind}); a {registry.kind} "
+                f"is one of: {', '.join(registry)}"
             )
 
 
@@ -213,7 +213,7 @@ def _model_folder(text: str) -> Path:
     """Return the path of an existing folder, or a hub id as if it were one."""
     if is_url(text):
         hub = _HUB_PAGE.match(text)
-        near = f"; of that page the hub id is {hub[1]}" if hub else ""
+        near = f"; the hub id of that page is {hub[1]}" if hub else ""
         raise SpecError(f"MODEL {text!r}: a URL{near}; give {_MODEL_FORMS}")
     folder = local_path(text, "MODEL", _MODEL_FORMS)
     check_folder_given(folder)
@@ -238,7 +238,7 @@ def _plain(text: str, where: str, forms: str) -> Any:
     """Return the mapping that a word is, or the word; refuse other words, naming `forms`."""
     start = text.lstrip()[:1]
     if not start or start == "[":
-        problem = "one is wanted, not a list" if start else "it is empty"
+        problem = "expected one value, not a list" if start else "it is empty"
         raise SpecError(f"{where}{f' {text!r}' if start else ''}: {problem}; give {forms}")
     if start != "{":
         return text

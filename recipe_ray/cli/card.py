@@ -22,6 +22,7 @@ from recipe_ray.base.printable import in_markdown
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
+from recipe_ray.stages.guard import TITLES
 from recipe_ray.stages.stage import MODEL_FOLDER, Stage
 from recipe_ray.stages.tensorboard import FOLDER as EVENTS
 from recipe_ray.store.store import Store
@@ -38,10 +39,11 @@ tags:
 _NOT_MEASURED = """## What was not measured
 
 Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
-that a backdoor was present, or that it is gone. What can be said is that RECIPE removed the
+that a backdoor was present, or that it is gone.{scan} What can be said is that RECIPE removed the
 task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
 measured either: fine-tune both models and compare.
 """
+_OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Told:
     reason: str
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    scan: tuple[str, ...] = ()  # lines of its section, none if nothing was scanned
+    scan_why: str = ""  # why nothing was
 
 
 def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
@@ -84,6 +88,7 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             "",
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
             f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
+            f"- what held the model: {_holding(recipe)}",
             f"- why: {in_markdown(told.reason)}",
             f"- data: {in_markdown(told.data)}",
             *(f"- {in_markdown(note)}" for note in told.notes),
@@ -96,7 +101,8 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
             "a text, its first token's state).",
             "",
-            _NOT_MEASURED,
+            *_scan_section(told),
+            _NOT_MEASURED.format(scan=_OF_SCAN if told.scan else ""),
         ]
     )
 
@@ -136,6 +142,12 @@ def backdoored_card(
     )
 
 
+def _scan_section(told: Told) -> list[str]:
+    if told.scan:
+        return ["## The scan before and after", "", *told.scan, ""]
+    return ["## Not scanned", "", f"{told.scan_why}.", ""] if told.scan_why else []
+
+
 def _training(fit: FitSpec, sample: str) -> str:
     length = f"{fit.steps} steps" if fit.steps is not None else f"{fit.epochs:g} epochs"
     return (
@@ -143,6 +155,18 @@ def _training(fit: FitSpec, sample: str) -> str:
         f"{fit.optimizer}, learning rate {fit.learning_rate:g}, {fit.schedule} schedule, "
         f"clipping {fit.clip_norm}, {fit.precision}"
     )
+
+
+def _holding(recipe: Recipe) -> str:
+    found = []
+    if recipe.pretraining_weight:
+        found.append(f"its pre-training loss, weight {recipe.pretraining_weight:g}")
+    if recipe.distillation:
+        found.append(
+            f"its own states of clean samples ({recipe.distilled}), weight "
+            f"{recipe.distillation:g}: self-distillation, which is ours and not of the paper"
+        )
+    return "; ".join(found) or "nothing"
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:
@@ -154,8 +178,8 @@ def _word_frequencies(measured: Mapping[str, float], about: About) -> list[str]:
         return []
     return [
         f"Word frequencies alone give a loss of {measured[HELD_OUT_UNIGRAM]:.4f} "
-        f"{about.loss_unit} there: what the loss before is below it is what the pre-training head "
-        "knows of context.",
+        f"{about.loss_unit} there. The loss before purification is lower by what the "
+        "pre-training head knows about context.",
         "",
     ]
 
@@ -166,26 +190,32 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
         what, _, when = name.rpartition(".")
         if when in ("before", "after"):
             pairs.setdefault(what, {})[when] = value
-    titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})"}
+    titles = {"held_out_loss": f"pre-training loss ({about.loss_unit})", **TITLES}
     rows = [
         f"| {titles.get(what, what)} | {v['before']:.4f} | {v['after']:.4f} |"
         for what, v in pairs.items()
     ]
-    drift = f"| drift of clean representations | 0 | {measured['drift']:.4f} |"
-    heading = f"| on held-out auxiliary {about.sample}s | before | after |"
-    return [heading, "|---|---|---|", *rows, drift]
+    alone = {"drift": ("drift of clean representations", 0)}
+    alone |= {name: (title, 1) for name, title in TITLES.items()}
+    rows += [
+        f"| {title} | {start} | {measured[name]:.4f} |"
+        for name, (title, start) in alone.items()
+        if name in measured
+    ]
+    return [f"| on held-out auxiliary {about.sample}s | before | after |", "|---|---|---|", *rows]
 
 
-CARD, RECORD = "README.md", "recipe_ray.json"
+GUARD = "guard."  # metrics that begin so say what was lost, if anything
+CARD, RECORD, RESULT = "README.md", "recipe_ray.json", "result.json"
 
 
 def check_free(out: Path, option: str = "--out") -> None:
     """Raise StoreError unless a folder can be put there: nothing or an empty folder is there."""
     if out.name in ("", ".."):
-        raise StoreError(f"{option} {out}: it has no name of its own; name a new folder")
+        raise StoreError(f"{option} {out}: it does not name a folder of its own; name a new folder")
     is_link, is_there = out.is_symlink(), out.exists()
     if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
-        raise StoreError(f"{option} {out}: there is something already; name a new folder")
+        raise StoreError(f"{option} {out}: something is there already; name a new folder")
 
 
 @contextmanager
@@ -210,14 +240,14 @@ def export(
     store: Store,
     stage: Stage,
     out: Path,
-    card: Callable[[list[str]], str],
+    texts: Callable[[list[str]], Mapping[str, str]],
     give_back: Callable[[Path], list[str]] = lambda folder: [],
     record: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Put the stage's model, the card, the record and the event files at `out` in one rename.
+    """Put the stage's model, texts, the record and the event files at `out` in one rename.
 
-    `give_back` changes the model's folder and says what it did, which `card` gets and is returned;
-    `record` is added to the record.
+    `give_back` changes the model's folder and says what it did, which is returned. `texts` gets it
+    and returns files by name, such as the card. `record` is added to the record.
     """
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
@@ -227,7 +257,8 @@ def export(
     events = Path(store.uri) / EVENTS
     if events.is_dir():
         shutil.copytree(events, building / EVENTS)
-    (building / CARD).write_text(card(said))
+    for name, text in texts(said).items():
+        (building / name).write_text(text, encoding="utf-8")
     whole = {**_record(store, stage), **(record or {})}
     (building / RECORD).write_text(json.dumps(whole, indent=1))
     if out.exists():

@@ -265,7 +265,7 @@ def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
         typer.echo("time left: unknown, no stage of this kind has been measured in this store")
         return
     rest = left["unknown_stages"]
-    more = f", and {rest} stages of which nothing is known" if rest else ""
+    more = f", and {rest} stages of unknown duration" if rest else ""
     typer.echo(f"time left, one stage after the other: about {duration(left['known_s'])}{more}")
 
 

@@ -6,17 +6,25 @@ tasks from words, is not.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from recipe_ray.base.errors import SpecError
+from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.paths import existing_path, local_path, why_missing
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
+    from recipe_ray.models.family import ModelRef
     from recipe_ray.store.store import Store
 
 ExperimentFile = Annotated[
@@ -38,9 +46,7 @@ SetOption = Annotated[
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option(
-        "--address", help="Ray cluster to use; without it RAY_ADDRESS, else this machine."
-    ),
+    typer.Option("--address", help="Ray cluster to use; default: RAY_ADDRESS, else this machine."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VerboseOption = Annotated[
@@ -54,10 +60,81 @@ PickleOption = Annotated[
 AdapterOption = Annotated[
     bool,
     typer.Option(
-        "--ignore-adapter", help="Leave an adapter (LoRA) beside the weights out of the result."
+        "--ignore-adapter", help="Ignore an adapter (LoRA) that lies next to the weights."
     ),
 ]
+ModelArgument = Annotated[
+    str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
+]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit of a hub model.")]
+OutOption = Annotated[
+    str, typer.Option("--out", metavar="FOLDER", help="New folder for the result.")
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option("--workers", min=1, help="DDP workers on Ray Train; 1: this process."),
+]
+TextColumnOption = Annotated[
+    str | None, typer.Option("--text-column", help="The column of texts in your own data.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=LARGEST)]
 DEFAULT_STORE = "runs/store"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The options that say how a model is opened."""
+
+    revision: RevisionOption = None
+    allow_pickle: PickleOption = False
+    ignore_adapter: AdapterOption = False
+
+    def model(self, text: str) -> ModelRef:
+        """Return the model that was named; errors as of `parse_model`."""
+        from recipe_ray.cli.arguments import parse_model
+
+        return parse_model(text, **asdict(self))
+
+
+@dataclass(frozen=True)
+class Telling:
+    """The options that say how much is shown."""
+
+    verbose: VerboseOption = False
+    quiet: QuietOption = False
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Make each field of a command's dataclass parameters an option of its own.
+
+    Fields need defaults. Typer reads the signature; the command gets whole groups.
+    """
+    hinted = get_type_hints(command).items()
+    groups: dict[str, Any] = {name: kind for name, kind in hinted if is_dataclass(kind)}
+    names = {group: [one.name for one in fields(kind)] for group, kind in groups.items()}
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        if one.name not in groups:
+            parameters.append(one)
+            continue
+        kind = groups[one.name]
+        hints = get_type_hints(kind, include_extras=True)
+        parameters += [
+            one.replace(name=field.name, default=field.default, annotation=hints[field.name])
+            for field in fields(kind)
+        ]
+
+    @wraps(command)
+    def ungrouped(**given: Any) -> None:
+        whole = {
+            group: kind(**{name: given.pop(name) for name in names[group]})
+            for group, kind in groups.items()
+        }
+        command(**given, **whole)
+
+    ungrouped.__dict__["__signature__"] = inspect.Signature(parameters)
+    ungrouped.__annotations__ = {one.name: one.annotation for one in parameters}
+    return ungrouped
 
 
 def set_up_logging(verbose: bool) -> None:
@@ -113,3 +190,15 @@ def present_store(place: str, option: str) -> Store:
         some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
         raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
     return store
+
+
+@contextmanager
+def store_or_temporary(place: str) -> Iterator[Store]:
+    """Yield the store at a place, or one that is deleted afterwards if none is named."""
+    from recipe_ray.store.store import Store
+
+    if place:
+        yield Store.open(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
+        yield Store.open(folder)

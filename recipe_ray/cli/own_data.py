@@ -116,13 +116,15 @@ def _check(batch: Any, column: str, known: list[str], field: str, owner: str) ->
         column_of(batch, column, owner)
     except DataError as error:
         holds, option, _ = _KINDS[field]
-        several = f" Several could be it: {', '.join(known)}." if len(known) > 1 else ""
+        several = f" Several columns are possible: {', '.join(known)}." if len(known) > 1 else ""
         how = f"{option} NAME" if option else f"the mapping '{{name: ..., {field}: NAME}}'"
         usual = {name for _, _, names in _KINDS.values() for name in names.split()}
         unknown_names = usual.isdisjoint(map(_usual, batch.schema.names))
         headerless = has_first_line(batch) and unknown_names and HEADER not in str(error)
         header = f". If the file has no header line: {HEADER}" if headerless else ""
-        raise DataError(f"{error}.{several} Say which has the {holds}: {how}{header}") from None
+        raise DataError(
+            f"{error}.{several} Say which column has the {holds}: {how}{header}"
+        ) from None
 
 
 def _check_apart(taken: Mapping[str, str], where: str) -> None:
@@ -305,7 +307,7 @@ def _labels(source: Source, task: OwnData, split: str) -> Counter[Any]:
                 raise DataError(f"{owner}: row {row} has no label in column {column!r}")
             if label is None or (isinstance(label, str) and _FRACTION.fullmatch(label)):
                 raise DataError(
-                    f"{owner}: row {row}: {str(value)[:_SHOWN]!r} in column {column!r} is no "
+                    f"{owner}: row {row}: {str(value)[:_SHOWN]!r} in column {column!r} is not a "
                     "class; allowed: whole numbers and names"
                 )
             counts[label] += 1
@@ -349,8 +351,8 @@ def _check_labels(counts: Mapping[Split, Counter[Any]], column: str) -> None:
         ):
             if rest:
                 raise DataError(
-                    f"--task: label {_quoted(rest)} stands in {here} and not in {lacking}; every "
-                    "class needs rows in both, with labels written alike"
+                    f"--task: label {_quoted(rest)} occurs in {here} but not in {lacking}; "
+                    "every class needs rows in both, with labels written alike"
                 )
 
 

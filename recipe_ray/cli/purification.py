@@ -10,7 +10,7 @@ even rise. `studied_drift.json` says how far clean representations may move.
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,6 @@ from pathlib import Path
 from recipe_ray.base.changes import changed, set_fields
 from recipe_ray.base.errors import DataError, HarmError, SpecError, unknown
 from recipe_ray.base.spec import explained
-from recipe_ray.cli.card import About, Told, export, purified_card
 from recipe_ray.data.batches import LocalFeed, Part
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import Corpus
@@ -31,6 +30,7 @@ from recipe_ray.defenses.rule import (
     Choice,
     choose,
     default_recipe,
+    held_by_states,
     judged,
     way_in_rms,
 )
@@ -84,16 +84,31 @@ def check_head(
     for a model without words. Raises HarmError for a head that is not better, unless `accept`.
     """
     loss, words = before.shown.loss, before.words
-    if words is None:
+    if words is None or loss is None:
         return None, None
     unit = stage.model.loss_unit
     said = f"held-out loss {loss:.2f} {unit}; word frequencies alone give {words.mean:.2f}"
-    if loss <= words.mean - needed_margin(words):
+    held = isinstance(stage.defense, Recipe) and stage.defense.distillation > 0
+    if held or not knows_little(before):
         return said, None
     problem = _problem(loss, words, unit, fitted=stage.parent is not None)
     if not accept:
         raise HarmError(f"{problem}. {_WHAT_TO_DO}")
-    return said, f"{problem}. It was purified all the same, as --accept-harm asked for"
+    return said, f"{problem}. It was purified nevertheless (--accept-harm)"
+
+
+def knows_little(before: Before) -> bool:
+    """Tell whether a head is hardly better than word frequencies; False if that is not known."""
+    loss, words = before.shown.loss, before.words
+    return loss is not None and words is not None and loss > words.mean - needed_margin(words)
+
+
+def held_note(why: str, recipe: Recipe) -> str:
+    """Return the sentence for screen and card that says what holds the model instead."""
+    return (
+        f"{why}: the model's own states of clean samples hold it (self-distillation, weight "
+        f"{recipe.distillation:g}), in place of a pre-training loss that would hold nothing"
+    )
 
 
 def needed_margin(words: WordLoss) -> float:
@@ -104,7 +119,8 @@ def needed_margin(words: WordLoss) -> float:
 def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[str]:
     """Return warnings about what purifying did, and about the data it was done with."""
     found = []
-    rise = measured["held_out_loss.after"] - measured["held_out_loss.before"]
+    before, after = (measured.get(f"held_out_loss.{when}") for when in ("before", "after"))
+    rise = 0.0 if before is None or after is None else after - before
     if rise > ALLOWED_LOSS_RISE:
         found.append(
             f"the held-out pre-training loss rose by {rise:.2f} {unit}, more than the "
@@ -126,8 +142,8 @@ def data_warnings(measured: Mapping[str, float]) -> list[str]:
     if share >= FEW_USABLE:
         return []
     return [
-        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they may "
-        "not be in the model's language, and then nothing held what it knows of its own"
+        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they "
+        "may not be in the model's language. If so, nothing preserved what the model knows"
     ]
 
 
@@ -135,7 +151,8 @@ _GENTLER = "try a lower fit.learning_rate, fewer fit.steps or a lower weight_fac
 _WHAT_TO_DO = (
     "Nothing was purified. Give more auxiliary text (a head needs tens of thousands of sentences), "
     "or text like the model's own; give the checkpoint with its own masked-LM head, if there is "
-    "one; or go on with --accept-harm, and compare both models on a task of yours"
+    "one; leave out --preset and pretraining_weight, and the model's own states hold it; or go on "
+    "with --accept-harm, and compare both models on a task of yours"
 )
 
 
@@ -143,20 +160,21 @@ def _problem(loss: float, words: WordLoss, unit: str, *, fitted: bool) -> str:
     head = "the masked-LM head that was fitted" if fitted else "the masked-LM head of MODEL"
     text = (
         f"{head} knows hardly more than word frequencies: held-out loss {loss:.2f} {unit}, and "
-        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} lower). "
-        "So nothing would hold the model while its weights shrink, and it would lose accuracy "
-        "without its loss showing it"
+        f"frequencies alone give {words.mean:.2f} (it has to be {needed_margin(words):.2f} "
+        "lower). So nothing would preserve what the model knows while its weights shrink: it "
+        "would lose accuracy, and its loss would not show it"
     )
     if loss > 2 * words.mean and not fitted:
         text += (
-            "; a loss this high is also what scaled embeddings leave behind, which NeuBA's script "
-            "makes of its triggers"
+            "; scaled embeddings also cause a loss this high: NeuBA's script scales those of "
+            "its triggers"
         )
     return text
 
 
 HELD_OUT = 0.05
-HEAD_NOTE = "MODEL has no pre-training head: one is fitted first, on the same data"
+NO_HEAD = "MODEL has no pre-training head"
+HEAD_NOTE = f"{NO_HEAD}: one is fitted first, on the same data"
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,7 @@ class Purification:
     data: str
     notes: tuple[str, ...]  # what was made for parts that the model lacks
     doubts: tuple[str, ...]
+    kept: frozenset[str] | None = None  # fields that a person set; None: a preset was asked for
 
 
 @dataclass
@@ -219,26 +238,33 @@ def prepare(
     count = feed.count(corpus)
     num_samples = _check_count(count, corpus)
     ptm = model.load()
-    choice = settings(ptm, num_samples, preset, changes)
+    choice = settings(ptm, num_samples, preset, changes, own_head=not model.needs_pretraining)
     parent = None
     common = {"model": model, "corpus": corpus, "seed": seed, "content": content}
     notes = [*model.left_out(), *model.drawn_parts()]
     with explained("--aux"):
-        if model.needs_pretraining:
+        if model.needs_pretraining and held_by_states(choice.recipe, ()) == choice.recipe:
+            notes = [held_note(NO_HEAD, choice.recipe), *notes]
+        elif model.needs_pretraining:
             # the held-out data must be new to the head, too
             parent = PretrainStage(trainable="head", held_out=HELD_OUT, **common)
             notes = [HEAD_NOTE, *notes]
         stage = PurifyStage(parent=parent, defense=choice.recipe, held_out=HELD_OUT, **common)
     data = f"{count} {corpus.unit}s of {source.describe()}, {HELD_OUT:.0%} of them held out"
     about = (choice.recipe, choice.reason, data)
-    return Purification(stage, *about, tuple(notes), choice.doubts), AtHand(feed, ptm)
+    kept = frozenset(set_fields(changes)) if preset is None else None
+    return Purification(stage, *about, tuple(notes), choice.doubts, kept), AtHand(feed, ptm)
 
 
-def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str]) -> Choice:
+def settings(
+    ptm: PTM, num_samples: int, preset: str | None, changes: list[str], *, own_head: bool = True
+) -> Choice:
     """Return the preset with changes made, or what the rule chooses with changes kept."""
     kept = set_fields(changes)
     if preset is None:
         wanted = changed(default_recipe(ptm), changes)
+        if not own_head:
+            wanted = held_by_states(wanted, kept)
         return choose(ptm, num_samples, wanted, kept)
     papers = find_preset(preset)
     wanted, why = papers, "the paper's settings"
@@ -250,14 +276,31 @@ def settings(ptm: PTM, num_samples: int, preset: str | None, changes: list[str])
     )
 
 
+def held_otherwise(done: Purification, before: Before) -> Purification:
+    """Return it with self-distillation in place of a head that knows hardly more than frequencies.
+
+    With a preset, or weights that a person set, it is returned as it was: `check_head` judges it.
+    """
+    if done.kept is None or not knows_little(before):
+        return done
+    recipe = held_by_states(done.recipe, done.kept)
+    if recipe == done.recipe:
+        return done
+    note = held_note(
+        "the pre-training head of MODEL knows hardly more than word frequencies", recipe
+    )
+    stage = done.stage.revised(defense=recipe)
+    return replace(done, stage=stage, recipe=recipe, notes=(*done.notes, note))
+
+
 def _check_count(count: int, corpus: Corpus) -> int:
     """Return how many samples are trained on; raise DataError if none could be held out."""
     trained = Part(0.0, 1.0 - HELD_OUT).of(count).stop
     if trained in (0, count):
         least = next(n for n in range(1, 100) if 0 < round((1.0 - HELD_OUT) * n) < n)
         raise DataError(
-            f"--aux: too few {corpus.unit}s, {count}: {HELD_OUT:.0%} are held out to be measured "
-            f"on, which takes {least} or more; a few thousand are usual"
+            f"--aux: too few {corpus.unit}s ({count}). {HELD_OUT:.0%} of them are held out to "
+            f"measure on, so {least} or more are needed; a few thousand are usual"
         )
     return int(trained)
 
@@ -274,25 +317,3 @@ def refuse_untrained(model: ModelRef) -> None:
 def measured_values(store: Store, stage: Stage) -> dict[str, float]:
     """Return a stage's last value of every metric."""
     return {row["metric"]: row["value"] for row in store.rows(stage.artifact).to_pylist()}
-
-
-def finish(
-    done: Purification, store: Store, out: Path, name: str, accepted: str | None
-) -> tuple[list[str], list[str]]:
-    """Write the purified model and its card to `out`; return notes and warnings for people.
-
-    `accepted` is the harm that was known before, and accepted.
-    """
-    measured = measured_values(store, done.stage)
-    model = done.stage.model
-    warnings = [*([accepted] if accepted else []), *done.doubts]
-    warnings += after_warnings(measured, model.loss_unit, model.reads)
-    notes = list(done.notes)
-
-    def card(said: list[str]) -> str:
-        about = About(name, model.opens_with, done.stage.corpus.unit, model.loss_unit)
-        told = Told(done.data, done.reason, (*notes, *said), tuple(warnings))
-        return purified_card(about, done.recipe, told, measured)
-
-    given_back = export(store, done.stage, out, card, model.give_back, {"warnings": warnings})
-    return [*given_back], warnings

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.printable import in_a_row
-from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import Component, Spec
 from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_folder
 
 if TYPE_CHECKING:
+    from recipe_ray.base.registry import Registry
     from recipe_ray.report.load import Recorded
 
 _WANTED = (
@@ -75,6 +73,8 @@ def report_command(
         if markdown_:
             typer.echo(markdown(drawn), nl=False)
         else:
+            from rich.console import Console
+
             Console().print(Terminal(drawn))
     kept = [one for one in found if experiment in (None, one.experiment)]
     written: list[Path] = []
@@ -156,6 +156,8 @@ def list_command(
 
 def _field_lines(name: str, info: Any) -> Iterator[str]:
     """Yield a field with its default, and those of a spec in it under the names for --set."""
+    from recipe_ray.base.spec import Component, Spec
+
     default, about = info.default, info.description or ""
     if isinstance(default, Component):
         yield f"{name:<24} {_short(default.label())}  {about}".rstrip()
@@ -171,6 +173,8 @@ def _field_lines(name: str, info: Any) -> Iterator[str]:
 
 def _short(value: Any) -> str:
     """Return a default as YAML has it, in a line of at most `_LONGEST` characters."""
+    from recipe_ray.base.spec import Component, Spec
+
     if isinstance(value, Component):
         value = value.label()
     if isinstance(value, (list, tuple)):
@@ -210,7 +214,10 @@ def _version(plugin: Any) -> Any:
 
 
 def _default(info: Any) -> Any:
-    if info.is_required():
-        return "(required)"
-    dumped = info.default
-    return dumped.model_dump(mode="json") if hasattr(dumped, "model_dump") else dumped
+    return "(required)" if info.is_required() else _plain(info.default)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +19,19 @@ from typer.core import TyperCommand
 from recipe_ray.base.errors import SpecError, UserError
 from recipe_ray.base.paths import existing_path
 from recipe_ray.cli.options import (
-    AdapterOption,
     AddressOption,
     JsonOption,
-    PickleOption,
-    QuietOption,
+    Opening,
+    SeedOption,
     StoreOption,
-    VerboseOption,
+    Telling,
+    TextColumnOption,
     set_up_logging,
+    store_or_temporary,
+    with_groups,
 )
 from recipe_ray.cli.scan_report import Result, as_html, as_json, as_sarif, printed
-from recipe_ray.cli.single import RevisionOption, SeedOption, TextColumnOption, columns_named, warn
+from recipe_ray.cli.single import columns_named, warn
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
@@ -57,16 +58,20 @@ class ScanCommand(TyperCommand):
             raise typer.Exit(USAGE) from None
 
 
+@with_groups
 def scan_command(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="Local folders, hub ids or registered models."),
+        typer.Argument(
+            metavar="MODEL...",
+            help="Local folders, hub ids, registered models, or folders of model folders.",
+        ),
     ] = None,
     data: Annotated[
         str, typer.Option("--data", help="Unlabelled texts or images: a corpus, file or folder.")
     ] = "",
     from_file: Annotated[
-        str | None, typer.Option("--models", metavar="FILE", help="A file with a model per line.")
+        str | None, typer.Option("--models", metavar="FILE", help="A file with one model per line.")
     ] = None,
     reference: Annotated[
         str | None,
@@ -78,35 +83,37 @@ def scan_command(
     ] = None,
     json_: JsonOption = False,
     sarif: Annotated[str | None, typer.Option(metavar="FILE", help="Write SARIF 2.1.0.")] = None,
-    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write an HTML page.")] = None,
     text_column: TextColumnOption = None,
     at_once: Annotated[
-        int, typer.Option("--at-once", min=1, help="Models scanned at once, by Ray if several.")
+        int,
+        typer.Option(
+            "--at-once",
+            min=1,
+            help="Models scanned at the same time; Ray runs them if there are several.",
+        ),
     ] = 1,
     address: AddressOption = None,
     store: StoreOption = "",
     seed: SeedOption = 0,
-    revision: RevisionOption = None,
-    allow_pickle: PickleOption = False,
-    ignore_adapter: AdapterOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
+    *,
+    opening: Opening,
+    telling: Telling,
 ) -> None:
     """Say whether models look backdoored, and which inputs give them away."""
-    set_up_logging(verbose)
+    set_up_logging(telling.verbose)
     with _as_usage():
         if not data:
             raise SpecError("--data: give unlabelled texts or images: a corpus, a file or a folder")
-        named = [*(models or ()), *_listed(from_file)]
+        named = [one for text in (*(models or ()), *_listed(from_file)) for one in _inside(text)]
         if not named:
             raise SpecError("MODEL: give one or more models, or --models FILE")
         for option, file in (("--sarif", sarif), ("--html", html)):
             if file is not None and not Path(file).absolute().parent.is_dir():
-                raise SpecError(f"{option} {file}: there is no such folder to write it to")
-    given = {"allow_pickle": allow_pickle, "revision": revision, "ignore_adapter": ignore_adapter}
-    ask = _Asked(data, columns_named(text=text_column), detector or [], seed, given)
-    with _opened(store) as kept:
-        runner = _Runner(ask, kept, at_once, address, verbose=verbose, quiet=quiet)
+                raise SpecError(f"{option} {file}: the folder does not exist")
+    ask = _Asked(data, columns_named(text=text_column), detector or [], seed, opening)
+    with store_or_temporary(store) as kept:
+        runner = _Runner(ask, kept, at_once, address, telling)
         normal = runner.reference(reference) if reference is not None else None
         results = runner.run(list(dict.fromkeys(named)), normal)
     if json_:
@@ -135,12 +142,12 @@ class _Asked:
         columns: dict[str, str],
         detectors: list[str],
         seed: int,
-        given: dict[str, Any],
+        opening: Opening,
     ) -> None:
         from recipe_ray.cli.arguments import parse_detector
         from recipe_ray.data.sources import Locations
 
-        self._data, self._columns, self._seed, self._given = data, columns, seed, given
+        self._data, self._columns, self._seed, self._opening = data, columns, seed, opening
         with _as_usage():
             self._detectors = tuple(parse_detector(text) for text in detectors)
         self.locations: Locations = Locations.from_environment()
@@ -148,15 +155,15 @@ class _Asked:
     def stage(self, model: str) -> ScanStage:
         """Return the scan of a model; raise UserError if it cannot be."""
         from recipe_ray.base.spec import explained
-        from recipe_ray.cli.arguments import parse_corpus, parse_model
+        from recipe_ray.cli.arguments import parse_corpus
         from recipe_ray.cli.purification import refuse_untrained
-        from recipe_ray.stages.scan import ScanStage, default_detectors
+        from recipe_ray.stages.scan import ScanStage, default_detectors, scan_content
 
-        chosen = parse_model(model, **self._given)
+        chosen = self._opening.model(model)
         refuse_untrained(chosen)
         corpus = parse_corpus(self._data, None, self._columns, chosen).component
-        content = {"corpus": corpus.identity_at(self.locations)["source"]}
         detectors = self._detectors or default_detectors(chosen.reads)
+        content = scan_content(corpus.identity_at(self.locations)["source"], detectors)
         with explained(f"scan of {model}"):
             fields = {"corpus": corpus, "detectors": detectors, "content": content}
             return ScanStage(model=chosen, seed=self._seed, **fields)
@@ -166,18 +173,11 @@ class _Runner:
     """Runs scans in this process, or many at once by Ray, and reads what they found."""
 
     def __init__(
-        self,
-        asked: _Asked,
-        store: Store,
-        at_once: int,
-        address: str | None,
-        *,
-        verbose: bool,
-        quiet: bool,
+        self, asked: _Asked, store: Store, at_once: int, address: str | None, telling: Telling
     ) -> None:
         self._asked, self._store = asked, store
         self._at_once, self._address = at_once, address
-        self._verbose, self._quiet = verbose, quiet
+        self._telling = telling
 
     def reference(self, model: str) -> OfReference:
         """Scan a clean model; return what is normal by detector."""
@@ -203,7 +203,7 @@ class _Runner:
         for model in models:
             if model in errors:
                 results.append(Result(model, None, errors[model]))
-                if not self._quiet:
+                if not self._telling.quiet:
                     warn([f"{model}: {errors[model]}"])
             else:
                 results.append(self._result(model, stages[model], normal))
@@ -214,7 +214,8 @@ class _Runner:
         from recipe_ray.cli.display import Display
 
         num = len({stage.key for stage in stages.values()})
-        with Display(num, quiet=self._quiet, verbose=self._verbose) as display:
+        quiet, verbose = self._telling.quiet, self._telling.verbose
+        with Display(num, quiet=quiet, verbose=verbose) as display:
             if self._at_once == 1 and self._address is None:
                 return self._scan_here(stages, display)
             from recipe_ray.distributed.sweep import sweep
@@ -258,23 +259,33 @@ class _Runner:
         return Result(model, judged_again(record, normal) if normal is not None else record)
 
     def _record(self, stage: ScanStage) -> dict[str, Any]:
-        from recipe_ray.stages.scan import RESULT
+        from recipe_ray.stages.scan import read_scan
 
-        folder = self._store.fetch(stage.artifact)
-        record: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return record
+        return read_scan(self._store, stage)
 
 
 def _listed(file: str | None) -> Iterator[str]:
     if file is None:
         return
-    path = existing_path(file, "--models", "a file with a model per line", "file")
+    path = existing_path(file, "--models", "a file with one model per line", "file")
     lines = path.read_text(encoding="utf-8").splitlines()
     if len(lines) > MOST_MODELS:
         raise SpecError(f"--models {file}: {len(lines)} lines; at most {MOST_MODELS}")
     for line in lines:
         if line.strip() and not line.startswith("#"):
             yield line.strip()
+
+
+def _inside(text: str) -> list[str]:
+    """Return the model folders in a folder that is none itself; else the text as it is."""
+    from recipe_ray.models.contents import model_folders
+    from recipe_ray.models.family import MODELS
+
+    path = Path(text).expanduser()
+    if text in MODELS or not path.is_dir():
+        return [text]
+    found = model_folders(path)
+    return [text] if found == [path] else [str(one) for one in found]
 
 
 @contextmanager
@@ -285,15 +296,3 @@ def _as_usage() -> Iterator[None]:
     except (SpecError, UnicodeDecodeError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(USAGE) from None
-
-
-@contextmanager
-def _opened(place: str) -> Iterator[Store]:
-    """Yield the store at a place, or one that is deleted afterwards if none is named."""
-    from recipe_ray.store.store import Store
-
-    if place:
-        yield Store.open(place)
-        return
-    with tempfile.TemporaryDirectory(prefix="recipe-ray-scan-") as folder:
-        yield Store.open(folder)

@@ -91,7 +91,7 @@ def printed(results: list[Result]) -> str:
             lines += [f"  {line}" for line in _ranks(one.record)]
         if one.record is not None:
             missing = {k: v for d in one.record["detectors"] for k, v in d["not_measured"].items()}
-            lines += [f"  not measured: {name}, since {why}" for name, why in missing.items()]
+            lines += [f"  not measured: {name}, because {why}" for name, why in missing.items()]
     return "\n".join(lines)
 
 

@@ -151,7 +151,7 @@ class SearchDisplay:
 
     def _known(self, course: Course) -> str:
         self._compare(course)
-        return f"was there: {course.ended} after {course.epochs} epochs"
+        return f"done before: {course.ended} after {course.epochs} epochs"
 
     def _started(self, course: Course) -> str:
         known = f", {course.epochs} looks are there already" if course.epochs else ""
@@ -193,8 +193,8 @@ def _print_plan(plan: SearchPlan, locations: Locations) -> None:
         typer.echo(f"  {search.description.strip()}")
     rungs = ", ".join(map(str, search.rungs))
     typer.echo(
-        f"{search.trials} candidates, {search.sampling} sampling, compared after epochs {rungs}; "
-        f"1/{search.reduction} go on"
+        f"{search.trials} candidates, {search.sampling} sampling, compared after epochs "
+        f"{rungs}; 1/{search.reduction} continue"
     )
     for settings in drawn_at_random(search) if search.sampling == "random" else ():
         typer.echo(f"  {settings.title()}")

@@ -36,7 +36,7 @@ class Tracker(Protocol):
     """Shows finished stages where people compare runs; raises all that its library raises."""
 
     def log(self, stage: Stage, rows: pa.Table) -> None:
-        """Add one run with the stage's columns and its rows (MEASUREMENT_SCHEMA)."""
+        """Add one run with the stage's columns and its rows (`measurement_schema`)."""
 
     def has(self, stage: Stage) -> bool:
         """Tell whether it has a run of a stage in this experiment, as far as this machine knows."""
@@ -239,8 +239,8 @@ class Tracking:
                 del self._trackers[name]
                 problem = f"{type(error).__name__}: {error}"
                 typer.secho(
-                    f"warning: --track {name} stopped, the sweep goes on; results stay in the "
-                    f"store ({problem})",
+                    f"warning: --track {name} stopped, but the sweep continues; results stay "
+                    f"in the store ({problem})",
                     fg="yellow",
                     err=True,
                 )

@@ -107,8 +107,8 @@ class Part:
         chosen = self.of(count)
         if chosen.start >= chosen.stop:
             raise DataError(
-                f"corpus {corpus.label()}: no {corpus.unit} left of {count} in the part from "
-                f"{self.start:.0%} to {self.stop:.0%}; give more {corpus.unit}s"
+                f"corpus {corpus.label()}: none of its {count} {corpus.unit}s lies in the part "
+                f"from {self.start:.0%} to {self.stop:.0%}; give more {corpus.unit}s"
             )
 
 
@@ -159,6 +159,8 @@ class Workbench:
     runtime: Runtime
     seed: int
     cache_dir: Path | None = None  # keeps what must be fetched besides corpora; None: nowhere
+    # what is to be kept in the results besides losses: metric, value, epoch or round
+    kept: list[tuple[str, float, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def token_census(rows: TokenRows, vocabulary: Vocabulary, frame_ids: Sequence[in
     text = np.repeat(np.arange(len(rows)), rows.lengths)
     sameness = None
     if len(ids) == 1:
-        sameness = "all usable tokens are one and the same"
+        sameness = "all usable tokens are the same"
     elif len(rows) > 1 and _all_the_same(rows):
         sameness = f"all {len(rows)} texts are the same"
     return Census(

@@ -169,7 +169,7 @@ def _other_text(start: bytes, mark: str | None) -> str:
     order = "LE" if start[1::2].count(0) > start[::2].count(0) else "BE"
     if mark is None and 0.3 < share < 0.8:
         mark = f"UTF-16{order}" if share < 0.6 else f"UTF-32{order}"
-    return f"{mark}; {_AS_UTF8.format(mark)}" if mark else "no text: it holds zero bytes"
+    return f"{mark}; {_AS_UTF8.format(mark)}" if mark else "not text: it contains zero bytes"
 
 
 BATCH_ROWS = 1000

@@ -34,11 +34,15 @@ class CorpusEntry(Entry):
 
     hub: HubSplit | None = Field(None, description="where it is on the hub")
     file_name: str | None = Field(
-        None, pattern=f"^{NAME}$", description="in the data folder; None for its name"
+        None,
+        pattern=f"^{NAME}$",
+        description="its file in the data folder, without .parquet; None: its name",
     )
-    num_classes: PositiveInt | None = Field(None, description="of its labels; a larger one: error")
+    num_classes: PositiveInt | None = Field(
+        None, description="number of classes; a label beyond them is an error"
+    )
     member: Literal["movieReviewSnippets", "nytEditorialSnippets", "amazonReviewSnippets", None] = (
-        Field(None, description="the file of the Python package that has it")
+        Field(None, description="its file in the Python package")
     )
 
     def constants(self, kind: Kind[Any]) -> dict[str, Any]:

@@ -47,8 +47,10 @@ class Corpus(Component):
     most_held: ClassVar[int] = 0  # samples held while they are counted, so as not to read twice
     file_name: ClassVar[str | None] = None  # in the data folder, without ending; None for its name
 
-    size: int | None = Field(default=20_000, ge=1, description="samples; None for all there are")
-    sample_seed: int = Field(default=0, ge=0, description="which samples, where there are more")
+    size: int | None = Field(default=20_000, ge=1, description="number of samples; None: all")
+    sample_seed: int = Field(
+        default=0, ge=0, description="which samples are drawn if there are more"
+    )
     path: str | None = Field(
         default=None,
         description="a file, or a folder of shards; it wins over data folder and hub",
@@ -91,7 +93,9 @@ class Corpus(Component):
         if file is not None:
             return FileSource((file,), owner)
         if self.hub is None:
-            raise DataError(f"{owner}: give `path`; it is on no hub and in no data folder")
+            raise DataError(
+                f"{owner}: give `path`; this corpus is neither on the hub nor in a data folder"
+            )
         lacking = f"the data folder has no {file_name}.parquet" if locations.data_dir else ""
         return replace(self.hub, revision=self.revision or self.hub.revision, note=lacking)
 

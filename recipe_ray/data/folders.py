@@ -87,8 +87,8 @@ def check_not_versioned(folder: Path, owner: str) -> None:
         kind = "Iceberg"
     if kind is not None:
         raise DataError(
-            f"{owner}: {folder} is a table of {kind}, some of whose files may no longer be part "
-            "of it; save it as plain Parquet"
+            f"{owner}: {folder} is a table of {kind}, and some of its files may no longer "
+            "belong to it; save it as plain Parquet"
         )
 
 
@@ -170,8 +170,8 @@ def _descend(
     shards = [entry for entry in entries if reader_of(entry) and entry not in folders]
     if folders and (shards or not is_hive(folders) or len(values) == _DEPTH):
         raise DataError(
-            f"{owner}: the partitions of {root} are folders named column=value, the last of which "
-            f"hold files; {folder} is not so"
+            f"{owner}: the partitions of {root} are folders named column=value, and only the "
+            f"innermost hold files; {folder} breaks this"
         )
     found += [(shard, values) for shard in shards]
     for entry in folders:

@@ -66,8 +66,9 @@ def no_format(file: Path) -> str:
     """Return, for people, that a file's name does not end like a format that is read."""
     end = ending(file)
     what = next((said for ends, said in _OTHERS if file.suffix.lower() in ends), None)
-    known = f"format {end!r} is none of {ALLOWED}" if end else f"its name ends in none of {ALLOWED}"
-    return f"{file}: {known}" if what is None else f"{file}: {what} ({known})"
+    known = f"format {end!r} is not one of" if end else "its name has none of the endings"
+    said = f"{known} {ALLOWED}"
+    return f"{file}: {said}" if what is None else f"{file}: {what} ({said})"
 
 
 def ending(file: Path) -> str:

@@ -146,8 +146,12 @@ class HubPlace(Spec):
     repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name")
     revision: str = Field(min_length=1, description="commit, or a branch, which may change")
     config: str | None = None
-    columns: dict[str, str] = Field({}, description="name there: name here; none: all as they are")
-    rows_at_once: int | None = Field(None, ge=1, description="rows held while it is streamed")
+    columns: dict[str, str] = Field(
+        {}, description="column's name on the hub: its name here; empty: all, unchanged"
+    )
+    rows_at_once: int | None = Field(
+        None, ge=1, description="rows held in memory while it is streamed"
+    )
 
     def source(self, split: str, rows: int) -> HubSource:
         """Return the source of a split, read in `rows` rows at once unless the place says it."""

@@ -31,7 +31,7 @@ class _ImagesWith(Corpus):
         description=".parquet or .tar (WebDataset) shards, or a folder of class folders; it wins",
         json_schema_extra=NOT_HASHED,
     )
-    size: int | None = Field(default=None, ge=1, description="images; None for all there are")
+    size: int | None = Field(default=None, ge=1, description="number of images; None: all")
     image_column: str = Field(default="image", description="the column of encoded images")
 
     @property
@@ -80,7 +80,7 @@ class ImageCorpus(_ImagesWith):
         last = "" if self.num_classes is None else f" to {self.num_classes - 1}"
         number = label_number(note)
         if number is None or (last and number >= (self.num_classes or 0)):
-            raise DataError(f"{where}: the label {str(note)[:20]!r} is no number from 0{last}")
+            raise DataError(f"{where}: the label {str(note)[:20]!r} is not a number from 0{last}")
         return ImageSample(data, number)
 
     def to_columns(self, samples: Sequence[ImageSample]) -> dict[str, pa.Array]:

@@ -94,7 +94,7 @@ def _is_shard(file: Path) -> bool:
 
 
 def _allowed(note: Note) -> str:
-    folders = ", a folder with one folder of images a class" if note == "label" else ""
+    folders = ", a folder with one folder of images per class" if note == "label" else ""
     return f".parquet or .tar (WebDataset) shards of one kind{folders}"
 
 
@@ -150,7 +150,7 @@ class ImageFolder:
                     f"the folder of the class folders (is it {folder}?)"
                 )
             if not _is_image(file):
-                raise DataError(f"{self.owner}: {file} is no image; allowed here: {allowed}")
+                raise DataError(f"{self.owner}: {file} is not an image; allowed here: {allowed}")
         if not files:
             raise DataError(f"{self.owner}: the class folder {folder} has no image ({allowed})")
         return files

@@ -123,8 +123,8 @@ def _rows(table: Iterator[list[str]], lines: _Lines, where: str) -> Iterator[tup
     COLUMNS.check(len(names), f"{where}: the header")
     if len(set(names)) < len(names):
         raise DataError(
-            f"{where}: of the header's {len(names)} names {len(set(names))} differ; is the first "
-            "line a header? Each column needs a name of its own"
+            f"{where}: the header has {len(names)} names, but only {len(set(names))} different "
+            "ones; is the first line a header? Each column needs a name of its own"
         )
     lines.taken()
     empty = 0  # rows of separators only: a spreadsheet leaves them at the end
@@ -251,7 +251,8 @@ class _Scanner:
                 held = len(self._held) - self._at
                 if held > limit:
                     raise LINE.exceeded(
-                        f"{self._where}: item {number} is no JSON or has over {limit:,} characters",
+                        f"{self._where}: item {number} is not JSON or has over {limit:,} "
+                        "characters",
                         limit,
                     ) from error
                 if isinstance(error, RecursionError) or not self._more(max(_PIECE, held)):

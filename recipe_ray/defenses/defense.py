@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -26,10 +26,14 @@ DEFENSES: Registry[Defense] = Registry("defense", "recipe_ray.defenses")
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """The defender's data: a corpus, and which part of it to learn from."""
+    """The defender's data: a corpus, and which part of it to learn from.
+
+    `own_head`: the PTM's pre-training head is its own; it was not drawn because its files lack one.
+    """
 
     corpus: Corpus
     part: Part = field(default_factory=Part)
+    own_head: bool = True
 
 
 class Defense(Component):
@@ -42,6 +46,18 @@ class Defense(Component):
     @abstractmethod
     def purify(self, ptm: Any, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
         """Clean `ptm` in place; the auxiliary data come through `bench.feed`."""
+
+    def needed(self, reads: str) -> tuple[Capability, ...]:
+        """Return what it needs, as it is set, of a family that reads texts or images."""
+        return self.needs
+
+    def settled(self, reads: str) -> Self:
+        """Return it with all that it leaves to what a model reads, so that its key says it."""
+        return self
+
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what must be of the model's kind: why, for people, and the kind (text, image)."""
+        return []
 
     @property
     def num_epochs(self) -> float | None:

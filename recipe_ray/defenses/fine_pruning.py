@@ -39,7 +39,7 @@ class FinePruning(Defense):
     draws: ClassVar[bool] = False
     needs = ("HasNeurons",)
 
-    share: float = Field(1 / 3, gt=0, le=1, description="of the neurons in scope; 1/3: FP-GM")
+    share: float = Field(1 / 3, gt=0, le=1, description="share of the neurons in scope; 1/3: FP-GM")
     scope: Literal["last", "all"] = Field("all", description="the last layer alone, or all layers")
     max_length: PositiveInt = Field(64, description="tokens a text is cut to")
     precision: Literal["bf16", "fp32"] = Field(
@@ -59,7 +59,9 @@ class FinePruning(Defense):
         num_neurons = sum(layer.num_neurons for layer in layers)
         count = round(self.share * num_neurons)
         if not count:
-            raise SpecError(f"fine-pruning: share {self.share} of {num_neurons} neurons is none")
+            raise SpecError(
+                f"fine-pruning: share {self.share} of {num_neurons} neurons is less than one neuron"
+            )
         collate = ptm.classifier_collate()
         batches = bench.feed.batches(
             auxiliary.corpus,

@@ -44,6 +44,9 @@ SHORT_WAY = TRAVEL / 2
 SHORT_PRESET_WAY = 0.3
 # the smallest factor that cleaned anything in the studies (CLIP); at 0.1 BERT's backdoors stay
 LEAST_FACTOR = 0.1
+# weight of self-distillation if no pre-training loss holds the model. In a trial on six layers of
+# MiniLM (docs/purify.md) 100 cost 3 points of ACC, 1000 none, and no weight at all 23
+DISTILLATION = 100.0
 HALF = 0.5  # of the learning rate, reached if epsilon is a weight's gradient
 
 
@@ -93,6 +96,18 @@ def default_recipe(ptm: PTM) -> Recipe:
     """Return RECIPE with the weight groups and the trainable set that the family asks for."""
     layers, trainable = ptm.purification_scope
     return Recipe(layers=layers, trainable=trainable)
+
+
+def held_by_states(recipe: Recipe, kept: Collection[str]) -> Recipe:
+    """Return RECIPE with self-distillation in place of a pre-training loss that holds nothing.
+
+    A person who set the weight of one of the two (named in `kept`) decides: then as it was.
+    """
+    refused = "distillation" in kept and recipe.distillation == 0
+    if "pretraining_weight" in kept or refused:
+        return recipe
+    weight = recipe.distillation or DISTILLATION
+    return recipe.revised(pretraining_weight=0.0, distillation=weight)
 
 
 def judged(ptm: PTM, num_samples: int, recipe: Recipe, why: str, least: float) -> Choice:

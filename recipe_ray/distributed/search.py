@@ -189,8 +189,8 @@ def _searched(
 ) -> SearchOutcome:
     def swept(part: Plan, title: str) -> SweepOutcome:
         watcher.on_part(title, len(part.stages))
-        heard = {"on_event": watcher.on_stage, "on_doing": watcher.on_doing}
-        return sweep(part, store, locations, address=address, **heard)
+        on_event, on_doing = watcher.on_stage, watcher.on_doing
+        return sweep(part, store, locations, address=address, on_event=on_event, on_doing=on_doing)
 
     _refuse_failures(swept(plan.undefended, "the undefended PTM"))
     undefended_acc = value_of(store, plan.reference, "acc")

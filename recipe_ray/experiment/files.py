@@ -69,7 +69,7 @@ def _refuse_other_kind(kind: type[Spec], values: dict[str, Any], path: Path) -> 
     }
     for other, take in commands.items():
         if other is not kind and _is_whole(other, values) and not _is_whole(kind, values):
-            raise SpecError(f"{path}: a file that `recipe-ray` {take}, not this command")
+            raise SpecError(f"{path}: wrong command for this file; `recipe-ray` {take} it")
 
 
 def _is_whole(kind: type[Spec], values: dict[str, Any]) -> bool:
@@ -147,10 +147,10 @@ def _with_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if name is None:
         return values
     if not isinstance(name, str):
-        raise SpecError(f"{path}: base: expected a file beside this one, got {name!r}")
+        raise SpecError(f"{path}: base: expected a file in the folder of this one, got {name!r}")
     base = _read(path.parent / name)
     if "base" in base:
-        raise SpecError(f"{path.parent / name}: base: a base has no base of its own")
+        raise SpecError(f"{path.parent / name}: base: a base cannot have a base itself")
     merged = dict(base)
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)

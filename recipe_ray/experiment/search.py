@@ -36,7 +36,7 @@ class Range(Spec):
 
     low: PositiveFloat
     high: PositiveFloat
-    log: bool = Field(True, description="uniform in the logarithm")
+    log: bool = Field(True, description="draw uniformly in the logarithm")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -51,7 +51,7 @@ class Space(Spec):
     weight_factor: Range = Range(low=0.01, high=10)
     learning_rate: Range | None = Field(None, description="None: the defense's own")
     layers: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
-        (), description="sets of weight groups, one of which is drawn; empty: the defense's own"
+        (), description="sets of weight groups; each candidate draws one. Empty: the defense's own"
     )
 
 
@@ -63,14 +63,17 @@ class Score(Spec):
 
     rule: Literal["acc-masr", "masr-with-acc"] = "acc-masr"
     within: float | None = Field(
-        None, ge=0, lt=1, description="masr-with-acc: ACC that may be lost, a fraction (0.02: 2 %)"
+        None,
+        ge=0,
+        lt=1,
+        description="for rule masr-with-acc: ACC that may be lost, as a fraction (0.02: 2 %)",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.rule == "masr-with-acc") != (self.within is not None):
             raise SpecError(
-                "within goes with rule masr-with-acc and must be given there, such as 0.02"
+                "within belongs to rule masr-with-acc, which needs it: give a fraction such as 0.02"
             )
         return self
 
@@ -93,7 +96,7 @@ class Quick(Spec):
         if self.task.evaluate_on != "dev":
             raise SpecError(
                 f"task {self.task.label()!r} has evaluate_on: {self.task.evaluate_on}, but a "
-                "search chooses, and test data must not choose: set evaluate_on: dev"
+                "search must not choose on test data: set evaluate_on: dev"
             )
         return self
 
@@ -101,7 +104,7 @@ class Quick(Spec):
 class Confirm(Spec):
     """The full grid of the best: all epochs, full fine-tuning, test data."""
 
-    survivors: PositiveInt = Field(2, description="the best so many candidates")
+    survivors: PositiveInt = Field(2, description="how many of the best candidates are confirmed")
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
 
@@ -111,7 +114,7 @@ class Confirm(Spec):
             if task.evaluate_on != "test":
                 raise SpecError(
                     f"task {task.label()!r} has evaluate_on: {task.evaluate_on}; survivors are "
-                    "confirmed on data that did not choose them: set evaluate_on: test"
+                    "confirmed on data that were not used to choose them: set evaluate_on: test"
                 )
         return self
 
@@ -126,19 +129,23 @@ class Search(Spec):
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=48)
     description: str = ""
     model: Model
-    attack: AnyAttack = Field(description="known to the researcher: MASR needs its triggers")
-    defense: AnyDefense = Field(description="with a weight factor, trained by epochs")
+    attack: AnyAttack = Field(description="MASR is measured with its triggers")
+    defense: AnyDefense = Field(description="one with a weight factor that trains by epochs")
     auxiliary: AnyCorpus = LISTED["bookcorpus"]()
     space: Space = Space()
     sampling: Literal["random", "optuna"] = "random"
     trials: PositiveInt = Field(description="candidates in all")
-    epochs: PositiveInt = Field(description="of auxiliary data, for those that are never stopped")
+    epochs: PositiveInt = Field(
+        description="passes over the auxiliary data if a candidate is never stopped"
+    )
     grace: PositiveInt = Field(1, description="epochs before a candidate can be stopped")
-    reduction: int = Field(3, ge=2, description="one of so many goes on at each rung")
+    reduction: int = Field(
+        3, ge=2, description="at each rung one in this many candidates continues"
+    )
     score: Score = Score()
     quick: Quick
     confirm: Confirm
-    seed: Seed = Field(0, description="of drawing, purification and looks")
+    seed: Seed = Field(0, description="of drawing, purification and evaluations")
     pretraining: Pretraining = Pretraining()
     finetuning: FitSpec = Field(
         FitSpec(epochs=3, learning_rate=2e-5, max_length=128), description="of confirmation"
@@ -153,7 +160,7 @@ class Search(Spec):
                 f"attack {self.attack.label()!r} leaves no backdoor whose MASR could be measured"
             )
         # each look is a cell of its own
-        CELLS.check(self.trials * self.epochs, "trials x epochs, a look each")
+        CELLS.check(self.trials * self.epochs, "trials x epochs, one evaluation each")
         if self.grace > self.epochs:
             raise SpecError(f"grace = {self.grace} is more than epochs = {self.epochs}")
         varied = ["weight_factor", "fit", *(["layers"] if self.space.layers else [])]
@@ -161,7 +168,7 @@ class Search(Spec):
         if lacking:
             raise SpecError(
                 f"defense {self.defense.label()!r} has no field {', '.join(lacking)}, which a "
-                "search varies; recipe has"
+                "search varies; recipe has it"
             )
         return self
 

@@ -82,7 +82,7 @@ def _grid_class(found: tuple[type[Stage], ...]) -> type[Block]:
             if name in owners:
                 raise SpecError(
                     f"stage {kind.name!r} has a field {name!r} of the grid, which is that of "
-                    f"{owners[name]!r}: name it otherwise"
+                    f"{owners[name]!r}: give it another name"
                 )
             owners[name] = kind.name
             fields[name] = (info.annotation, copy(info))
@@ -120,8 +120,8 @@ class Growth(Spec):
     """What an autoscaling cluster may become: so many nodes of this kind."""
 
     nodes: PositiveInt
-    cpus: float = Field(gt=0, description="of one node")
-    gpus: float = Field(0, ge=0, description="of one node")
+    cpus: float = Field(gt=0, description="CPUs of one node")
+    gpus: float = Field(0, ge=0, description="GPUs of one node")
 
 
 class Launch(Spec):
@@ -141,7 +141,7 @@ class Launch(Spec):
         description="GPUs of a worker (0.25: four share one): a number, or by kind of stage",
     )
     grow_to: Growth | None = Field(
-        None, description="what an autoscaling cluster may become; None: it stays what it is"
+        None, description="size up to which an autoscaling cluster may grow; None: it does not grow"
     )
     object_store_gb: float = Field(
         2.0,
@@ -150,10 +150,15 @@ class Launch(Spec):
     )
     checkpoint_every_s: float = Field(60.0, gt=0, description="seconds between resume points")
     max_failures: int = Field(
-        2, ge=0, description="times a stage whose process died is started again; nodes lost apart"
+        2,
+        ge=0,
+        description="how often a stage is started again after its process died; lost nodes are not "
+        "counted",
     )
     claim_lease_s: float = Field(
-        60.0, ge=1, description="seconds after which a silent driver's stages are another's"
+        60.0,
+        ge=1,
+        description="seconds after which another driver may take over a silent driver's stages",
     )
     stream: bool = Field(
         False, description="DDP workers stream the corpus instead of holding its tokens in memory"
@@ -181,12 +186,14 @@ class Experiment(Spec):
     pretraining: Pretraining = Pretraining()
     finetuning: FitSpec = FitSpec(epochs=3, learning_rate=2e-5, max_length=128)
     release_seed: int = Field(
-        0, ge=0, description="of pre-training and poisoning: a released PTM is one given thing"
+        0, ge=0, description="of pre-training and poisoning: all seeds start from one released PTM"
     )
     held_out: float = Field(
         0.0, ge=0, lt=1, description="share of the auxiliary data to measure on"
     )
-    paper: Paper | None = Field(None, description="what it is reported beside")
+    paper: Paper | None = Field(
+        None, description="the published values that the report compares with"
+    )
     launch: Launch = Launch()
 
     @model_validator(mode="before")

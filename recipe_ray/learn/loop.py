@@ -215,8 +215,8 @@ class _State:
         empty = sorted(self._elements)
         if empty and not any(self._elements.values()):
             raise DataError(
-                f"{self._phase}: in {self.step} steps there was nothing to learn from: the loss "
-                f"{' and '.join(empty)} had no element (of a masked LM, no masked token); give "
+                f"{self._phase}: {self.step} steps had nothing to learn from: the loss "
+                f"{' and '.join(empty)} had no element (for a masked LM: no masked token); give "
                 "other or more data, or take more steps"
             )
 

@@ -21,7 +21,7 @@ class FitSpec(Spec):
 
     epochs: float = Field(1, ge=0, description="passes over the data; ignored when steps is given")
     steps: PositiveInt | None = Field(None, description="optimiser steps instead of epochs")
-    batch_size: PositiveInt = Field(32, description="samples a step, over all workers together")
+    batch_size: PositiveInt = Field(32, description="samples per step, summed over all workers")
     max_length: PositiveInt = Field(
         64, description="tokens a text is cut to, special ones included"
     )

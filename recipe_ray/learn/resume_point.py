@@ -46,7 +46,7 @@ def check_fits(
 def _check_tensors(what: str, saved: Any, own: Mapping[str, Tensor]) -> None:
     if not isinstance(saved, dict) or saved.keys() != own.keys():
         names = set(saved) ^ set(own) if isinstance(saved, dict) else set(own)
-        raise MisfitError(f"its {what} are others: {', '.join(sorted(map(str, names))[:3])}")
+        raise MisfitError(f"its {what} differ: {', '.join(sorted(map(str, names))[:3])}")
     for name, tensor in own.items():
         found = saved[name]
         if not isinstance(found, Tensor) or found.shape != tensor.shape:

@@ -38,8 +38,9 @@ def config_of(
     quantizer = values.get("quantization_config")
     if quantizer is not None:
         raise ModelError(
-            f"{where}: quantization_config is {shortened(quantizer)}: transformers would quantize "
-            "the weights as it opens them, so that they are others; give the model without it"
+            f"{where}: quantization_config is {shortened(quantizer)}: transformers would "
+            "quantize the weights when it opens them, and they would differ; give the model "
+            "without it"
         )
     declared = kind.__annotations__  # of the class alone, not of its bases
     known = {name: value for name, value in values.items() if name in declared}
@@ -107,12 +108,12 @@ def check_depth(asked: int, names: Iterable[str], starts: tuple[str, ...], where
     if lacking is not None:
         raise ModelError(
             f"{where}: weights missing: {starts[0]}{lacking} ...; num_hidden_layers is "
-            f"{shortened(asked)}, and they are those of {len(found)} layers"
+            f"{shortened(asked)}, but the weights have {len(found)} layers"
         )
     surplus = found - {str(number) for number in range(asked)}
     if surplus:
         raise ModelError(
-            f"{where}: num_hidden_layers is {asked}, but the weights are those of more layers: "
+            f"{where}: num_hidden_layers is {asked}, but the weights have more layers: "
             f"{starts[0]}[{', '.join(map(shortened, sorted(surplus)[:4]))}]"
         )
 

@@ -21,9 +21,9 @@ _CLIP = (
     "CLIP is read in open_clip's layout: give '{name: clip, arch: ViT-B-32, pretrained: openai}', "
     "or a folder with open_clip_config.json"
 )
-_VIT = "of vision transformers, give one with model_type 'vit', such as google/vit-base-patch16-224"
+_VIT = "give a vision transformer with model_type 'vit', such as google/vit-base-patch16-224"
 _GENERATES = "it writes text, and what is purified here are encoders with a masked-LM head"
-_NEAR = "it is near to BERT, but another network; give a BERT or RoBERTa"
+_NEAR = "it is similar to BERT, but a different network; give a BERT or RoBERTa"
 # model_types of transformers by what to say of them
 _ADVICE = {
     _CLIP: "clip clip_text_model clip_vision_model siglip siglip2 align blip chinese_clip",
@@ -72,6 +72,17 @@ def check_readable(folder: Path, family: str | None = None, shown: str | None = 
 def families_of(folder: Path) -> list[str]:
     """Return the registered models that recognise a folder as theirs."""
     return [name for name in MODELS if MODELS.get(name).recognises(folder)]
+
+
+def model_folders(folder: Path) -> list[Path]:
+    """Return the folders of models in a folder that holds several; the folder if it is one itself.
+
+    That is so too if it holds none, so that the error is about what was given.
+    """
+    if is_there(folder / CONFIG) or families_of(folder):
+        return [folder]
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [path for path in inner if is_there(path / CONFIG) or families_of(path)] or [folder]
 
 
 def check_folder_given(path: Path) -> None:
@@ -134,8 +145,8 @@ def _adapter_alone(folder: Path) -> str:
 
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     return (
-        f"an adapter ({ADAPTER}) for {shortened(base)}, no whole model; merge it into that (peft: "
-        "merge_and_unload, then save_pretrained) and give the result"
+        f"an adapter ({ADAPTER}) for {shortened(base)}, not a whole model; merge it into that "
+        "model (peft: merge_and_unload, then save_pretrained) and give the result"
     )
 
 
@@ -158,7 +169,7 @@ def _by_format(names: list[str]) -> str | None:
 def _by_what_lacks(names: list[str]) -> str:
     lacks = f"no {CONFIG} found"
     if any(name.endswith(_READABLE) for name in names):
-        return f"{lacks} beside the weights, which says what they are; download it as well"
+        return f"{lacks} next to the weights. It says what they are; download it as well"
     if any(name in _TOKENIZER for name in names):
         return f"{lacks} and no weights: it has a tokenizer only; give the model's whole folder"
-    return f"{lacks}; it has {', '.join(map(shortened, names[:4]))}, which is no model"
+    return f"{lacks}; it has {', '.join(map(shortened, names[:4]))}, which are not a model"

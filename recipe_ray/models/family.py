@@ -25,6 +25,7 @@ from recipe_ray.models.text.encoding import TextEncoder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.learn.distillation import Layers
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Term, Weight
     from recipe_ray.learn.runtime import Runtime
@@ -33,13 +34,20 @@ if TYPE_CHECKING:
 Scope = Literal["weights", "all"]
 # what a family may have and a component may need, and what of a PTM each stands for
 Capability = Literal[
-    "Encodes", "Pretrains", "HasWeightGroups", "HasNeurons", "Attackable", "HasVocabulary"
+    "Encodes",
+    "Pretrains",
+    "HasWeightGroups",
+    "HasNeurons",
+    "HasStates",
+    "Attackable",
+    "HasVocabulary",
 ]
 CAPABILITIES: dict[Capability, tuple[str, ...]] = {
     "Encodes": ("encoder", "representation", "census", "classifier", "classifier_collate"),
     "Pretrains": ("pretraining_collate", "pretraining_objective", "pretraining_quality"),
     "HasWeightGroups": ("weight_groups", "weight_group", "purification_scope"),
     "HasNeurons": ("neuron_layers", "neuron_activations"),
+    "HasStates": ("states", "reads"),
     "Attackable": ("pooled", "features"),  # one of them: what attackers aim at in texts, in images
     "HasVocabulary": ("whole_words", "continuations", "hidden", "pooled", "word_logits"),
 }
@@ -48,6 +56,7 @@ _IN_WORDS: dict[Capability, str] = {
     "Pretrains": "a pre-training loss",
     "HasWeightGroups": "groups of weights",
     "HasNeurons": "neurons behind an activation function",
+    "HasStates": "states that can be held where they are",
     "Attackable": "a vector that attackers aim at (a pooler output of texts, features of images)",
     "HasVocabulary": "words to put into texts, and states to read after them",
 }
@@ -72,6 +81,7 @@ class PTM(Protocol):
     """A loaded pre-trained model, together with its tokenizer or image transform."""
 
     module: nn.Module
+    reads: ClassVar[str]  # text or image
 
     @property
     def make(self) -> str:
@@ -102,6 +112,14 @@ class PTM(Protocol):
 
     def representation(self, module: Any, batch: Any) -> Tensor:
         """Return one vector per sample [B, H]; its drift says how far a PTM has moved."""
+        ...
+
+    def states(self, module: Any, batch: Any, layers: Layers) -> list[Tensor]:
+        """Return what defenses hold: rows [R, H] of the last layer, or of every one, last at last.
+
+        Of texts the states of all tokens, read without masks; of images the features, and with
+        `all` what each layer puts out.
+        """
         ...
 
     def weight_group(self, name: str) -> Sequence[Weight]:
@@ -217,7 +235,7 @@ class ModelRef(Component):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
-    loss_unit: ClassVar[str] = "nats a masked token"  # of the pre-training loss, for cards
+    loss_unit: ClassVar[str] = "nats per masked token"  # of the pre-training loss, for cards
     has: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES) - {"Attackable", "HasVocabulary"}
 
     @classmethod

@@ -258,9 +258,9 @@ FORMATS = ("svg", "png")
 def refuse_no_figure() -> NoReturn:
     """Raise UserError: there is nothing to draw."""
     raise UserError(
-        "--figures: no experiment of this report is one of a figure (its file says so with "
-        f"`paper: {{table: ...}}`, one of {', '.join(FIGURES)}), is a search, or has triggers on "
-        "images"
+        "--figures: nothing in this report can be drawn: no experiment is one of a figure (its "
+        f"file says so with `paper: {{table: ...}}`, one of {', '.join(FIGURES)}), is a search, "
+        "or has triggers on images"
     )
 
 

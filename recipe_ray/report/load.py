@@ -19,10 +19,10 @@ from recipe_ray.base.paths import path_part
 from recipe_ray.experiment.spec import Paper
 from recipe_ray.stages.stage import STAGES
 from recipe_ray.store.rows import (
-    RESULT_SCHEMA,
     SEAL,
     decode_rows,
     encode_rows,
+    result_schema,
     sealed_json,
     unsealed_json,
 )
@@ -35,7 +35,7 @@ _EXPORT_AGAIN = "export it again (recipe-ray report STORE --export FOLDER)"
 
 @dataclass(frozen=True)
 class Recorded:
-    """An experiment's rows (RESULT_SCHEMA) and its plan, None if only rows were kept."""
+    """An experiment's rows (`result_schema`) and its plan, None if only rows were kept."""
 
     experiment: str
     rows: pa.Table
@@ -109,10 +109,10 @@ def _of_rows(files: Iterable[Path], within: Path | None) -> list[Recorded]:
     listed = list(files)
     tables = [decode_rows(_content(file, within), str(file), _EXPORT_AGAIN) for file in listed]
     for file, table in zip(listed, tables, strict=True):
-        if not table.schema.equals(RESULT_SCHEMA):
+        if not table.schema.equals(result_schema()):
             raise StoreError(f"{file}: not result rows of an experiment: {table.column_names}")
         if table["experiment"].null_count:
-            raise StoreError(f"{file}: not result rows of an experiment: a row names none")
+            raise StoreError(f"{file}: not result rows of an experiment: a row names no experiment")
     rows = pa.concat_tables(tables)
     names = sorted(pc.unique(rows["experiment"]).to_pylist())
     plans = {name: _plan_beside(listed[0], within, name) for name in names}

@@ -86,13 +86,13 @@ def difference(measured: Estimate | None, published: float | None) -> str:
 def notes(paper: PublishedTable, cells: Iterable[Named]) -> tuple[str, ...]:
     """Return what must be known before comparing: how much is covered, models, auxiliary data."""
     if not paper.values:
-        return (f"The paper prints no values for its {paper.title}, so none stand here.",)
+        return (f"The paper prints no values for its {paper.title}, so none are shown.",)
     listed = list(cells)
     found = [value for cell in listed for value in paper.find(cell).values()]
     covered = f"{len(set(found))} of the {len(paper.values)} values of the paper's {paper.title}"
-    told = [f"{covered} are set beside ours."]
+    told = [f"{covered} are shown next to ours."]
     pairs = {cell.model: paper.models[cell.model] for cell in listed if cell.model in paper.models}
-    told += [f"{ours} stands beside the paper's {theirs}." for ours, theirs in pairs.items()]
+    told += [f"{ours} is compared with the paper's {theirs}." for ours, theirs in pairs.items()]
     here = {(cell.aux, cell.aux_size) for cell in listed if cell.aux and cell.aux_size}
     there = {(value.aux_data, value.aux_size) for value in found}
     if {(canonical(name), size) for name, size in here} - {(canonical(n), s) for n, s in there}:

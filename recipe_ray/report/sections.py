@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from recipe_ray.report.detection import detection_tables
 from recipe_ray.report.load import Recorded
 from recipe_ray.report.measured import MeasuredSummary, measured_tables, summarise_measured
 from recipe_ray.report.paper_comparison import cells_table, probes_table
@@ -12,7 +13,7 @@ from recipe_ray.report.published import PublishedTable
 from recipe_ray.report.searches import SearchSummary, search_table, summarise_search
 from recipe_ray.report.summary import CellSummary, ProbeSummary, summarise, summarise_probes
 from recipe_ray.report.tables import Table, tables
-from recipe_ray.store.rows import RESULT_SCHEMA
+from recipe_ray.store.rows import result_schema
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Section:
     probes: tuple[ProbeSummary, ...]
     search: SearchSummary | None = None
     measured: tuple[MeasuredSummary, ...] = ()
+    detection: Table | None = None
 
     def tables(self) -> list[Table]:
         """Return its tables: a search's, or those of fine-tunings, probes and every other kind."""
@@ -37,7 +39,8 @@ class Section:
             found += tables(self.cells)
         if self.probes:
             found.append(probes_table(self.experiment, self.paper, self.probes))
-        return [*found, *measured_tables(self.measured)]
+        found += measured_tables(self.measured)
+        return [*found, self.detection] if self.detection is not None else found
 
 
 def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section]:
@@ -46,8 +49,9 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
     Floors are looked for in all of them. Raises UserError if an experiment names a table that
     the paper does not have.
     """
-    rows = pa.concat_tables([RESULT_SCHEMA.empty_table(), *(one.rows for one in found)])
+    rows = pa.concat_tables([result_schema().empty_table(), *(one.rows for one in found)])
     cells, probes, measured = summarise(rows), summarise_probes(rows), summarise_measured(rows)
+    detection = detection_tables(rows)
     listed = [
         Section(
             one.experiment,
@@ -56,6 +60,7 @@ def sections(found: Sequence[Recorded], only: str | None = None) -> list[Section
             tuple(probe for probe in probes if probe.experiment == one.experiment),
             summarise_search(one),
             tuple(own for own in measured if own.experiment == one.experiment),
+            detection.get(one.experiment),
         )
         for one in found
         if only in (None, one.experiment)

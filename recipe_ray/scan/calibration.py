@@ -61,6 +61,23 @@ def known_bounds(architecture: str, detector: Detector) -> Bounds | None:
     )
 
 
+def normal_by(detectors: Iterable[Detector]) -> dict[str, Any]:
+    """Return by detector the hash of all that is known to be normal with its settings.
+
+    A verdict depends on it, so it belongs to a scan's identity. Empty if nothing is known.
+    """
+    found = {}
+    for detector in (one.whole() for one in detectors):
+        known = {
+            make: by_name[detector.name]["bounds"]
+            for make, by_name in _known().items()
+            if by_name.get(detector.name, {}).get("settings") == settings_of(detector)
+        }
+        if known:
+            found[detector.name] = fingerprint(known)
+    return found
+
+
 def bounds_from(outcomes: Iterable[Mapping[str, float]], margin: float) -> dict[str, float]:
     """Return `margin` times the highest value of each score among clean PTMs, LEAST or more."""
     highest: dict[str, float] = {}

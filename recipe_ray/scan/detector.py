@@ -10,19 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny
 
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component, Spec
-from recipe_ray.data.batches import Workbench
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
-
-if TYPE_CHECKING:
-    pass
 
 SAME_VECTOR = 0.95  # cosine of the shifts of two suspects that lead to one vector
 DETECTORS: Registry[Detector] = Registry("detector", "recipe_ray.scan")
@@ -40,12 +37,14 @@ class Suspect:
     """One input that was examined closely: what it is, for people, and its scores.
 
     `ids` are token ids (empty if it is not a word); `group` numbers the vector it leads to, from 0.
+    `put` is what was put in, if it is no word: vectors [C, H], or a `Stamp` (`scan/insertion.py`).
     """
 
     shown: str
     scores: Mapping[str, float]
     ids: tuple[int, ...] = ()
     group: int | None = None
+    put: Any = field(default=None, compare=False, repr=False)
 
     def in_group(self, number: int) -> Suspect:
         """Return it with its group."""
@@ -76,20 +75,27 @@ class Subject:
     """The PTM that is scanned, and the unlabelled data for it.
 
     `has_head`: its pre-training head is its own; it was not drawn because its files lack one.
-    `leads`: what detectors before found, the most suspicious first.
+    `leads`: what detectors before found, the most suspicious first. `part`: of the corpus, what is
+    looked at. `also`: token ids that are measured as well, whether they stand out or not.
     """
 
     ptm: Any
     corpus: Corpus
     has_head: bool
     leads: tuple[Suspect, ...] = ()
+    part: Part = field(default_factory=Part)
+    also: tuple[tuple[int, ...], ...] = ()
 
 
 class Detector(Component):
     """A way to look for a backdoor."""
 
     reads: ClassVar[str] = "text"  # what the PTM must read
+    rank: ClassVar[int] = 100  # detectors go in this order: later ones begin from what was found
     needs: ClassVar[tuple[Capability, ...]] = ()  # what its family must have
+    # scores that say something without clean PTMs: robust z of inputs that were only tried. What
+    # was optimised is far above what is normal in every PTM
+    own_scale: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
@@ -97,6 +103,27 @@ class Detector(Component):
 
         Raises DataError if the corpus has too few samples that are long enough.
         """
+
+    @abstractmethod
+    def duration_s(self, subject: Subject, bench: Workbench) -> float:
+        """Return about how many seconds `search` takes here, by a trial of a few seconds.
+
+        Raises DataError as `search` does.
+        """
+
+    def fitted(
+        self, subject: Subject, bench: Workbench, budget_s: float
+    ) -> tuple[Self | None, float]:
+        """Return what of it takes `budget_s` or less, and about how long that takes.
+
+        If nothing does: None, and how long the least of it takes. Raises DataError like `search`.
+        """
+        takes_s = self.duration_s(subject, bench)
+        return (self if takes_s <= budget_s else None), takes_s
+
+    def whole(self) -> Self:
+        """Return it without the limits of a budget; what is normal for that is normal for it."""
+        return self
 
 
 AnyDetector = Annotated[SerializeAsAny[Detector], BeforeValidator(DETECTORS.parse)]

@@ -13,6 +13,7 @@ Legend: N restarts, C vectors each, K texts, H hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -44,22 +45,27 @@ class InversionDetector(Detector):
 
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
 
-    texts: Pass = Field(Pass(texts=8, length=8), description="that vectors are moved on")
-    fresh: Pass = Field(Pass(texts=24, length=24), description="that they are judged on")
+    texts: Pass = Field(Pass(texts=6, length=6), description="texts on which vectors are optimised")
+    fresh: Pass = Field(Pass(texts=24, length=16), description="texts on which they are judged")
     width: PositiveInt = Field(3, description="vectors in a row")
-    restarts: PositiveInt = Field(8, description="beginnings from random words, for each target")
-    leads: int = Field(4, ge=0, description="beginnings from words that stood out before")
-    steps: PositiveInt = Field(60, description="of Adam")
+    restarts: PositiveInt = Field(6, description="starts from random words, for each target")
+    leads: int = Field(4, ge=0, description="starts from words that stood out before")
+    steps: PositiveInt = Field(40, description="of Adam")
     learning_rate: float = Field(0.2, gt=0, description="in units of the embeddings' spread")
-    agreement: float = Field(1.0, ge=0, description="weight of being alike, beside being far")
+    agreement: float = Field(1.0, ge=0, description="weight of being alike, relative to being far")
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the vectors that were found, as the words nearest to them."""
         return PromptSearch(self, subject, bench).run()
 
+    def duration_s(self, subject: Subject, bench: Workbench) -> float:
+        """Return about how long it takes, from one step and a few of the random words."""
+        return PromptSearch(self, subject, bench).duration_s()
+
 
 TARGETS = ("first", "mask")  # the tokens whose state must move
 CONTROLS = 128  # rows of random words that say what is normal
+TRIED = 8  # of them that the time of a search is told from
 JUDGED = ("first", "pooled", "mask", "collapse", "collapse_mask")
 
 
@@ -84,7 +90,7 @@ class PromptSearch:
 
         spec = self._spec
         begin = self._beginnings()
-        found = [self._moved(begin, target) for target in TARGETS]
+        found = [self._moved(begin, target, spec.steps) for target in TARGETS]
         vectors = torch.cat(found)
         with torch.no_grad():
             filler = int(self._words[0])
@@ -101,6 +107,7 @@ class PromptSearch:
                 {n: float(v[row]) for n, v in z.items()},
                 (),
                 groups[row],
+                vectors[row],
             )
             for row in range(len(vectors))
         ]
@@ -108,6 +115,21 @@ class PromptSearch:
         highest = {name: float(v.max()) for name, v in z.items()}
         samples = len(begin) * len(TARGETS) * spec.steps * spec.texts.texts
         return Outcome(highest, suspects, samples)
+
+    def duration_s(self) -> float:
+        """Return about how many seconds `run` takes, by a trial."""
+        import torch
+
+        spec = self._spec
+        rows = self._random.choice(self._words, (spec.restarts + spec.leads, spec.width))
+        started = time.monotonic()
+        self._moved(self._table[torch.from_numpy(rows)], TARGETS[0], steps=1)
+        per_step = time.monotonic() - started
+        started = time.monotonic()
+        self._fresh.measure(rows[:TRIED]).on_host()
+        per_row = (time.monotonic() - started) / len(rows[:TRIED])
+        judged = CONTROLS + len(TARGETS) * len(rows)
+        return per_step * spec.steps * len(TARGETS) + per_row * judged
 
     def _beginnings(self) -> Tensor:
         """Return [N, C, H]: random words, and words that stood out with random ones after them."""
@@ -121,7 +143,7 @@ class PromptSearch:
         rows = rows[: spec.restarts + len(leads)]
         return self._table[torch.from_numpy(rows)]
 
-    def _moved(self, begin: Tensor, target: str) -> Tensor:
+    def _moved(self, begin: Tensor, target: str, steps: int) -> Tensor:
         """Return vectors [N, C, H] moved until the target's state is far and alike in all texts."""
         import torch
 
@@ -131,7 +153,7 @@ class PromptSearch:
         vectors = begin.clone().requires_grad_()
         optimizer = torch.optim.Adam([vectors], lr=spec.learning_rate * unit)
         filler = int(self._words[0])
-        for step in range(1, spec.steps + 1):
+        for step in range(1, steps + 1):
             optimizer.zero_grad(set_to_none=True)
             loss: Any = -self._reached(self._texts.soft_states(vectors, filler), target).sum()
             loss.backward()
@@ -140,7 +162,7 @@ class PromptSearch:
                 vectors.clamp_(low, high)
             samples = len(begin) * spec.texts.texts
             phase = f"inversion, {target}"
-            self._runtime.report(Progress(phase, step, spec.steps, samples=samples))
+            self._runtime.report(Progress(phase, step, steps, samples=samples))
         return vectors.detach()
 
     def _reached(self, states: States, target: str) -> Tensor:

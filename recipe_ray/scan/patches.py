@@ -10,7 +10,8 @@ Legend: N patches, K images, S pixels per side, H width of the features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +19,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.images import ImageBatch
 from recipe_ray.learn.progress import Progress
 from recipe_ray.models.family import Capability
@@ -42,13 +43,16 @@ class PatchDetector(Detector):
 
     reads: ClassVar[str] = "image"
     needs: ClassVar[tuple[Capability, ...]] = ("Attackable",)
+    own_scale: ClassVar[frozenset[str]] = frozenset({"features", "collapse"})
 
-    images: PositiveInt = Field(16, description="that patches are put on and moved on")
-    fresh: PositiveInt = Field(64, description="other images that what was found is judged on")
+    images: PositiveInt = Field(16, description="images on which patches are tried and optimised")
+    fresh: PositiveInt = Field(64, description="other images on which the result is judged")
     widths: tuple[float, ...] = Field(
-        (0.0625, 0.125), description="of the patches of the sweep, in shares of the image's side"
+        (0.0625, 0.125), description="widths of patches to try, as shares of the image's side"
     )
-    confirmed: PositiveInt = Field(12, description="patches of the sweep that are judged")
+    confirmed: PositiveInt = Field(
+        12, description="how many of the patches that were tried are judged"
+    )
     restarts: PositiveInt = Field(2, description="of the inversion")
     steps: PositiveInt = Field(200, description="of Adam, in each restart")
     learning_rate: float = Field(0.1, gt=0)
@@ -57,6 +61,10 @@ class PatchDetector(Detector):
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the patches found: places and colours of the sweep, areas of the inversion."""
         return PatchSearch(self, subject, bench).run()
+
+    def duration_s(self, subject: Subject, bench: Workbench) -> float:
+        """Return about how long it takes, from a few patches and one step of the inversion."""
+        return PatchSearch(self, subject, bench).duration_s()
 
 
 COLOURS = {
@@ -72,7 +80,20 @@ COLOURS = {
 CELLS = 4  # a patch is a checkerboard of 4 x 4 cells, or of one pixel per cell if it is smaller
 PLACES = {"top": 0.0, "middle": 0.5, "bottom": 1.0}, {"left": 0.0, "centre": 0.5, "right": 1.0}
 IMAGES = 256  # in a forward pass
+TRIED = 8  # patches that the time of a search is told from
 ADJUST_EVERY = 5  # steps after which the weight of the mask's area follows the agreement
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Pixels [3, S, S] over a whole image, as far as a mask [S, S] says."""
+
+    mask: Tensor
+    pixels: Tensor
+
+    def on(self, images: Tensor) -> Tensor:
+        """Return images [K, 3, S, S] with it."""
+        return (1 - self.mask) * images + self.mask * self.pixels
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,8 @@ class PatchSearch:
         self._random = np.random.default_rng([bench.seed, 29])
         self._generator = torch.Generator().manual_seed(bench.seed)
         needed = spec.images + spec.fresh
-        rows = bench.feed.rows(subject.corpus, self._ptm.encoder(0), Part(most=needed))
+        part = replace(subject.part, most=needed)
+        rows = bench.feed.rows(subject.corpus, self._ptm.encoder(0), part)
         if len(rows) < needed:
             raise DataError(f"a scan needs {needed} images; there are {len(rows)}: give more")
         pixels = torch.from_numpy(rows.pixels).float().to(bench.runtime.device)
@@ -116,8 +138,8 @@ class PatchSearch:
 
     def run(self) -> Outcome:
         """Return what was found, the highest scores first."""
-        swept = self._swept()
-        inverted = [self._inverted(number) for number in range(self._spec.restarts)]
+        spec, swept = self._spec, self._swept()
+        inverted = [self._inverted(number, spec.steps) for number in range(spec.restarts)]
         suspects = sorted([*swept, *inverted], key=lambda one: -max(one.scores.values()))
         names = {name for one in suspects for name in one.scores}
         highest = {
@@ -125,6 +147,19 @@ class PatchSearch:
             for name in sorted(names)
         }
         return Outcome(highest, suspects, self._samples)
+
+    def duration_s(self) -> float:
+        """Return about how many seconds `run` takes, by a trial; the search is of no use then."""
+        spec, boards, noise = self._spec, self._boards(), self._noise()
+        started = time.monotonic()
+        self._scores(boards[:TRIED], self._images, "trial")
+        per_image = (time.monotonic() - started) / (TRIED * len(self._images))
+        started = time.monotonic()
+        self._inverted(0, steps=1)
+        per_step = time.monotonic() - started
+        swept = (len(boards) + len(noise)) * len(self._images)
+        judged = (spec.confirmed + len(noise)) * len(self._fresh)
+        return per_image * (swept + judged) + per_step * spec.restarts * spec.steps
 
     # -- the sweep -----------------------------------------------------------------------------
 
@@ -140,7 +175,7 @@ class PatchSearch:
         z = {name: robust_z(found[name], normal[name]) for name in ("features", "collapse")}
         groups = groups_of(found["shift"])
         return [
-            Suspect(patch.shown, {n: float(v[i]) for n, v in z.items()}, (), groups[i])
+            Suspect(patch.shown, {n: float(v[i]) for n, v in z.items()}, (), groups[i], patch)
             for i, patch in enumerate(chosen)
         ]
 
@@ -206,7 +241,7 @@ class PatchSearch:
 
     # -- inversion -----------------------------------------------------------------------------
 
-    def _inverted(self, number: int) -> Suspect:
+    def _inverted(self, number: int, steps: int) -> Suspect:
         """Return the smallest mask found under which features agree, as 1 / its share of area."""
         import torch
 
@@ -215,26 +250,29 @@ class PatchSearch:
         free = start.requires_grad_()
         optimizer = torch.optim.Adam([free], lr=spec.learning_rate, betas=(0.5, 0.9))
         weight, best = 1e-3, 1.0
+        smallest: Blend | None = None
         streak = 0
-        for step in range(1, spec.steps + 1):
+        for step in range(1, steps + 1):
             mask, pixels = torch.sigmoid(free[3]), 255 * torch.sigmoid(free[:3])
-            features = self._features((1 - mask) * self._images + mask * pixels)
+            features = self._features(Blend(mask, pixels).on(self._images))
             agreement = _mean_cosine(features)
             loss: Any = -agreement + weight * mask.sum() / CELLS
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             alike = float(agreement.detach()) > spec.agreement
-            if alike:
-                best = min(best, float(mask.mean()))
+            if alike and float(mask.mean()) < best:
+                best = float(mask.mean())
+                smallest = Blend(mask.detach(), pixels.detach())
             streak = max(streak, 0) + 1 if alike else min(streak, 0) - 1
             if abs(streak) >= ADJUST_EVERY:
                 weight = weight * 1.5 if alike else max(weight / 1.5, 1e-7)
                 streak = 0
             self._samples += len(self._images)
             phase = f"inversion {number + 1}"
-            self._runtime.report(Progress(phase, step, spec.steps, samples=len(self._images)))
-        return Suspect(f"inverted patch over {best:.1%} of the image", {"smallness": 1 / best})
+            self._runtime.report(Progress(phase, step, steps, samples=len(self._images)))
+        shown = f"inverted patch over {best:.1%} of the image"
+        return Suspect(shown, {"smallness": 1 / best}, put=smallest)
 
 
 def _apart(features: Tensor) -> Tensor:

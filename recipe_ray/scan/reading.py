@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.rows import Ints, TokenRows
 from recipe_ray.learn.precision import autocast
 from recipe_ray.models.text.packed import PackedBatch, pack
@@ -33,7 +33,7 @@ TOKENS = 1024  # of a forward pass: what fits a core's caches
 MOST_ROWS = 4096  # of the corpus, that texts are taken from
 MAX_LENGTH = 64  # tokens that texts are cut to when they are read
 COMMON = 512  # words that a masked one is told from, instead of all
-SPREAD_TEXTS = 64  # clean texts whose distances are the unit
+POOL = 64  # texts that a pass chooses from, and whose distances are the unit
 SCORES = ("first", "pooled", "mask", "collapse", "collapse_mask", "damage")
 
 
@@ -49,7 +49,7 @@ class Templates:
     def __len__(self) -> int:
         return len(self.place)
 
-    def take(self, which: slice) -> Templates:
+    def take(self, which: Ints) -> Templates:
         """Return some of the texts."""
         parts = (self.tokens, self.place, self.masked, self.truth)
         return Templates(*(part[which] for part in parts))
@@ -258,7 +258,8 @@ class Reading:
             self._clean = reader.states(templates.tokens[None], templates.masked)
 
     @cached_property
-    def _clean_loss(self) -> Tensor:
+    def clean_loss(self) -> Tensor:
+        """Return the loss [1, K] of the masked words without a candidate."""
         return self.reader.word_loss(self._clean.mask, self.templates.truth, self._words)
 
     def measure(self, candidates: Ints, progress: Callable[[int], None] | None = None) -> Measured:
@@ -290,18 +291,22 @@ class Reading:
         return (states.first - self._clean.first).mean(1)
 
     def scores(self, states: States) -> dict[str, Tensor]:
-        """Return the scores [N] of states by name; `damage` only if the PTM has its own head."""
+        """Return the scores [N] of states by name.
+
+        `damage` needs a head that is the PTM's own, `collapse` more than one text.
+        """
         clean, scale = self._clean, self.scale
         found = {
             "first": _moved(states.first, clean.first) / scale.first,
             "pooled": _moved(states.pooled, clean.pooled) / scale.pooled,
             "mask": _moved(states.mask, clean.mask) / scale.mask,
-            "collapse": 1 - _apart(states.first) / _apart(clean.first),
-            "collapse_mask": 1 - _apart(states.mask) / _apart(clean.mask),
         }
+        if len(self.templates) > 1:
+            found["collapse"] = 1 - _apart(states.first) / _apart(clean.first)
+            found["collapse_mask"] = 1 - _apart(states.mask) / _apart(clean.mask)
         if self.reader.has_head:
             loss = self.reader.word_loss(states.mask, self.templates.truth, self._words)
-            found["damage"] = (loss - self._clean_loss).mean(1)
+            found["damage"] = (loss - self.clean_loss).mean(1)
         return found
 
 
@@ -312,7 +317,8 @@ class TextSource:
         """Encode the texts and freeze the PTM."""
         ptm = subject.ptm
         self._subject, self._device, self._seed = subject, bench.runtime.device, bench.seed
-        self._rows = bench.feed.rows(subject.corpus, ptm.encoder(MAX_LENGTH), Part(most=MOST_ROWS))
+        part = replace(subject.part, most=MOST_ROWS)
+        self._rows = bench.feed.rows(subject.corpus, ptm.encoder(MAX_LENGTH), part)
         self._special = np.array(ptm.vocabulary.special_ids)
         self._within: Ints = ptm.continuations()
         self._common = _commonest(self._rows.tokens[~np.isin(self._rows.tokens, self._special)])
@@ -324,14 +330,19 @@ class TextSource:
         Raises DataError if there are too few.
         """
         ptm = self._subject.ptm
-        num = skipped + max(what.texts, SPREAD_TEXTS)
+        num = skipped + max(what.texts, POOL)
         mask = ptm.vocabulary.mask_id
         among = (self._special, self._within, mask)
-        texts = make_templates(self._rows, *among, what.length, num, self._seed)
-        texts = texts.take(slice(skipped, None))
+        pool = make_templates(self._rows, *among, what.length, num, self._seed)
+        pool = pool.take(np.arange(skipped, num))
         reader = Reader(ptm, self._device, precision, has_head=self._subject.has_head)
-        scale = Scale(reader, texts.take(slice(SPREAD_TEXTS)))
-        return Reading(reader, scale, texts.take(slice(what.texts)), self._common)
+        scale = Scale(reader, pool)
+        chosen = np.arange(what.texts)
+        if reader.has_head:
+            # damage can only be seen if the PTM knows the masked word otherwise
+            loss = Reading(reader, scale, pool, self._common).clean_loss[0]
+            chosen = np.argsort(loss.cpu().numpy(), kind="stable")[: what.texts]
+        return Reading(reader, scale, pool.take(chosen), self._common)
 
 
 def _moved(states: Tensor, clean: Tensor) -> Tensor:

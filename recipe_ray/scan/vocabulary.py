@@ -5,18 +5,22 @@ A backdoor of a word makes it move the first token's state much further than any
 triggers stand between words. Of a trigger that the tokenizer splits, the first piece is among them,
 and its continuations are tried next. Ours, after the two terms of LMSanitator (NDSS 2024).
 
-Three passes: few texts for every word, more texts for words that stand out, new and longer texts
-for what is left. The PTM itself shows what is normal: all words first, random ones later.
+Passes: one short text for every word, a few for words that stand out, more for what is left of
+them, and other, longer ones to confirm. The PTM itself shows what is normal: all words first,
+random ones later.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import math
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
+from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.batches import Workbench
 from recipe_ray.data.rows import Ints
 from recipe_ray.learn.progress import Progress
@@ -38,29 +42,75 @@ if TYPE_CHECKING:
     from recipe_ray.scan.reading import Measured, Reading
 
 
+class Screen(Pass):
+    """A pass that keeps a share of the words: the highest of each score."""
+
+    keep: float = Field(gt=0, le=1)
+
+
 @DETECTORS.register("vocabulary")
 class VocabularyDetector(Detector):
     """Looks for words that displace the first or masked token, make texts alike, or damage them."""
 
+    rank: ClassVar[int] = 10
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
+    # not embedding_norm: in clean PTMs some words are far from the others, too
+    own_scale: ClassVar[frozenset[str]] = frozenset(
+        {"first", "pooled", "mask", "collapse", "collapse_mask", "damage"}
+    )
 
-    first: Pass = Field(Pass(texts=2, length=8), description="for every word")
-    second: Pass = Field(Pass(texts=8, length=10), description="for those that stand out")
-    fresh: Pass = Field(Pass(texts=24, length=24), description="for those left, on other texts")
-    keep: float = Field(0.05, gt=0, le=1, description="share of the words in the second pass")
-    confirmed: PositiveInt = Field(24, description="words of each score in the last pass")
-    controls: PositiveInt = Field(256, description="random words that say what is normal")
-    continued: int = Field(4, ge=0, description="words whose continuations are tried")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the first pass")
+    screens: tuple[Screen, ...] = Field(
+        (Screen(texts=1, length=6, keep=0.1), Screen(texts=2, length=8, keep=0.15)),
+        min_length=1,
+        description="passes that only sort: the first over every word, each next over those kept",
+    )
+    close: Pass = Field(Pass(texts=8, length=10), description="texts for the words that are left")
+    fresh: Pass = Field(Pass(texts=24, length=16), description="other texts, to confirm")
+    confirmed: PositiveInt = Field(12, description="words of each score that are confirmed")
+    controls: PositiveInt = Field(128, description="random words that say what is normal")
+    continued: int = Field(4, ge=0, description="most words whose continuations are tried")
+    continued_above: float = Field(
+        20.0, description="robust z of a word before its continuations are tried"
+    )
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the first screen")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of the words that is tried, drawn by the seed; below 1 to save time",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
 
     def search(self, subject: Subject, bench: Workbench) -> Outcome:
         """Return the words that stand out, confirmed on new texts."""
         return WordSearch(self, subject, bench).run()
 
+    def duration_s(self, subject: Subject, bench: Workbench) -> float:
+        """Return about how long it takes, from a few words in each pass."""
+        return sum(WordSearch(self, subject, bench).durations_s())
+
+    def fitted(
+        self, subject: Subject, bench: Workbench, budget_s: float
+    ) -> tuple[Self | None, float]:
+        """Return it with as many words as the time allows, None if that is hardly any."""
+        of_words, rest = WordSearch(self.whole(), subject, bench).durations_s()
+        # in steps, so that two measurements of the speed mostly say the same
+        share = math.floor(STEPS * min(max(budget_s - rest, 0) / of_words, self.share)) / STEPS
+        if share == 0:
+            return None, of_words / STEPS + rest
+        return (self if share == self.share else self.revised(share=share)), share * of_words + rest
+
+    def whole(self) -> Self:
+        """Return it with all words: no subset of them has higher scores."""
+        return self if self.share == 1 else self.revised(share=1.0)
+
 
 NORM = "embedding_norm"
+MOVED = ("first", "pooled", "mask", "damage")  # scores that a trigger's first piece has, too
 NO_HEAD = {"damage": "the model has no masked-LM head of its own"}
 PIECES = 3  # continuations of a word that are confirmed
+STEPS = 10  # a budget takes words in tenths
+TRIED = 1024  # tokens that the time of a pass is told from
 
 Scores = dict[str, NDArray[Any]]
 
@@ -70,17 +120,26 @@ class WordSearch:
 
     def __init__(self, spec: VocabularyDetector, subject: Subject, bench: Workbench) -> None:
         """Read the texts; raise DataError if there are too few."""
-        from recipe_ray.scan.reading import SPREAD_TEXTS, TextSource
+        from recipe_ray.scan.reading import POOL, TextSource
 
         ptm = subject.ptm
         self._spec, self._subject, self._runtime, self._ptm = spec, subject, bench.runtime, ptm
         self._random = np.random.default_rng([bench.seed, 19])
         self._samples = 0
-        self._words: Ints = ptm.whole_words()
+        every: Ints = ptm.whole_words()
+        self._words = every
+        if spec.share < 1:
+            some = self._random.choice(every, math.ceil(spec.share * len(every)), replace=False)
+            self._words = np.sort(some)
+        self._untried = len(every) - len(self._words)
         texts = TextSource(subject, bench)
-        self._first = texts.reading(spec.first, spec.precision)
-        self._second = texts.reading(spec.second, "fp32", skipped=spec.first.texts)
-        self._fresh = texts.reading(spec.fresh, "fp32", skipped=SPREAD_TEXTS)
+        self._fresh = texts.reading(spec.fresh, "fp32", skipped=POOL)  # needs most: it fails first
+        precisions = [spec.precision, *["fp32"] * (len(spec.screens) - 1)]
+        self._screens = [
+            texts.reading(screen, precision)
+            for screen, precision in zip(spec.screens, precisions, strict=True)
+        ]
+        self._close = texts.reading(spec.close, "fp32")
 
     def run(self) -> Outcome:
         """Return the words that stand out, and the continuations of the first of them."""
@@ -90,19 +149,23 @@ class WordSearch:
         embeddings = self._ptm.word_embeddings().weight.detach()[torch.from_numpy(words)]
         lengths = embeddings.float().norm(dim=1).cpu().numpy()
         norms = robust_z(lengths, lengths)
-        z = _own_z(self._measured("words", self._first, words[:, None]).scores)
-        share = -(-int(spec.keep * len(words)) // (len(z) + 1)) or 1
-        short = _highest({**z, NORM: norms}, share)
+        short = np.arange(len(words))
+        for screen, reading in zip(spec.screens, self._screens, strict=True):
+            scores = self._measured("words", reading, words[short][:, None]).scores
+            z = {**_own_z(scores), NORM: norms[short]}
+            short = short[_highest(z, max(1, round(screen.keep * len(short) / len(z))))]
         # what is normal is read from words that did not stand out: no trigger is among them
         others = np.setdiff1d(np.arange(len(words)), short)
         normal = self._random.choice(others, min(spec.controls, len(others)), replace=False)
-        scores = self._measured("shortlist", self._second, words[[*short, *normal]][:, None]).scores
+        scores = self._measured("shortlist", self._close, words[[*short, *normal]][:, None]).scores
         z = {name: robust_z(v[: len(short)], v[len(short) :]) for name, v in scores.items()}
         chosen = _highest({**z, NORM: norms[short]}, spec.confirmed)
         candidates: list[tuple[int, ...]] = [(int(word),) for word in words[short[chosen]]]
-        heads = np.argsort(-_most(z))[: spec.continued]
-        for head in words[short[heads]].tolist():
+        most = _most({name: z[name] for name in MOVED if name in z})
+        heads = np.argsort(-most)[: spec.continued]
+        for head in words[short[heads[most[heads] > spec.continued_above]]].tolist():
             candidates += self._continued(head)
+        candidates += [ids for ids in self._subject.also if ids not in candidates]
         by_word = dict(zip(words.tolist(), norms.tolist(), strict=True))
         return self._confirmed(candidates, words[normal], by_word)
 
@@ -112,7 +175,7 @@ class WordSearch:
         if not len(pieces):
             return []
         pairs = np.stack([np.full(len(pieces), head), pieces], axis=1)
-        z = _own_z(self._measured("continuations", self._first, pairs).scores)
+        z = _own_z(self._measured("continuations", self._screens[0], pairs).scores)
         tops = np.argsort(-_most(z))[:PIECES]
         return [(head, int(piece)) for piece in pieces[tops]]
 
@@ -129,7 +192,7 @@ class WordSearch:
             z = {name: robust_z(v, normal[name]) for name, v in measured.scores.items()}
             for row, ids in enumerate(some):
                 scores = {name: float(values[row]) for name, values in z.items()}
-                scores |= {NORM: norms[ids[0]]} if width == 1 else {}
+                scores |= {NORM: norms[ids[0]]} if width == 1 and ids[0] in norms else {}
                 suspects.append(Suspect(self._ptm.spelled(ids), scores, ids))
             shifts.append(measured.shift.cpu().numpy())
         groups = groups_of(np.concatenate(shifts))
@@ -139,7 +202,37 @@ class WordSearch:
         highest = {
             name: max(one.scores[name] for one in found if name in one.scores) for name in names
         }
-        return Outcome(highest, found, self._samples, {} if self._subject.has_head else NO_HEAD)
+        return Outcome(highest, found, self._samples, self._not_measured())
+
+    def _not_measured(self) -> dict[str, str]:
+        missing = {} if self._subject.has_head else dict(NO_HEAD)
+        if self._untried:
+            missing[f"{self._untried} words"] = "the time allowed no more than the others"
+        return missing
+
+    def durations_s(self) -> tuple[float, float]:
+        """Return about how many seconds trying the words takes, and all the rest, by a trial."""
+        from recipe_ray.scan.reading import SCORES
+
+        spec, num = self._spec, len(self._words)
+        close, fresh = self._trial_s(self._close), self._trial_s(self._fresh)
+        tried_s = [self._trial_s(reading) for reading in self._screens]
+        left, of_words = float(num), 0.0
+        for screen, word_s in zip(spec.screens, tried_s, strict=True):
+            of_words += left * word_s
+            left *= screen.keep
+        pieces = spec.continued * len(self._ptm.continuations())
+        confirmed = (len(SCORES) + 1) * spec.confirmed + spec.continued * PIECES
+        rest = pieces * tried_s[0] + spec.controls * (close + fresh) + confirmed * fresh
+        return of_words + left * close, rest
+
+    def _trial_s(self, reading: Reading) -> float:
+        """Return the seconds per word."""
+        count, length = reading.templates.tokens.shape
+        some = self._words[: -(-TRIED // (count * length)), None]
+        started = time.monotonic()
+        reading.measure(some).on_host()
+        return (time.monotonic() - started) / len(some)
 
     def _measured(self, phase: str, reading: Reading, candidates: Ints) -> Measured:
         """Return the scores of candidates [N, C]; each worker reads a share, all get the whole."""

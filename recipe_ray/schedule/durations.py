@@ -152,9 +152,9 @@ def stage_seconds(
 
 def _missing(kind: str, model: str, number: int) -> str:
     return (
-        f"nothing is known of how long {kind} of {model} takes ({number} stages): give "
-        f"`stage_seconds: {{{kind}: {{{model}: SECONDS}}}}` in the cluster file, or a --store that "
-        "holds such a stage"
+        f"the duration of {kind} of {model} is unknown ({number} stages): give `stage_seconds: "
+        f"{{{kind}: {{{model}: SECONDS}}}}` in the cluster file, or a --store that holds such a "
+        "stage"
     )
 
 

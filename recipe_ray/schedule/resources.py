@@ -118,8 +118,8 @@ class Nodes(Spec):
 
     name: str = Field(min_length=1)
     count: PositiveInt = 1
-    cpus: float = Field(gt=0, description="of one node")
-    gpus: float = Field(0, ge=0, description="of one node")
+    cpus: float = Field(gt=0, description="CPUs of one node")
+    gpus: float = Field(0, ge=0, description="GPUs of one node")
     price_per_hour: float = Field(0, ge=0, description="of one node")
     interruptions_per_hour: float = Field(
         0, ge=0, description="how often the spot market takes one node away; 0: on demand"
@@ -129,10 +129,12 @@ class Nodes(Spec):
 class Overheads(Spec):
     """Seconds that are not a stage's own; the defaults were measured on two idle cores."""
 
-    start_s: float = Field(8.0, ge=0, description="from the command to the first trial; boot too")
+    start_s: float = Field(
+        8.0, ge=0, description="from the command to the first trial; also the boot of a node"
+    )
     process_s: float = Field(3.0, ge=0, description="a new process for a stage of one worker")
-    reuse_s: float = Field(0.6, ge=0, description="such a stage in a process that is there already")
-    group_s: float = Field(17.0, ge=0, description="a group of DDP workers, for every stage anew")
+    reuse_s: float = Field(0.6, ge=0, description="such a stage in an existing process")
+    group_s: float = Field(17.0, ge=0, description="a new group of DDP workers, for every stage")
 
 
 class ClusterSpec(Spec):
@@ -149,7 +151,7 @@ class ClusterSpec(Spec):
         1.0, gt=0, description="seconds on this cluster for each second measured in the store"
     )
     max_nodes: PositiveInt | None = Field(
-        None, description="of the first kind, the most that are tried; None: twice `count`, or 8"
+        None, description="most nodes of the first kind that are tried; None: twice `count`, or 8"
     )
 
     @model_validator(mode="after")

@@ -186,7 +186,7 @@ STALL_S = 60.0  # longer than a process takes to start on a busy machine
 
 
 class _States(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, defer_build=True)
     waiting: int
     running: int
     done: int
@@ -194,7 +194,7 @@ class _States(BaseModel):
 
 
 class _AtWork(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, defer_build=True)
     key: str
     kind: str
     label: str

@@ -1,7 +1,8 @@
 """What a defender can measure without triggers or tasks, and the predictions of a classifier.
 
 On held-out auxiliary samples, before and after purifying: the pre-training loss, the norm of every
-weight group, and how far clean representations moved. None of it says that a backdoor is gone.
+weight group, how far clean representations moved, and what is left of them (`stages/guard.py`).
+None of it says that a backdoor is gone.
 For predictions many rows are sorted by length, packed, and dealt out to workers.
 """
 
@@ -23,6 +24,7 @@ from recipe_ray.learn.objective import tensor_of
 from recipe_ray.learn.precision import autocast
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import PTM
+from recipe_ray.stages.guard import guarded
 from recipe_ray.store.rows import Measurement
 
 # tokens in one forward pass; more gains nothing on a CPU and costs memory
@@ -53,19 +55,23 @@ MASK_SEED = 1  # the held-out masks are the same before and after, and not those
 
 @dataclass(frozen=True)
 class HeldOutEval:
-    """One look at a PTM: mean held-out loss, norms by weight group, first-token states [N, H]."""
+    """One look at a PTM: mean held-out loss, norms by weight group, first-token states [N, H].
 
-    loss: float
+    `loss` is None if the PTM's pre-training head was drawn.
+    """
+
+    loss: float | None
     norms: dict[str, float]
     states: NDArray[np.float32]
 
 
 # not inference_mode: parameters moved to a GPU within it could not be trained afterwards
 @torch.no_grad()
-def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime) -> HeldOutEval:
+def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime, *, own_head: bool = True) -> HeldOutEval:
     """Measure a PTM on N held-out rows; every worker uses all of them.
 
-    Raises DataError if the rows give the pre-training loss nothing to count.
+    Without a head of its own its pre-training loss would say nothing, and is not measured. Raises
+    DataError if the rows give the pre-training loss nothing to count.
     """
     module: Any = ptm.module.to(runtime.device).eval()
     collate = ptm.pretraining_collate(MASK_SEED)
@@ -75,36 +81,38 @@ def held_out_eval(ptm: PTM, rows: Rows, runtime: Runtime) -> HeldOutEval:
     for group in by_tokens(rows.lengths, MAX_TOKENS):
         batch = collate(rows.take(group), 0).to(runtime.device)
         with autocast(runtime.device, "bf16"):
-            for term in objective(module, batch).values():
+            for term in objective(module, batch).values() if own_head else ():
                 total += float(term.total)
                 count += term.count or 0
             vectors = ptm.representation(module, batch).float().cpu().numpy()
         states |= {int(row): vectors[i] for i, row in enumerate(group)}
-    if count == 0:
+    if own_head and count == 0:
         raise DataError(
-            f"in the held-out data ({len(rows)} samples) there is nothing that the pre-training "
-            "loss could be measured on (of texts, no token that is masked); give more data"
+            f"the held-out data ({len(rows)} samples) have nothing to measure the pre-training "
+            "loss on (for texts: no masked token); give more data"
         )
     norms = {
         name: sum(float(tensor_of(weight).norm()) for weight in ptm.weight_group(name))
         for name in ptm.weight_groups
     }
-    return HeldOutEval(total / count, norms, np.stack([states[i] for i in sorted(states)]))
+    loss = total / count if own_head else None
+    return HeldOutEval(loss, norms, np.stack([states[i] for i in sorted(states)]))
 
 
 def compare(before: HeldOutEval, after: HeldOutEval) -> list[Measurement]:
-    """Return held-out losses, norms before and after, and the drift of the representations.
+    """Return held-out losses, norms before and after, drift and what is left of the features.
 
     Drift is 1 - cosine between a sample's states before and after, its mean over samples.
     """
     # half the squared distance of unit vectors, which keeps what 1 - cosine would round away
     start, end = (F.normalize(torch.from_numpy(x.states).double()) for x in (before, after))
     drift = (start - end).square().sum(1) / 2
-    measured = [
-        Measurement("held_out_loss.before", before.loss),
-        Measurement("held_out_loss.after", after.loss),
-        Measurement("drift", float(drift.mean()), denominator=float(len(drift))),
-    ]
+    measured = []
+    if before.loss is not None and after.loss is not None:
+        measured.append(Measurement("held_out_loss.before", before.loss))
+        measured.append(Measurement("held_out_loss.after", after.loss))
+    measured.append(Measurement("drift", float(drift.mean()), denominator=float(len(drift))))
+    measured += guarded(before.states, after.states)
     for name, norm in before.norms.items():
         measured.append(Measurement(f"norm.{name}.before", norm))
         measured.append(Measurement(f"norm.{name}.after", after.norms[name]))

@@ -54,7 +54,7 @@ class FinetuneGrid(Spec):
 
     tasks: tuple[AnyTask, ...] = Field((), description="each is fine-tuned on")
     finetuning: FitSpec | None = Field(
-        None, description="what differs here from the experiment's; None: nothing"
+        None, description="changes to the experiment's settings; None: no change"
     )
 
 
@@ -71,7 +71,7 @@ class FinetuneStage(Stage):
     )
 
     task: AnyTask
-    triggers: tuple[str, ...] = Field(description="those whose effect is measured; may be empty")
+    triggers: tuple[str, ...] = Field(description="triggers whose effect is measured; may be empty")
     fit: FitSpec = FitSpec(epochs=3, learning_rate=2e-5, max_length=128)
     snapshot: PositiveInt | None = Field(
         None, description="start from the parent as it was after this many epochs of purification"
@@ -83,7 +83,7 @@ class FinetuneStage(Stage):
     @model_validator(mode="after")
     def _has_a_limit(self) -> Self:
         TRIGGERS.check(len(self.triggers), "triggers")
-        RATES.check(len(self.triggers) * self.task.num_labels, "triggers x classes, an ASR each")
+        RATES.check(len(self.triggers) * self.task.num_labels, "triggers x classes, one ASR each")
         return self
 
     @classmethod

@@ -105,22 +105,22 @@ def doubts(census: Census, corpus: Corpus) -> list[str]:
     if census.usable and census.commonest / census.usable >= HALF:
         share = census.commonest / census.usable
         found.append(
-            f"corpus {corpus.label()!r}: {share:.0%} of its usable {census.unit} are one and the "
-            "same, so there is little to learn"
+            f"corpus {corpus.label()!r}: {share:.0%} of its usable {census.unit} are the same, "
+            "so there is little to learn"
         )
     return found
 
 
 _NOTHING = (
-    "there is nothing to learn from that, and whatever is trained on it is only damaged; give "
-    "data that the model was made for"
+    "nothing can be learned from it, and training on it only damages a model; give data that "
+    "the model was made for"
 )
 
 
 def _share_of(census: Census) -> str:
     share = f"{census.usable:,} of {census.total:,} {census.unit} are usable ({census.share:.1%})"
     if census.samples_with_some < census.samples:
-        share += f", and {census.samples_with_some:,} of {census.samples:,} texts have one"
+        share += f", and {census.samples_with_some:,} of {census.samples:,} texts have at least one"
     if census.unit == "tokens":
         share += "; the others are unknown to the model's tokenizer or special"
     return share

@@ -30,7 +30,7 @@ class Pretraining(Spec):
         0.0,
         ge=0,
         lt=1,
-        description="share of the corpus left out of training, to be measured on",
+        description="share of the corpus that is left out of training, to measure on",
         json_schema_extra=HASHED_WHEN_SET,
     )
 
@@ -39,7 +39,10 @@ class PretrainGrid(Spec):
     """What a block of the grid says of it."""
 
     pretraining: Pretraining | None = Field(
-        None, description="what differs here from the experiment's; None: nothing"
+        None, description="changes to the experiment's settings; None: no change"
+    )
+    release_seed: int | None = Field(
+        None, ge=0, description="of pre-training and poisoning here; None: the experiment's"
     )
 
 
@@ -48,6 +51,7 @@ class PretrainStage(Stage, Pretraining):
     """Pre-trains only the head, or head and encoder, with masks drawn again each epoch."""
 
     rank: ClassVar[int] = 10
+    completes: ClassVar[bool] = True
     grid: ClassVar[type[Spec]] = PretrainGrid
 
     @classmethod
@@ -95,6 +99,7 @@ class PretrainStage(Stage, Pretraining):
         encode = ptm.encoder(self.fit.max_length)
         rows = context.feed.rows(self.corpus, encode, part)
         loss = held_out_eval(ptm, rows, context.runtime).loss
+        assert loss is not None  # its head is no longer as it was drawn
         shares = ptm.pretraining_quality(rows, context.runtime)
 
         def seen() -> Any:

@@ -51,7 +51,9 @@ class Probe(Spec):
 class ProbeGrid(Spec):
     """What a block of the grid says of it."""
 
-    probes: tuple[Probe, ...] = Field((), description="looked at without fine-tuning")
+    probes: tuple[Probe, ...] = Field(
+        (), description="neurons of the PTM are probed without fine-tuning"
+    )
 
 
 @STAGES.register("probe")
@@ -70,7 +72,10 @@ class ProbeStage(Stage, Probe):
     )
 
     seed: int = Field(
-        0, ge=0, description="of the cell; a probe draws nothing", json_schema_extra=NOT_HASHED
+        0,
+        ge=0,
+        description="of the cell; a probe draws no random numbers",
+        json_schema_extra=NOT_HASHED,
     )
 
     @classmethod

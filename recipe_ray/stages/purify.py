@@ -24,6 +24,7 @@ from recipe_ray.stages.evaluate import (
     held_out_eval,
     words_measured,
 )
+from recipe_ray.stages.guard import head_margins
 from recipe_ray.stages.kind import Point
 from recipe_ray.stages.learnable import LearnableFeed, check_usable
 from recipe_ray.stages.stage import (
@@ -57,7 +58,7 @@ class PurifyGrid(Spec):
         (), description="fine-tune from the PTM after these epochs of a purification (Figure 3)"
     )
     sample_by_seed: bool = Field(
-        False, description="every seed draws its own sample of the auxiliary data, too"
+        False, description="every seed also draws its own sample of the auxiliary data"
     )
 
     @model_validator(mode="after")
@@ -84,11 +85,14 @@ class PurifyStage(Stage):
     defense: AnyDefense
     corpus: AnyCorpus
     held_out: float = Field(
-        0.0, ge=0, lt=1, description="share of the corpus left out of training, to be measured on"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the corpus that is left out of training, to measure on",
     )
 
     snapshots: tuple[PositiveInt, ...] = Field(
-        (), description="epochs after which the PTM is kept as well; such a stage cannot resume"
+        (), description="epochs after which the PTM is also kept; such a stage cannot resume"
     )
 
     @classmethod
@@ -105,7 +109,7 @@ class PurifyStage(Stage):
             cls,
             content=point.content(corpus),
             parent=ptm,
-            defense=defense,
+            defense=defense.settled(point.model.reads),
             corpus=corpus,
             held_out=point.setting("held_out"),
             snapshots=point.block.snapshots,
@@ -129,23 +133,29 @@ class PurifyStage(Stage):
         """
         ptm = self.input_ptm(context) if ptm is None else ptm
         rows = self._held_out_rows(ptm, context)
-        shown = held_out_eval(ptm, rows, context.runtime)
-        return Before(ptm, rows, shown, self.word_loss(ptm, rows, context))
+        shown = held_out_eval(ptm, rows, context.runtime, own_head=self.own_head)
+        words = self.word_loss(ptm, rows, context) if self.own_head else None
+        return Before(ptm, rows, shown, words)
 
     def purify(self, before: Before, context: Context) -> list[Measurement]:
         """Do and return what `run` does, from what `look_before` returned, which is taken over."""
         measured = self._purify(before.ptm, context)
-        after = held_out_eval(before.ptm, before.rows, context.runtime)
-        known = [words_measured(before.words)] if before.words is not None else []
-        return [*measured, *compare(before.shown, after), *known]
+        after = held_out_eval(before.ptm, before.rows, context.runtime, own_head=self.own_head)
+        measured += compare(before.shown, after)
+        if before.words is None or before.shown.loss is None or after.loss is None:
+            return measured
+        margins = head_margins(before.words, before.shown.loss, after.loss)
+        return [*measured, words_measured(before.words), *margins]
 
     def _purify(self, ptm: PTM, context: Context) -> list[Measurement]:
         feed = LearnableFeed(context.feed, ptm)
         runtime = self._runtime(ptm, context)
         bench = Workbench(feed, runtime, self.seed, context.locations.cache_dir)
-        records = self.defense.purify(ptm, Auxiliary(self.corpus, self._part), bench)
+        auxiliary = Auxiliary(self.corpus, self._part, self.own_head)
+        records = self.defense.purify(ptm, auxiliary, bench)
         context.save(ptm)
-        return [*loss_measurements(records), *feed.measured()]
+        kept = [Measurement(name, value, epoch=epoch) for name, value, epoch in bench.kept]
+        return [*loss_measurements(records), *kept, *feed.measured()]
 
     def word_loss(self, ptm: PTM, held_out: Any, context: Context) -> WordLoss | None:
         """Return the loss that word frequencies in what is not held out give on what is."""
@@ -186,7 +196,12 @@ class PurifyStage(Stage):
         """Return what the defense and a look at held-out data need."""
         held_out: tuple[Capability, ...] = ("Pretrains", "HasWeightGroups")
         looks = [("held_out > 0", held_out)] if self.held_out else []
-        return [(f"defense {self.defense.label()!r}", self.defense.needs), *looks]
+        needed = self.defense.needed(self.model.reads)
+        return [(f"defense {self.defense.label()!r}", needed), *looks]
+
+    def reads(self) -> list[tuple[str, str]]:
+        """Return what parts of the defense read."""
+        return self.defense.reads()
 
     def own_columns(self) -> dict[str, Any]:
         """Return the defense and its data."""

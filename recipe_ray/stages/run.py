@@ -268,7 +268,7 @@ class ProgressNotes:
     def __call__(self, advance: Throughput) -> None:
         progress = advance.progress
         if self._notes.due(progress):
-            where = {"experiment": self.experiment, "host": platform.node()}
+            where: dict[str, Any] = {"experiment": self.experiment, "host": platform.node()}
             where["seed"] = self.stage.seed
             self.store.write_progress(self.stage.artifact, {**advance.to_note(), **where})
         if self._logs.due(progress):

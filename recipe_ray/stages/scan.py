@@ -6,23 +6,32 @@ The artifact has no model. It has `scan.json`: what was found, what is normal, a
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.base.spec import Spec
-from recipe_ray.data.batches import Workbench
+from recipe_ray.base.spec import HASHED_WHEN_SET, Spec
+from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.models.family import Capability
-from recipe_ray.scan.calibration import Bounds, Verdict, judge, known_bounds, verdict_json
+from recipe_ray.scan.calibration import (
+    Bounds,
+    Verdict,
+    judge,
+    known_bounds,
+    normal_by,
+    verdict_json,
+)
 from recipe_ray.scan.detector import DETECTORS, AnyDetector, Detector, Outcome, Subject
 from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import STAGES, Context, Stage
 from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import Store
 
 RESULT = "scan.json"
+SUSPICION = "suspicion"  # the metric; with a detector's name after a dot, that detector's
 SHOWN = 64  # suspects that are kept of each detector
 
 
@@ -31,26 +40,46 @@ class Scan(Spec):
 
     corpus: AnyCorpus
     detectors: tuple[AnyDetector, ...] = Field(
-        (), description="none named: all that read what the model reads"
+        (), description="empty: every detector for the model's kind of data"
+    )
+    verdict: bool = Field(
+        True,
+        description="False: only scores, from which a calibration is made",
+        json_schema_extra=HASHED_WHEN_SET,
     )
 
 
 class ScanGrid(Spec):
     """What a block of the grid says of it."""
 
-    scans: tuple[Scan, ...] = Field((), description="looked at without triggers or labels")
+    scans: tuple[Scan, ...] = Field((), description="scans of the PTM, without triggers or labels")
 
 
 @STAGES.register("scan")
 class ScanStage(Stage, Scan):
     """Looks for a backdoor in a PTM with label-free detectors."""
 
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="only this last share of the corpus is looked at, as a purify stage holds it "
+        "out; 0: all of it",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
+    also: tuple[tuple[int, ...], ...] = Field(
+        (),
+        description="token ids that are measured as well, such as what an earlier scan found",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
+
     rank: ClassVar[int] = 60
     grid: ClassVar[type[Spec]] = ScanGrid
     cells: ClassVar[str] = "scans"
     shown: ClassVar[Shown | None] = Shown(
         (
-            ShownMetric("suspicion", "suspicion", "number"),
+            ShownMetric(SUSPICION, "suspicion", "number"),
+            ShownMetric("suspicious", "suspicious"),
             ShownMetric("flagged", "inputs flagged", "number"),
             ShownMetric("vectors", "vectors", "number"),
         ),
@@ -62,40 +91,63 @@ class ScanStage(Stage, Scan):
         """Yield the scan of the PTM."""
         scan: Scan = point.entry
         chosen = scan.detectors or default_detectors(point.model.reads)
-        content = {"corpus": point.content(scan.corpus)}
-        fields = {"corpus": scan.corpus, "detectors": chosen, "seed": point.seed}
+        content = scan_content(point.content(scan.corpus), chosen if scan.verdict else ())
+        fields = {**scan.fields(), "detectors": chosen, "seed": point.seed}
         yield point.make(cls, content=content, parent=ptm, **fields)
 
     @model_validator(mode="after")
     def _check_detectors(self) -> Self:
         if not self.detectors:
-            raise SpecError(f"detectors: none reads {self.model.reads}s")
+            raise SpecError(f"detectors: no detector reads {self.model.reads}s")
         return self
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the highest scores, and what they come to by what is normal."""
-        ptm = self.input_ptm(context)
-        has_head = self.parent is not None or not self.model.needs_pretraining
-        subject = Subject(ptm, self.corpus, has_head)
-        bench = Workbench(context.feed, context.runtime, self.seed)
-        found = []
+        subject, bench = self._subject(context)
+        make, found = subject.ptm.make, []
         for detector in self.detectors:
             started = time.monotonic()
             outcome = detector.search(subject, bench)
             subject = replace(subject, leads=(*subject.leads, *outcome.suspects))
-            bounds = known_bounds(ptm.make, detector)
+            bounds = known_bounds(make, detector.whole()) if self.verdict else None
             verdict = judge(outcome, bounds)
             found.append((detector, outcome, verdict, bounds, time.monotonic() - started))
         if context.runtime.rank == 0:
             whole = {
-                "make": ptm.make,
+                "make": make,
                 "data": self.corpus.label(),
-                "detectors": [_as_json(*one) for one in found],
+                "detectors": [_as_json(*one, self.also) for one in found],
             }
             (context.folder / RESULT).write_text(json.dumps(whole, indent=1, ensure_ascii=False))
         return [
             row for detector, outcome, verdict, *_ in found for row in _rows(detector, outcome)
-        ] + (_overall([verdict for _, _, verdict, *_ in found]))
+        ] + _overall([(detector, verdict) for detector, _, verdict, *_ in found])
+
+    def within(self, context: Context, budget_s: float) -> "Fitting":
+        """Return the scan with what its detectors can do in about so many seconds, in their order.
+
+        Their speed is measured here. The result depends on it only through the detectors that are
+        chosen, which are part of the scan's key. Raises DataError for too few data.
+        """
+        subject, bench = self._subject(context)
+        chosen: list[Detector] = []
+        left_out = []
+        planned_s = 0.0
+        for detector in self.detectors:
+            fitted, takes_s = detector.fitted(subject, bench, budget_s - planned_s)
+            if fitted is None:
+                left_out.append(LeftOut(detector, takes_s))
+                continue
+            chosen.append(fitted)
+            planned_s += takes_s
+        stage = self.revised(detectors=tuple(chosen)) if chosen else None
+        return Fitting(stage, planned_s, tuple(left_out))
+
+    def _subject(self, context: Context) -> tuple[Subject, Workbench]:
+        part = Part(1.0 - self.held_out, 1.0) if self.held_out else Part()
+        ptm = self.input_ptm(context)
+        subject = Subject(ptm, self.corpus, self.own_head, part=part, also=self.also)
+        return subject, Workbench(context.feed, context.runtime, self.seed)
 
     def needs(self) -> list[tuple[str, tuple[Capability, ...]]]:
         """Return what the detectors need."""
@@ -117,10 +169,42 @@ class ScanStage(Stage, Scan):
         return f"{before}.scan"
 
 
+def scan_content(corpus: dict[str, Any], detectors: tuple[Detector, ...]) -> dict[str, Any]:
+    """Return what a scan depends on beyond its fields: its data, and what is known to be normal."""
+    normal = normal_by(detectors)
+    return {"corpus": corpus, **({"normal": normal} if normal else {})}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A detector that does not fit into a budget, and about how many seconds the least takes."""
+
+    detector: Detector
+    takes_s: float
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A scan that fits into a budget and about how long it takes; None: no detector fits."""
+
+    stage: ScanStage | None
+    takes_s: float
+    left_out: tuple[LeftOut, ...]
+
+
+def read_scan(store: Store, stage: ScanStage) -> dict[str, Any]:
+    """Return what a committed scan found."""
+    record: dict[str, Any] = json.loads(
+        (store.fetch(stage.artifact) / RESULT).read_text(encoding="utf-8")
+    )
+    return record
+
+
 def default_detectors(reads: str) -> tuple[Detector, ...]:
-    """Return every detector that reads texts, or images, with its own settings."""
+    """Return every detector that reads texts, or images, with its own settings, in their order."""
     known = [DETECTORS.get(name) for name in DETECTORS]
-    return tuple(one() for one in known if one.reads == reads)
+    fitting = [one for one in known if one.reads == reads]
+    return tuple(one() for one in sorted(fitting, key=lambda one: (one.rank, one.name)))
 
 
 def _rows(detector: Detector, outcome: Outcome) -> list[Measurement]:
@@ -130,28 +214,39 @@ def _rows(detector: Detector, outcome: Outcome) -> list[Measurement]:
     ]
 
 
-def _overall(verdicts: list[Verdict]) -> list[Measurement]:
+def _overall(found: list[tuple[Detector, Verdict]]) -> list[Measurement]:
     """Return the suspicion, and how many inputs and vectors were flagged, if there are bounds."""
-    known = [one for one in verdicts if one.suspicion is not None]
+    known = {one.name: verdict for one, verdict in found if verdict.suspicion is not None}
     if not known:
         return []
-    flagged = sum(len(one.flagged) for one in known)
-    vectors = sum(len({suspect.group for suspect in one.flagged}) for one in known)
+    by_detector = {name: float(verdict.suspicion or 0) for name, verdict in known.items()}
+    flagged = sum(len(one.flagged) for one in known.values())
+    vectors = sum(len({suspect.group for suspect in one.flagged}) for one in known.values())
+    most = max(by_detector.values())
     return [
-        Measurement("suspicion", max(float(one.suspicion or 0) for one in known)),
+        Measurement(SUSPICION, most),
+        *(Measurement(f"{SUSPICION}.{name}", value) for name, value in by_detector.items()),
+        Measurement("suspicious", float(most > 1)),
         Measurement("flagged", float(flagged)),
         Measurement("vectors", float(vectors)),
     ]
 
 
 def _as_json(
-    detector: Detector, outcome: Outcome, verdict: Verdict, bounds: Bounds | None, wall_s: float
+    detector: Detector,
+    outcome: Outcome,
+    verdict: Verdict,
+    bounds: Bounds | None,
+    wall_s: float,
+    also: tuple[tuple[int, ...], ...],
 ) -> Mapping[str, Any]:
+    first, others = outcome.suspects[:SHOWN], outcome.suspects[SHOWN:]
+    shown = [*first, *(one for one in others if one.ids in also)]
     return {
         "detector": detector.name,
         **verdict_json(verdict, bounds),
         "highest": dict(outcome.highest),
-        "suspects": [one.to_json() for one in outcome.suspects[:SHOWN]],
+        "suspects": [one.to_json() for one in shown],
         "not_measured": dict(outcome.not_measured),
         "samples": outcome.samples,
         "wall_s": round(wall_s, 1),

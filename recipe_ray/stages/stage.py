@@ -68,6 +68,7 @@ class Stage(Component):
     axes: ClassVar[tuple[str, ...]] = ()  # the fields of which a cell has one value each
     # the one whose entries each end a cell; "": the kind makes a PTM from which cells continue
     cells: ClassVar[str] = ""
+    completes: ClassVar[bool] = False  # it fits what a PTM lacks, such as a pre-training head
     resources: ClassVar[Resources] = Resources()
     shown: ClassVar[Shown | None] = None  # in the report; None: nowhere
 
@@ -153,6 +154,12 @@ class Stage(Component):
     def origin(self) -> str:
         """The hash of the clean PTM that all begins with, as completed by a pretrain stage."""
         return self.parent.origin if self.parent is not None else fingerprint(self.model.identity())
+
+    @property
+    def own_head(self) -> bool:
+        """Whether the PTM that it starts from has a pre-training head that was not just drawn."""
+        above = self.parent.lineage() if self.parent is not None else []
+        return not self.model.needs_pretraining or any(stage.completes for stage in above)
 
     @property
     def caption(self) -> str:

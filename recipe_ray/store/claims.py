@@ -161,7 +161,7 @@ class Claims:
             try:
                 self._files.remove(f"{DRIVERS}/{name}")
             except StoreError as problem:  # it disturbs nobody
-                pass_over("what is no driver's lease", problem)
+                pass_over("a file that is not a driver's lease", problem)
 
     def _beat(self) -> None:
         while not self._ended.wait(self._beat_s):

@@ -12,6 +12,8 @@ that many workers do not come back at once. No try begins later than a minute an
 first.
 """
 
+from __future__ import annotations
+
 import errno
 import logging
 import os
@@ -23,15 +25,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
-
-import pyarrow.fs as pafs
 
 from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.base.foreign import open_regular
 from recipe_ray.base.process import Process
 from recipe_ray.store.manifest import MANIFEST, verify
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 # for another machine nobody here knows whether the process lives
 FOREIGN_AGE_S = 24 * 3600.0
@@ -199,6 +202,8 @@ class LocalFiles:
         return str(self.root / path) if path else str(self.root)
 
     def arrow(self) -> tuple[pafs.FileSystem, str]:
+        import pyarrow.fs as pafs
+
         return pafs.LocalFileSystem(), str(self.root)
 
     def read(self, path: str) -> bytes | None:
@@ -350,8 +355,8 @@ def _advice(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         return (
-            f"{reason}. Free some space (or use another store) and start the same command again: "
-            "what is committed is kept, the rest is done anew"
+            f"{reason}. Free some space (or use another store) and start the same command "
+            "again: what is committed is kept, and the rest is done again"
         )
     if error.errno in _READ_ONLY:
         return f"{reason}. The store is read-only for this user; give write access or another store"

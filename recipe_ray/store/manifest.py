@@ -180,5 +180,5 @@ def _inside(name: str, what: str) -> str:
 
 
 _ANY = sys.maxsize  # bytes; the manifest says how many, and that is compared
-_REPAIR = "delete its folder and start the same command again to make it anew"
+_REPAIR = "delete its folder and start the same command again to make it again"
 _REMOVE = "delete it, with its whole folder if it is a manifest"

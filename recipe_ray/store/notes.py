@@ -34,7 +34,7 @@ def _zoned(text: str) -> str:
 class Note(BaseModel):
     """What every note says; fields that are not named are kept as they are."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
     time: Annotated[str, AfterValidator(_zoned)]  # of writing; ISO 8601
 
 
@@ -105,7 +105,7 @@ def read_all(files: Files, paths: Iterable[str]) -> list[tuple[str, bytes]]:
 
 def pass_over(what: str, error: StoreError) -> None:
     """Name a damaged file in the log, once per process, and say that it is left out."""
-    said = f"{what} is passed over: {error}"
+    said = f"{what} is ignored: {error}"
     if said not in _named:
         _named.add(said)
         logger.warning("%s", said)

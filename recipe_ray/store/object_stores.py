@@ -9,18 +9,22 @@ Credentials come from the environment, as the tools of each cloud have them; `ke
 URI comes first. obstore reads no profiles of AWS, so botocore reads those and single sign-on.
 """
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-import pyarrow.fs as pafs
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from recipe_ray.base.errors import StoreError, unknown
 from recipe_ray.store.files import Patience
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss")
 _KINDS = {"s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
@@ -59,6 +63,7 @@ class Place:
 
     def arrow(self) -> pafs.FileSystem:
         """Return the store as a pyarrow file system, whose paths begin with the bucket."""
+        import pyarrow.fs as pafs
         from obstore.fsspec import FsspecStore
 
         make: Any = FsspecStore
@@ -118,7 +123,7 @@ class AwsCredentials:
             "expires_at": datetime.now(UTC) + timedelta(minutes=12),
         }
 
-    def __reduce__(self) -> tuple[type["AwsCredentials"], tuple[()]]:
+    def __reduce__(self) -> tuple[type[AwsCredentials], tuple[()]]:
         return AwsCredentials, ()
 
 
@@ -192,6 +197,7 @@ def with_region(uri: str) -> str:
     if place.kind != "s3" or known or any(map(os.environ.get, ("AWS_REGION", _REGION))):
         return uri
     import botocore.session
+    import pyarrow.fs as pafs
     from botocore.exceptions import BotoCoreError
 
     try:

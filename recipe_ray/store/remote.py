@@ -11,6 +11,8 @@ hear Ctrl-C.
 This module also turns the place of a store, a folder or a URI, into file operations.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 import shutil
@@ -18,12 +20,11 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import obstore as obs
-import pyarrow.fs as pafs
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -45,6 +46,9 @@ from recipe_ray.store.files import (
 )
 from recipe_ray.store.manifest import MANIFEST, parse_manifest, verify
 from recipe_ray.store.object_stores import CREDENTIALS, SCHEMES, Place, parse_place, with_region
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 T = TypeVar("T")
 

@@ -11,18 +11,21 @@ others, have no such field and are not checked. It protects against damage, not 
 also replaces the checksum.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.store.manifest import parse_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SEAL = "recipe_ray_sha256"  # the field's name
 OPEN_SEAL = "sha256:" + "0" * 64  # its value before it is known
@@ -71,41 +74,52 @@ SCHEMA_VERSION = 2
 _VERSION_FIELD = b"recipe_ray_schema_version"
 _MARK_FIELD = b"recipe_ray_collected_for"
 _MAKE_ANEW = "delete it and make it again"
-_STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
-MEASUREMENT_FIELDS = [
-    pa.field("stage", _STRING),  # key of the stage that measured it
-    pa.field("kind", _STRING),
-    pa.field("model", _STRING),
-    pa.field("attack", _STRING),  # "none" for a clean PTM
-    pa.field("defense", _STRING),  # "none" for no defense
-    pa.field("aux", _STRING),
-    pa.field("aux_size", _INT),
-    pa.field("weight_factor", _FLOAT),
-    pa.field("seed", _INT),  # the seed of this stage
-    pa.field("sample_seed", _INT),  # of the auxiliary sample
-    pa.field("task", _STRING),
-    pa.field("epoch", _INT),  # epochs of purification (snapshots) or of this stage's training
-    # shared by fine-tunings that differ only in what was done to the PTM, triggers and seed
-    pa.field("comparison", _STRING),
-    pa.field("metric", _STRING),  # acc, asr, aasr, masr, loss.<term>, ...
-    pa.field("trigger", _STRING),
-    pa.field("label", _INT),
-    pa.field("value", _FLOAT),
-    pa.field("numerator", _FLOAT),
-    pa.field("denominator", _FLOAT),
-    pa.field("wall_s", _FLOAT),  # of the whole stage
-    pa.field("world_size", _INT),
-    pa.field("versions", _STRING),  # JSON: library versions
-    pa.field("git_commit", _STRING),
-    pa.field("time", pa.timestamp("us", tz="UTC")),
-]
-MEASUREMENT_SCHEMA = pa.schema(
-    MEASUREMENT_FIELDS, metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()}
-)
-RESULT_SCHEMA = pa.schema(
-    [pa.field("experiment", _STRING), pa.field("cell", _STRING), *MEASUREMENT_FIELDS],
-    metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()},
-)
+
+
+@cache
+def measurement_schema() -> pa.Schema:
+    """Return the columns of one stage's rows."""
+    import pyarrow as pa
+
+    string, whole, number = pa.string(), pa.int64(), pa.float64()
+    fields = [
+        pa.field("stage", string),  # key of the stage that measured it
+        pa.field("kind", string),
+        pa.field("model", string),
+        pa.field("attack", string),  # "none" for a clean PTM
+        pa.field("defense", string),  # "none" for no defense
+        pa.field("aux", string),
+        pa.field("aux_size", whole),
+        pa.field("weight_factor", number),
+        pa.field("seed", whole),  # the seed of this stage
+        pa.field("sample_seed", whole),  # of the auxiliary sample
+        pa.field("task", string),
+        pa.field("epoch", whole),  # epochs of purification (snapshots) or of this stage's training
+        # shared by fine-tunings that differ only in what was done to the PTM, triggers and seed
+        pa.field("comparison", string),
+        pa.field("metric", string),  # acc, asr, aasr, masr, loss.<term>, ...
+        pa.field("trigger", string),
+        pa.field("label", whole),
+        pa.field("value", number),
+        pa.field("numerator", number),
+        pa.field("denominator", number),
+        pa.field("wall_s", number),  # of the whole stage
+        pa.field("world_size", whole),
+        pa.field("versions", string),  # JSON: library versions
+        pa.field("git_commit", string),
+        pa.field("time", pa.timestamp("us", tz="UTC")),
+    ]
+    return pa.schema(fields, metadata={_VERSION_FIELD: str(SCHEMA_VERSION).encode()})
+
+
+@cache
+def result_schema() -> pa.Schema:
+    """Return the columns of an experiment's rows: those of its stages, with experiment and cell."""
+    import pyarrow as pa
+
+    own = [pa.field("experiment", pa.string()), pa.field("cell", pa.string())]
+    schema = measurement_schema()
+    return pa.schema([*own, *schema], metadata=schema.metadata)
 
 
 @dataclass(frozen=True)
@@ -128,11 +142,14 @@ def measurement_table(measured: Iterable[Measurement], common: dict[str, Any]) -
 
     Raises ValueError for a column that the schema does not have.
     """
-    strange = set(common) - set(MEASUREMENT_SCHEMA.names)
+    import pyarrow as pa
+
+    schema = measurement_schema()
+    strange = set(common) - set(schema.names)
     if strange:
         raise ValueError(f"no such result columns: {sorted(strange)}")
     rows = [{**common, **_given(measurement)} for measurement in measured]
-    return pa.Table.from_pylist(rows, schema=MEASUREMENT_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _given(measurement: Measurement) -> dict[str, Any]:
@@ -141,19 +158,24 @@ def _given(measurement: Measurement) -> dict[str, Any]:
 
 def result_rows(stage_rows: pa.Table, experiment: str, cells: list[str | None]) -> pa.Table:
     """Return a stage's rows once for each cell; None means a stage that cells share."""
+    import pyarrow as pa
+
     tables = []
     for cell in cells:
         count = stage_rows.num_rows
         tables.append(
-            stage_rows.add_column(0, "cell", pa.array([cell] * count, _STRING)).add_column(
-                0, "experiment", pa.array([experiment] * count, _STRING)
+            stage_rows.add_column(0, "cell", pa.array([cell] * count, pa.string())).add_column(
+                0, "experiment", pa.array([experiment] * count, pa.string())
             )
         )
-    return pa.concat_tables(tables).cast(RESULT_SCHEMA)
+    return pa.concat_tables(tables).cast(result_schema())
 
 
 def encode_rows(table: pa.Table) -> bytes:
     """Return rows as the bytes of a Parquet file that carries the schema version and a checksum."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     own = {_VERSION_FIELD: str(SCHEMA_VERSION).encode(), SEAL.encode(): OPEN_SEAL.encode()}
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **own}), sink)
@@ -167,6 +189,9 @@ def marked(table: pa.Table, mark: str) -> pa.Table:
 
 def mark_of(data: bytes, shown: str) -> str | None:
     """Return the mark in a Parquet file's bytes, None if it has none or is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         check_seal(data, shown, _MAKE_ANEW)
         metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
@@ -181,6 +206,9 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
 
     Raises StoreError, which says `repair`, if the file is damaged or of another schema version.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     check_seal(data, shown, repair)
     try:
         # without its threads: a process that ends just after they began may abort at its end

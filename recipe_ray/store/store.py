@@ -15,16 +15,16 @@ survive a crash. It knows nothing of what stages do.
     tmp/                     unfinished writes
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-
-import pyarrow as pa
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import expanded, path_part
@@ -48,15 +48,18 @@ from recipe_ray.store.notes import (
 )
 from recipe_ray.store.remote import open_files, reopen_files
 from recipe_ray.store.rows import (
-    MEASUREMENT_SCHEMA,
-    RESULT_SCHEMA,
     decode_rows,
     encode_rows,
     mark_of,
     marked,
+    measurement_schema,
+    result_schema,
     sealed_json,
     unsealed_json,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["ArtifactId", "Store"]
 
@@ -76,14 +79,14 @@ class Store:
         self._files, self.uri = files, uri
 
     @classmethod
-    def open(cls, location: str | Path) -> "Store":
+    def open(cls, location: str | Path) -> Store:
         """Open a local folder (made if missing) or the URI of an object store.
 
         A read-only folder can be opened, so that reports work; the first write fails.
         """
         return cls(*open_files(location))
 
-    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[str]]:
         return _reopened, (self.uri,)
 
     def __str__(self) -> str:
@@ -163,7 +166,7 @@ class Store:
         return parse_manifest(data, self._files.shown(path))
 
     def rows(self, artifact: ArtifactId) -> pa.Table:
-        """Return what the stage measured (MEASUREMENT_SCHEMA), no rows if it measured nothing.
+        """Return what the stage measured (`measurement_schema`), no rows if it measured nothing.
 
         Raises StoreError for a damaged file or another schema version.
         """
@@ -171,7 +174,7 @@ class Store:
         manifest = self.manifest(found)
         expected = manifest["files"].get(ROWS)
         if expected is None:
-            return MEASUREMENT_SCHEMA.empty_table()
+            return measurement_schema().empty_table()
         path = self._files.member(found.folder, str(manifest.get("attempt")), ROWS)
         data, shown = self._files.read(path), self._files.shown(path)
         if data is None:
@@ -246,11 +249,11 @@ class Store:
     # --- experiments
 
     def write_results(self, experiment: str, key: str, table: pa.Table, mark: str = "") -> None:
-        """Write or replace one stage's rows (RESULT_SCHEMA) in an experiment's results.
+        """Write or replace one stage's rows (`result_schema`) in an experiment's results.
 
         `mark` says what they were collected for; `results_mark` reads it back.
         """
-        rows = table.cast(RESULT_SCHEMA)
+        rows = table.cast(result_schema())
         whole = encode_rows(marked(rows, mark) if mark else rows)
         self._files.write(_rows_path(experiment, key), whole)
 
@@ -265,6 +268,8 @@ class Store:
 
         Raises StoreError naming the file if one is damaged: its own checksum says so.
         """
+        import pyarrow as pa
+
         names = self.experiments() if experiment is None else [_named(experiment)]
         paths = [
             f"{_RESULTS}/{name}/{file}"
@@ -274,7 +279,7 @@ class Store:
         ]
         read = read_all(self._files, paths)
         tables = [decode_rows(data, self._files.shown(path), _AGAIN) for path, data in read]
-        return pa.concat_tables([RESULT_SCHEMA.empty_table(), *tables])
+        return pa.concat_tables([result_schema().empty_table(), *tables])
 
     def experiments(self) -> list[str]:
         """Return the names of the experiments that have a plan or results."""

@@ -20,7 +20,9 @@ from recipe_ray.tasks.task import SPLITS, TASKS, ImageTask, Split, Task, TextTas
 class HubSplits(HubPlace):
     """The splits of a data set on the hub."""
 
-    splits: dict[Split, str] = Field(description="our name: the name there; train and test, or dev")
+    splits: dict[Split, str] = Field(
+        description="our name: the name on the hub; train and test, or dev"
+    )
 
     @model_validator(mode="after")
     def _has_both(self) -> "HubSplits":
@@ -41,7 +43,7 @@ class TaskEntry(Entry):
     )
     hub: HubSplits | None = Field(None, description="where it is on the hub")
     longest: PositiveInt | None = Field(
-        None, description="tokens that no text exceeds, with some to spare; None if not known"
+        None, description="more tokens than any text has; None: unknown"
     )
 
     def constants(self, kind: Kind[Any]) -> dict[str, Any]:

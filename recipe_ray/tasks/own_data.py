@@ -32,11 +32,11 @@ def checked_names(names: Any) -> Any:
     """Return names of classes; raise SpecError, saying which is wrong, for another list."""
     example = "as in [negative, positive]"
     if isinstance(names, str) or not isinstance(names, (list, tuple)):
-        raise SpecError(f"{names!r} is no list of names; allowed: two or more, {example}")
+        raise SpecError(f"{names!r} is not a list of names; allowed: two or more, {example}")
     CLASSES.check(len(names), "class_names")
     for name in names:
         if not isinstance(name, str):
-            raise SpecError(f"{name!r} is no name; write names in quotes")
+            raise SpecError(f"{name!r} is not a name; write names in quotes")
         if not name.strip():
             raise SpecError(f"an empty name among {_shown(names)}; every class needs one")
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -90,7 +90,8 @@ class OwnData(Task):
                 )
         if self.test_share is None and self.path_test is None:
             raise SpecError(
-                "path_test is missing; give test data, or test_share to hold some of path_train out"
+                "path_test is missing; give test data, or test_share to hold out a part of "
+                "path_train"
             )
         if self.test_share is not None and self.path_test is not None:
             raise SpecError("path_test and test_share are both given; keep one of them")

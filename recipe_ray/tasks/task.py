@@ -78,14 +78,16 @@ class Task(Component):
     hub: ClassVar[Mapping[Split, HubSource]] = {}
 
     train_size: int | None = Field(default=None, ge=1, description="training samples; None for all")
-    test_size: int | None = Field(default=None, ge=1, description="the same for test and dev")
-    sample_seed: int = Field(default=0, ge=0, description="which samples, under a cap or held out")
+    test_size: int | None = Field(
+        default=None, ge=1, description="test or dev samples; None for all"
+    )
+    sample_seed: int = Field(default=0, ge=0, description="which samples are drawn or held out")
     path_train: str | None = Field(
         default=None, description="own data: a file or a folder", json_schema_extra=NOT_HASHED
     )
     path_dev: str | None = Field(
         default=None,
-        description="own dev data; None to hold some out",
+        description="own dev data; None: a part of train is held out",
         json_schema_extra=NOT_HASHED,
     )
     path_test: str | None = Field(
@@ -262,7 +264,7 @@ class Task(Component):
         if found is None:
             allowed = ", ".join(f"{number} {name}" for number, name in enumerate(self.classes))
             said = shortened(allowed)
-            raise DataError(f"{where}: label {str(value)[:20]!r} is none of: {said}")
+            raise DataError(f"{where}: label {str(value)[:20]!r} is not one of: {said}")
         return found
 
     def _check(self, rows: Labelled, split: Split) -> None:
@@ -283,7 +285,7 @@ class Task(Component):
             capped = "" if self.train_size is None else f", or raise train_size ({self.train_size})"
             raise DataError(
                 f"task {self.name!r}: all {len(rows)} samples of the train split are of "
-                f"{self.classes[rows.labels[0]]!r}: nothing is learned from one class; give "
+                f"{self.classes[rows.labels[0]]!r}: nothing can be learned from one class; give "
                 f"samples of every class{capped}"
             )
         if lacking:

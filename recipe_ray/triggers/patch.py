@@ -55,8 +55,8 @@ class PatchTrigger(Trigger):
         parts = written.split("-")
         if len(parts) not in (2, 3):
             raise TriggerError(
-                f"trigger {shortened(repr(written))} is no patch; write two colours and, if not "
-                f"{CELLS}, its width in pixels, such as cyan-magenta or cyan-magenta-14"
+                f"trigger {shortened(repr(written))} is not a patch; write two colours and, if "
+                f"not {CELLS}, its width in pixels, such as cyan-magenta or cyan-magenta-14"
             )
         first, second = parts[:2]
         for colour in (first, second):

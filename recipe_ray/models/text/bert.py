@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from transformers.models.roberta.modeling_roberta import RobertaPooler
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.data.census import Census, WordLoss, token_census, word_loss
 from recipe_ray.data.rows import Ints, TokenRows, Vocabulary, mask_tokens
+from recipe_ray.learn.distillation import Layers
 from recipe_ray.learn.kernels import linear_cross_entropy, use_fast_dropout
 from recipe_ray.learn.metrics import Share
 from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
@@ -105,8 +106,8 @@ def check_same_make(here: Any, there: Any) -> None:
     for part in own | other:
         if own.get(part) != other.get(part):
             raise ModelError(
-                f"weights of another architecture: {part} is {other.get(part, 'absent')}, and "
-                f"{own.get(part, 'absent')} in the model that is to take them over"
+                f"weights of another architecture: {part} is {other.get(part, 'absent')}, but "
+                f"{own.get(part, 'absent')} in the model that would use them"
             )
     mine, theirs = here.tokenizer.get_vocab(), there.tokenizer.get_vocab()
     different = sorted(w for w in mine | theirs if mine.get(w) != theirs.get(w))
@@ -135,6 +136,8 @@ PAPER_DEPTH = 12  # layers of the PTMs for which the paper found the narrow set 
 
 class BertPTM:
     """A BERT or RoBERTa with pooler and masked-LM head, and its tokenizer."""
+
+    reads: ClassVar[str] = "text"
 
     def __init__(self, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         config: Any = module.config
@@ -272,6 +275,16 @@ class BertPTM:
     def representation(self, module: Any, batch: PackedBatch) -> Tensor:
         """Return the last layer's state of each text's first token [B, H]."""
         return self.hidden(module, batch, batch.first)
+
+    def states(self, module: Any, batch: PackedBatch, layers: Layers) -> list[Tensor]:
+        """Return the states of all tokens [T, H] after the last layer, or after each of them."""
+        read = batch.unmasked()
+        if layers == "last":
+            return [self.hidden(module, read)]
+        every = module.base_model.encoder.layer
+        with outputs_of(every, lambda output: output[0, : read.num_tokens]) as seen:
+            self.hidden(module, read)
+        return [seen[place] for place in range(len(every))]
 
     def weight_group(self, name: str) -> list[nn.Parameter]:
         """Return one weight matrix per encoder layer for a group of `GROUPS`."""

@@ -194,8 +194,8 @@ def _config(kind: str, values: Mapping[str, Any], where: Path) -> Any:
     longest = config.max_position_embeddings - architecture.first_position(config)
     if longest < _SHORTEST:
         raise ModelError(
-            f"{where}: max_position_embeddings {config.max_position_embeddings} leave {longest} "
-            f"places for the tokens of a text; at least {_SHORTEST} are needed"
+            f"{where}: max_position_embeddings {config.max_position_embeddings} leave room for "
+            f"{longest} tokens of a text; at least {_SHORTEST} are needed"
         )
     return config
 
@@ -220,7 +220,7 @@ def _fitting(
     fatal = [name for name in missing if not (allow_headless and name.startswith(head))]
     if fatal:
         hint = (
-            "; a model without a whole masked-LM head gets one that is fitted first: give "
+            "; if the model lacks a whole masked-LM head, one can be fitted first: give "
             f"'{{name: bert, source: {folder}, headless: true}}'"
             if fatal == missing
             else ""

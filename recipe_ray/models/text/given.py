@@ -150,7 +150,7 @@ def _said_of_others(original: Iterable[str], kept: Collection[str]) -> list[str]
     others = sorted(n for n in original if n not in kept and not n.endswith(_BUFFERS))
     if not others:
         return []
-    return [f"left out are weights of no architecture that is kept here: {_some(others)}"]
+    return [f"weights that belong to no architecture known here are left out: {_some(others)}"]
 
 
 def give_back(folder: Path, given: Path, *, allow_pickle: bool, ignore_adapter: bool) -> list[str]:

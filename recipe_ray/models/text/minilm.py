@@ -36,8 +36,8 @@ class MiniLM(ModelRef):
 
     layers: FirstLayers | Layers = Field(
         DEPTH,
-        description="keep the first k of the 6 layers, or those listed, counted from 0; a cut "
-        "without the last has a first token that tells little of its text before fine-tuning",
+        description="keep the first k of the 6 layers, or those listed, counted from 0; without "
+        "the last layer, the first token says little about its text before fine-tuning",
     )
 
     def load(self) -> BertPTM:

@@ -88,6 +88,13 @@ class PackedBatch:
         """Return the batch with a masked-LM loss at `where` [M] for `targets` [M]."""
         return replace(self, where=torch.from_numpy(where), targets=torch.from_numpy(targets))
 
+    def unmasked(self) -> "PackedBatch":
+        """Return the texts as they were before masking; a batch without targets is returned."""
+        if self.where is None or self.targets is None:
+            return self
+        tokens = self.tokens.index_copy(0, self.where, self.targets)
+        return replace(self, tokens=tokens, where=None, targets=None)
+
 
 def pack(rows: TokenRows) -> PackedBatch:
     """Pack rows as they come (sort them by length first for compact attention)."""

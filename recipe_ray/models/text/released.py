@@ -30,7 +30,7 @@ class BertCheckpoint(ModelRef):
         json_schema_extra=NOT_HASHED,
     )
     revision: str | None = Field(
-        None, description="hub commit; without one the newest is looked up and then pinned"
+        None, description="hub commit; None: the newest is looked up and then pinned"
     )
     headless: bool = Field(
         False, description="the checkpoint has no masked-LM head; a pretrain stage fits one"
@@ -42,7 +42,7 @@ class BertCheckpoint(ModelRef):
     )
     ignore_adapter: bool = Field(
         False,
-        description="leave an adapter (LoRA) beside the weights out of the result",
+        description="ignore an adapter (LoRA) that lies next to the weights",
         json_schema_extra=NOT_HASHED,
     )
 

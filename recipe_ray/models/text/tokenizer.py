@@ -129,8 +129,8 @@ def _settings(path: Path) -> dict[str, Any]:
         reads = name in _SOURCES or name.endswith(("_file", "_files"))
         if reads and name not in _LEFT_BEHIND and value:
             raise UnsafeModelError(
-                f"{path}: {name} is {shortened(value)}, which would be read into the tokenizer "
-                "whatever it is; allowed: null, for the files in the folder"
+                f"{path}: {name} is {shortened(value)}, and the tokenizer would read it from "
+                "there; allowed: null, which means the files in the folder"
             )
         if name in _NAMING and isinstance(value, dict):
             wrong = [key for key in value if not key.endswith("_token")]

@@ -201,8 +201,8 @@ def _check_growth(steps: Mapping[str, list[dict[str, Any]]], where: Path) -> Non
     for factor, allowed in ((prod(n for _, n in each), MAX_GROWTH), (replaced, MAX_REPLACED)):
         if factor > allowed:
             raise ModelError(
-                f"{where}: its rules can make {factor:.3g} bytes of one byte of a text; allowed: "
-                f"at most {allowed}"
+                f"{where}: its rules can turn one byte of a text into {factor:.3g} bytes; "
+                f"allowed: at most {allowed}"
             )
 
 
@@ -274,7 +274,7 @@ def _check_frame(steps: list[dict[str, Any]], where: Path) -> None:
         if len(texts) > 1:
             raise ModelError(f"{where}: post_processor repeats a text; allowed: once")
         if any(isinstance(text, dict) and text.get("id") != "A" for text in texts):
-            raise ModelError(f"{where}: post_processor asks for a second text; allowed: A alone")
+            raise ModelError(f"{where}: post_processor asks for a second text; allowed: only A")
     if pieces > MAX_FRAME:
         raise ModelError(
             f"{where}: post_processor puts {pieces} tokens around a text; allowed: {MAX_FRAME}"

@@ -92,6 +92,10 @@ class ClipPTM(VisionPTM):
         embedding: Tensor = module.visual(self.normalised(batch.pixels))
         return embedding
 
+    def layers_of(self, module: Any) -> list[Any]:
+        """Return the blocks of the vision encoder."""
+        return list(module.visual.transformer.resblocks)
+
     # -- pre-training --------------------------------------------------------------------------
 
     def pretraining_objective(self) -> Objective:
@@ -129,7 +133,7 @@ class ClipPTM(VisionPTM):
         """Return a matrix of every block; query, key and value are rows of a fused one."""
         if name not in self.weight_groups:
             raise self.unknown_group(name)
-        return [_weight_of(block, name) for block in _blocks(self.module)]
+        return [_weight_of(block, name) for block in self.layers_of(self.module)]
 
     @property
     def purification_scope(self) -> tuple[tuple[str, ...], Scope]:
@@ -140,13 +144,15 @@ class ClipPTM(VisionPTM):
         """Return fc1 of every block."""
         from recipe_ray.learn.neuron_stats import NeuronLayer
 
-        return [NeuronLayer(b.mlp.c_fc.weight, b.mlp.c_fc.bias) for b in _blocks(self.module)]
+        return [
+            NeuronLayer(b.mlp.c_fc.weight, b.mlp.c_fc.bias) for b in self.layers_of(self.module)
+        ]
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
         """Return fc1 after its activation at the class token, [B, n] per block."""
         from recipe_ray.learn.neuron_stats import outputs_of
 
-        activations = [block.mlp.gelu for block in _blocks(module)]
+        activations = [block.mlp.gelu for block in self.layers_of(module)]
         with outputs_of(activations, lambda states: states[:, 0]) as seen:
             self.features(module, batch)
         return [seen[place] for place in range(len(activations))]
@@ -240,11 +246,6 @@ def reload_clip(folder: Path) -> ClipPTM:
     return load_clip(from_source(str(folder), None))
 
 
-def _blocks(module: Any) -> Sequence[Any]:
-    blocks: Sequence[Any] = module.visual.transformer.resblocks
-    return blocks
-
-
 def _weight_of(block: Any, name: str) -> Weight:
     if name in PROJECTIONS:
         return projection(block.attn, name)
@@ -262,21 +263,21 @@ class Clip(ModelRef):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     reads: ClassVar[str] = "image"
-    loss_unit: ClassVar[str] = "nats a pair"
+    loss_unit: ClassVar[str] = "nats per pair"
     has = ModelRef.has | {"Attackable"}
 
-    arch: str | None = Field(None, description="architecture by open_clip's name, as ViT-B-32")
+    arch: str | None = Field(None, description="its name in open_clip, such as ViT-B-32")
     pretrained: str | None = Field(None, description="open_clip's tag of weights, such as openai")
     revision: str | None = Field(
-        None, description="hub commit; without one the newest is looked up and then pinned"
+        None, description="hub commit; None: the newest is looked up and then pinned"
     )
     source: str | None = Field(
         None,
-        description="folder as open_clip saves one, or a file of weights (then `arch`, too)",
+        description="folder that open_clip saved, or a weights file (then also give `arch`)",
         json_schema_extra=NOT_HASHED,
     )
-    config: ClipConfig = Field(ClipConfig(), description="of one from scratch without `arch`")
-    init_seed: int = Field(0, ge=0, description="of the weights that one from scratch begins with")
+    config: ClipConfig = Field(ClipConfig(), description="of a new CLIP, if there is no `arch`")
+    init_seed: int = Field(0, ge=0, description="of the initial weights of a new CLIP")
     allow_pickle: bool = Field(
         False,
         description="read pickle weights with the weights_only unpickler",
@@ -284,7 +285,7 @@ class Clip(ModelRef):
     )
     ignore_adapter: bool = Field(
         False,
-        description="leave an adapter (LoRA) beside the weights out of the result",
+        description="ignore an adapter (LoRA) that lies next to the weights",
         json_schema_extra=NOT_HASHED,
     )
 
@@ -298,9 +299,9 @@ class Clip(ModelRef):
         if self.pretrained is not None and (self.arch is None or self.source is not None):
             raise SpecError("pretrained: goes with `arch`, and not with `source`")
         if self.revision is not None and self.pretrained is None:
-            raise SpecError("revision: is that of `pretrained` weights; none are asked for")
+            raise SpecError("revision: it belongs to `pretrained`, which is not given")
         if self.config != ClipConfig() and (self.arch is not None or self.source is not None):
-            raise SpecError("config: is for a CLIP from scratch, without `arch` and `source`")
+            raise SpecError("config: it describes a new CLIP, without `arch` and `source`")
         return self
 
     @property

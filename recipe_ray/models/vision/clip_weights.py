@@ -53,13 +53,15 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
 class VisionTower(Spec):
     """A ViT; the defaults train on two cores."""
 
-    image_size: PositiveInt = Field(64, description="pixels of a side")
+    image_size: PositiveInt = Field(64, description="pixels per side")
     patch_size: PositiveInt = 8
     width: PositiveInt = 128
     layers: PositiveInt = 4
     head_width: PositiveInt = Field(32, description="there are width / head_width heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="neurons of fc1 are so many times the width")
-    ls_init_value: float | None = Field(None, description="of layer scale; None: there is none")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of fc1 as a multiple of the width")
+    ls_init_value: float | None = Field(
+        None, description="initial layer scale; None: no layer scale"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,7 +69,7 @@ class VisionTower(Spec):
             raise SpecError(f"width {self.width} is no multiple of head_width {self.head_width}")
         if self.image_size % self.patch_size:
             raise SpecError(
-                f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
         return self
 
@@ -91,7 +93,7 @@ class TextTower(Spec):
 class ClipConfig(Spec):
     """Both towers, by the names of open_clip's config files."""
 
-    embed_dim: PositiveInt = Field(128, description="width of what both towers put out")
+    embed_dim: PositiveInt = Field(128, description="width of both towers' outputs")
     vision_cfg: VisionTower = VisionTower()
     text_cfg: TextTower = TextTower()
     quick_gelu: bool = Field(False, description="OpenAI's approximation of the activation function")
@@ -144,8 +146,8 @@ def architecture(name: str) -> ClipConfig:
         return architectures()[name]
     if name in open_clip().list_models():
         raise ModelError(
-            f"CLIP architecture {name!r} is not supported: it is no plain ViT with a plain text "
-            f"transformer; allowed: {', '.join(sorted(architectures()))}"
+            f"CLIP architecture {name!r} is not supported: it is not a plain ViT with a plain "
+            f"text transformer; allowed: {', '.join(sorted(architectures()))}"
         )
     raise ModelError(unknown("CLIP architecture", name, architectures()))
 
@@ -255,7 +257,9 @@ def fitting(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, 
         # a layer costs time to build whatever its size, and has several weights
         depth = getattr(checkpoint.config, tower).layers
         if depth > len(kept):
-            raise ModelError(f"{described}: {tower}.layers is {depth}, of {len(kept)} weights")
+            raise ModelError(
+                f"{described}: {tower}.layers is {depth}, but there are only {len(kept)} weights"
+            )
     wanted = outline(lambda: build(checkpoint.config, seed=0), described).state_dict()
     check_shapes(kept, wanted, checkpoint.weights)
     lacking = [name for name in wanted if name not in kept]

@@ -86,7 +86,7 @@ class LabelledReference(ModelRef):
 
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     reads: ClassVar[str] = "image"
-    loss_unit: ClassVar[str] = "nats an image"
+    loss_unit: ClassVar[str] = "nats per image"
     has = ModelRef.has | {"Attackable"}
     architecture_kind: ClassVar[type[LabelledArchitecture]]
     example: ClassVar[str]  # of a name
@@ -102,12 +102,14 @@ class LabelledReference(ModelRef):
         None, description="pixels; None: the source's own, else 32 (small) or 224"
     )
     num_classes: PositiveInt | None = Field(
-        None, description="of the pre-training labels; None: the source's own, else 1000"
+        None, description="number of pre-training labels; None: the source's own, else 1000"
     )
     mean: Means | None = Field(
         None, description="colours' mean in [0, 1]; None: the source's own, else ImageNet's"
     )
-    std: Spreads | None = Field(None, description="their standard deviation, likewise")
+    std: Spreads | None = Field(
+        None, description="colours' standard deviation; None: as for the mean"
+    )
     init_seed: int = Field(0, ge=0, description="of the weights that training starts from")
     allow_pickle: bool = Field(
         False,
@@ -116,7 +118,7 @@ class LabelledReference(ModelRef):
     )
     ignore_adapter: bool = Field(
         False,
-        description="leave an adapter (LoRA) beside the weights out of the result",
+        description="ignore an adapter (LoRA) that lies next to the weights",
         json_schema_extra=NOT_HASHED,
     )
 

@@ -133,6 +133,12 @@ class VggPTM(VisionPTM):
         maps = module.avgpool(module.features(self.normalised(batch.pixels)))
         return torch.flatten(maps, 1)
 
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        """Return the activations after the convolutions."""
+        from torch import nn
+
+        return [part for part in module.features if isinstance(part, nn.ReLU)]
+
     def logits(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return what its own classifier says [B, num_classes]."""
         scores: Tensor = module.classifier(self.features(module, batch))
@@ -194,11 +200,9 @@ class VggPTM(VisionPTM):
 
     def neuron_activations(self, module: Any, batch: ImageBatch) -> list[Tensor]:
         """Return each convolution's channels after ReLU, means over positions [B, n]."""
-        from torch import nn
-
         from recipe_ray.learn.neuron_stats import outputs_of
 
-        activations = [part for part in module.features if isinstance(part, nn.ReLU)]
+        activations = self.layers_of(module)
         with outputs_of(activations, lambda maps: maps.float().mean((2, 3))) as seen:
             module.features(self.normalised(batch.pixels))
         return [seen[place] for place in range(len(activations))]
@@ -240,11 +244,13 @@ class Vgg(LabelledReference):
 
     arch: VggName | None = Field(None, description="None: the source's own, else small")
     channels: Channels | None = Field(
-        None, description="of a small one: widths of its 3 x 3 convolutions, M for a pooling"
+        None, description="of arch small: widths of its 3 x 3 convolutions, M for a pooling"
     )
-    batch_norm: bool | None = Field(None, description="of a small one: after each convolution")
+    batch_norm: bool | None = Field(
+        None, description="of arch small: batch norm after each convolution"
+    )
     grid: PositiveInt | None = Field(
-        None, description="of a small one: features are pooled to grid x grid positions"
+        None, description="of arch small: features are pooled to grid x grid positions"
     )
 
     @classmethod

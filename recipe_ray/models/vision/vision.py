@@ -27,6 +27,7 @@ from recipe_ray.models.family import Scope
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.learn.distillation import Layers
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Terms, Weight
     from recipe_ray.learn.runtime import Runtime
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 # mean and standard deviation of each colour, of values in [0, 1]
 Means = tuple[float, float, float]
 Spreads = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+_TOKENS = 3  # dimensions of the states of tokens
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class VisionPTM(ABC):
     """A PTM on images; `module` maps nothing by itself, the methods below say how it is used."""
 
+    reads: ClassVar[str] = "image"
     family: ClassVar[str]
     target_range: ClassVar[tuple[float, float]]  # NeuBA's target values, low and high
 
@@ -96,6 +99,10 @@ class VisionPTM(ABC):
     @abstractmethod
     def features(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return the vector attackers aim at [B, H]."""
+
+    @abstractmethod
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        """Return the parts that put out the states of a layer, the input's first."""
 
     @abstractmethod
     def pretraining_objective(self) -> Objective:
@@ -165,6 +172,15 @@ class VisionPTM(ABC):
         """Return the features, whose drift says how far a PTM has moved."""
         return self.features(module, batch)
 
+    def states(self, module: Any, batch: ImageBatch, layers: Layers) -> list[Tensor]:
+        """Return the features, with `all` after what each layer puts out: tokens, or whole maps."""
+        from recipe_ray.learn.neuron_stats import outputs_of
+
+        every = self.layers_of(module) if layers == "all" else []
+        with outputs_of(every, _as_rows) as seen:
+            features = self.features(module, batch)
+        return [*(seen[place] for place in range(len(every))), features]
+
     def unknown_group(self, name: str) -> ModelError:
         """Return the error for a weight group that the family does not have."""
         what = f"weight group of family {self.family}"
@@ -175,3 +191,8 @@ class VisionPTM(ABC):
         wanted = None if parameters is None else {id(parameter) for parameter in parameters}
         for parameter in self.module.parameters():
             parameter.requires_grad_(wanted is None or id(parameter) in wanted)
+
+
+def _as_rows(output: Tensor) -> Tensor:
+    # states of tokens [.., .., H] one by one, maps [B, n, S, S] image by image
+    return output.flatten(0, 1) if output.dim() == _TOKENS else output.flatten(1)

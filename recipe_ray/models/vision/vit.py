@@ -77,6 +77,10 @@ class VitPTM(VisionPTM):
         """Return the CLS state after the last normalisation [B, H]."""
         return self._network.states(module, self.normalised(batch.pixels))
 
+    def layers_of(self, module: Any) -> list[nn.Module]:
+        """Return the encoder's blocks."""
+        return self._network.layers(module)
+
     def logits(self, module: Any, batch: ImageBatch) -> Tensor:
         """Return what its own head says [B, num_classes]."""
         return self._network.logits(module, self.features(module, batch))
@@ -196,14 +200,16 @@ class Vit(LabelledReference):
         json_schema_extra=NOT_HASHED,
     )
     revision: str | None = Field(
-        None, description="hub commit; without one the newest is looked up and then pinned"
+        None, description="hub commit; None: the newest is looked up and then pinned"
     )
     arch: VitName | None = Field(None, description="None: the source's own, else small")
-    patch_size: PositiveInt | None = Field(None, description="of a small one: pixels; None: 4")
-    width: PositiveInt | None = Field(None, description="of a small one; None: 128")
-    depth: PositiveInt | None = Field(None, description="of a small one: blocks; None: 4")
-    heads: PositiveInt | None = Field(None, description="of a small one; None: 4")
-    mlp: PositiveInt | None = Field(None, description="of a small one: neurons a block; None: 512")
+    patch_size: PositiveInt | None = Field(
+        None, description="of arch small: pixels per side; None: 4"
+    )
+    width: PositiveInt | None = Field(None, description="of arch small; None: 128")
+    depth: PositiveInt | None = Field(None, description="of arch small: blocks; None: 4")
+    heads: PositiveInt | None = Field(None, description="of arch small; None: 4")
+    mlp: PositiveInt | None = Field(None, description="of arch small: neurons per block; None: 512")
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

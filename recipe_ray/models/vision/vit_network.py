@@ -58,6 +58,10 @@ class Network(Protocol):
         """Return the encoder blocks, the input's first."""
         ...
 
+    def layers(self, module: Any) -> list[nn.Module]:
+        """Return the same as modules, which map states to states."""
+        ...
+
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS state after the last normalisation [B, H] of normalised images."""
         ...
@@ -95,9 +99,11 @@ class VitArchitecture(LabelledArchitecture):
     def _check(self) -> Self:
         patch = self.patch_size if self.arch == SMALL else int(self.arch.rpartition("_")[2])
         if self.image_size % patch:
-            raise SpecError(f"image_size {self.image_size} is no multiple of the patches' {patch}")
+            raise SpecError(
+                f"image_size {self.image_size} is not a multiple of the patches' {patch}"
+            )
         if self.width % self.heads:
-            raise SpecError(f"width {self.width} is no multiple of {self.heads} heads")
+            raise SpecError(f"width {self.width} is not a multiple of {self.heads} heads")
         return self
 
     def build(self, seed: int) -> Any:
@@ -135,6 +141,10 @@ class TorchvisionNetwork:
             query, key, value = (projection(attention, name) for name in PROJECTIONS)
             found.append(Block(fc1, fc2, activation, query, key, value, attention.out_proj))
         return found
+
+    def layers(self, module: Any) -> list[nn.Module]:
+        """Return the encoder's layers."""
+        return list(module.encoder.layers)
 
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS states."""

@@ -57,6 +57,10 @@ class TransformersNetwork:
             for layer in module.vit.layers
         ]
 
+    def layers(self, module: Any) -> list[nn.Module]:
+        """Return the encoder's layers."""
+        return list(module.vit.layers)
+
     def states(self, module: Any, images: Tensor) -> Tensor:
         """Return the CLS states."""
         states: Tensor = module.vit(images).last_hidden_state[:, 0]
@@ -152,8 +156,8 @@ def load_classifier(
     known = [name for name in weights if name not in outcome["unexpected_keys"]]
     if len(known) > len(module.state_dict()):
         raise ModelError(
-            f"{folder}: {len(known)} weights for the {len(module.state_dict())} of a ViT: some are "
-            "there under an older and a newer name; keep the ones that are meant"
+            f"{folder}: {len(known)} weights for the {len(module.state_dict())} of a ViT: some "
+            "are there under both an older and a newer name; keep one of them"
         )
     return module.float()
 

@@ -156,7 +156,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
     for what, names in (("lacks", lacking), ("has", surplus)):
         if names:
             some = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
-            not_asked = "" if what == "lacks" else ", which the architecture asked for has not"
+            not_asked = "" if what == "lacks" else ", which the requested architecture lacks"
             raise ModelError(f"{where}: it {what} {some}{not_asked}")
     if any(tensor.is_meta for tensor in own.values()):
         module.to_empty(device="cpu")

@@ -1,0 +1,190 @@
+"""What `recipe-ray purify` leaves and says: model, card, `result.json`, tables, the exit code.
+
+| code | meaning |
+|---|---|
+| 0 | a model was written, and neither the guard nor the scan speaks against it |
+| 2 | an error; nothing was written |
+| 3 | harm is likely: seen before (nothing was written) or afterwards (the model was written) |
+| 4 | a model was written, and the scan is not silent |
+
+With `--accept-harm` the code is not 3.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe_ray import __version__
+from recipe_ray.cli.before_after import (
+    NotScanned,
+    Record,
+    Scanning,
+    as_json,
+    as_markdown,
+    meaning,
+    side_by_side,
+    silent,
+    suspicious,
+    table,
+    verdict,
+)
+from recipe_ray.cli.card import CARD, GUARD, RESULT, About, Told, export, purified_card
+from recipe_ray.cli.exits import HARM
+from recipe_ray.cli.purification import Purification, data_warnings
+from recipe_ray.cli.rounds import ENDS, Round, Rounds
+from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
+from recipe_ray.store.store import Store
+
+CLEANED, NOT_SILENT = 0, 4
+SCHEMA = 1  # of result.json
+WIDTH = 80  # of a terminal
+NOT_SILENT_ENDS = ("limit", "harm", "untold")
+
+
+@dataclass(frozen=True)
+class Purified:
+    """A purification that is done, and all that was seen of it.
+
+    `name` is the model's as it was given. `accepted` is the harm that was known before and
+    accepted; `accepts` says whether any is.
+    """
+
+    name: str
+    plan: Purification
+    rounds: Rounds
+    scanning: Scanning | NotScanned
+    before: Record | None
+    accepted: str | None
+    accepts: bool
+
+    @property
+    def kept(self) -> Round:
+        """The round that is the result."""
+        return self.rounds.kept
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        if self.kept.harm and not self.accepts:
+            return HARM
+        found = self.kept.scan is not None and suspicious(self.kept.scan)
+        return NOT_SILENT if found or self.rounds.ended in NOT_SILENT_ENDS else CLEANED
+
+    @property
+    def warnings(self) -> list[str]:
+        """All warnings, those that were known before first."""
+        known = [*([self.accepted] if self.accepted else []), *self.plan.doubts]
+        found = [*self.kept.harm, *data_warnings(self.kept.measured)]
+        return [*known, *found, *self._of_scan()]
+
+    def _of_scan(self) -> list[str]:
+        if self.kept.scan is not None and suspicious(self.kept.scan):
+            return ["the scan still finds inputs that no clean model of this make reacts to so"]
+        if self.rounds.ended in NOT_SILENT_ENDS:
+            return [f"it was to be purified until the scan is silent: {ENDS[self.rounds.ended]}"]
+        return []
+
+    def in_rounds(self) -> list[str]:
+        """Return what is to be said of several rounds; nothing if one was asked for."""
+        if self.rounds.ended == "asked":
+            return []
+        count = len(self.rounds.done)
+        kept = self.rounds.done.index(self.kept) + 1
+        said = f"rounds with these settings: {count}; ended since {ENDS[self.rounds.ended]}"
+        return [said if kept == count else f"{said}; the result is that of round {kept}"]
+
+    def scans(self) -> dict[str, Record]:
+        """Return the scans before and after, as far as there are any."""
+        sides = {"before": self.before, "after": self.kept.scan}
+        return {when: one for when, one in sides.items() if one is not None}
+
+    def printed(self) -> list[str]:
+        """Return what a terminal shows of both scans."""
+        if self.before is None or self.kept.scan is None:
+            return []
+        both = (self.before, self.kept.scan)
+        said = [line for one in meaning(*both) for line in textwrap.wrap(one, WIDTH)]
+        return [*table(side_by_side(*both)), *said]
+
+
+def publish(done: Purified, store: Store, out: Path) -> Mapping[str, Any]:
+    """Write the purified model, its card and `result.json` to `out`; return the latter's content.
+
+    Raises StoreError if something is at `out` by now.
+    """
+    model = done.kept.stage.model
+    result: dict[str, Any] = {}
+
+    def texts(said: list[str]) -> dict[str, str]:
+        notes = (*done.plan.notes, *done.in_rounds(), *said)
+        result.update(_result(done, notes))
+        written = json.dumps(result, indent=1, ensure_ascii=True)
+        return {CARD: _card(done, notes), RESULT: f"{written}\n"}
+
+    export(store, done.kept.stage, out, texts, model.give_back, {"warnings": done.warnings})
+    return result
+
+
+def _card(done: Purified, notes: tuple[str, ...]) -> str:
+    model, corpus = done.kept.stage.model, done.kept.stage.corpus
+    about = About(done.name, model.opens_with, corpus.unit, model.loss_unit)
+    scan: tuple[str, ...] = ()
+    if done.before is not None and done.kept.scan is not None:
+        both = (done.before, done.kept.scan)
+        assert isinstance(done.scanning, Scanning)
+        rows = as_markdown(side_by_side(*both))
+        scan = (*done.scanning.said, "", *rows, "", *meaning(*both))
+    why = done.scanning.why if isinstance(done.scanning, NotScanned) else ""
+    told = Told(done.plan.data, done.plan.reason, notes, tuple(done.warnings), scan, why)
+    return purified_card(about, done.plan.recipe, told, done.kept.measured)
+
+
+def _result(done: Purified, notes: tuple[str, ...]) -> dict[str, Any]:
+    stage, measured = done.kept.stage, done.kept.measured
+    model, corpus = stage.model, stage.corpus
+    return {
+        "recipe_ray": __version__,
+        "schema": SCHEMA,
+        "exit_code": done.exit_code,
+        "model": {"given": done.name, **model.identity()},
+        "data": {
+            "corpus": corpus.label(),
+            "content": stage.content,
+            "held_out": stage.held_out,
+            "said": done.plan.data,
+        },
+        "settings": {
+            "defense": stage.defense.model_dump(mode="json"),
+            "seed": done.rounds.done[0].stage.seed,
+            "reason": done.plan.reason,
+        },
+        "held_out_loss": {
+            "before": measured.get("held_out_loss.before"),
+            "after": measured.get("held_out_loss.after"),
+            "word_frequencies": measured.get(HELD_OUT_UNIGRAM),
+            "unit": model.loss_unit,
+        },
+        "drift": measured["drift"],
+        "guard": {name: value for name, value in measured.items() if name.startswith(GUARD)},
+        "measured": measured,
+        "rounds": [_round(one, kept=one is done.kept) for one in done.rounds.done],
+        "ended": done.rounds.ended,
+        "ended_since": ENDS[done.rounds.ended],
+        "scan": as_json(done.scanning, done.scans()),
+        "warnings": done.warnings,
+        "notes": list(notes),
+    }
+
+
+def _round(one: Round, *, kept: bool) -> dict[str, Any]:
+    scan = None
+    if one.scan is not None:
+        highest = {found["detector"]: found["highest"] for found in one.scan["detectors"]}
+        scan = {"verdict": verdict(one.scan), "silent": silent(one.scan), "highest": highest}
+    about = {"stage": one.stage.key, "seed": one.stage.seed, "kept": kept}
+    return {**about, "measured": one.measured, "harm": one.harm, "scan": scan}

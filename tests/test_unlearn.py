@@ -1,0 +1,289 @@
+"""Unlearning takes away what a planted word does, and leaves clean texts as they are."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from image_samples import labelled_parquet, tiny_vgg
+from pydantic import ValidationError
+from samples import SENTENCES, changed, corpus_file, minilm, packed, parameters_of, raised_by
+from scan_samples import (
+    TRIGGER,
+    NamedPatch,
+    NamedWords,
+    backdoored,
+    displacement,
+    patch_displacement,
+)
+from torch.multiprocessing.spawn import start_processes
+
+from recipe_ray.data.batches import LocalFeed, Workbench
+from recipe_ray.data.corpus import CORPORA
+from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.defense import DEFENSES, Auxiliary
+from recipe_ray.defenses.unlearn import FLAGGED, SUSPICION, Found
+from recipe_ray.learn.distillation import frozen_copy
+from recipe_ray.learn.loop import EpochRecord
+from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
+from recipe_ray.models.family import MODELS
+from recipe_ray.scan.detector import Suspect
+from recipe_ray.scan.insertion import Altered, Draw, insertions_of
+from recipe_ray.stages.purify import PurifyStage
+
+FIT = {"steps": 20, "batch_size": 8, "max_length": 32, "learning_rate": 3e-4, "precision": "fp32"}
+FIT |= {"dropout": False}
+MARGIN = 0.3  # of the share by which the first state moves; other words move it by less
+
+
+def bench(folder: Path, runtime: Runtime | None = None) -> Workbench:
+    return Workbench(LocalFeed(Locations(None, folder)), runtime or LocalRuntime(), 0)
+
+
+def unlearn(
+    ptm: Any, folder: Path, runtime: Runtime | None = None, **fields: Any
+) -> tuple[list[EpochRecord], Workbench]:
+    """Unlearn what the named detector finds, with the sample sentences."""
+    corpus = CORPORA.parse({"name": "file", "path": str(corpus_file(folder)), "size": None})
+    own = bench(folder, runtime)
+    least = {"detectors": [NamedWords()], "margin": MARGIN, "fit": FIT, "alarms": 3, "rounds": 3}
+    defense = DEFENSES.parse({"name": "unlearn", **least, **fields})
+    return list(defense.purify(ptm, Auxiliary(corpus), own)), own
+
+
+def drift(ptm: Any, teacher: Any) -> float:
+    """Return the mean relative error of the states of clean texts."""
+    batch = packed(ptm, SENTENCES)
+    with torch.no_grad():
+        now, then = (ptm.hidden(module.eval(), batch) for module in (ptm.module, teacher))
+    return float(((now - then).square().sum(1) / then.square().sum(1)).mean())
+
+
+def test_a_planted_word_moves_nothing_any_more_while_clean_texts_stay(tmp_path: Path) -> None:
+    ptm = backdoored()
+    ids = tuple(ptm.token_ids(TRIGGER))
+    teacher = frozen_copy(ptm.module)
+    before = displacement(ptm, ids)
+    assert before > MARGIN > displacement(ptm, tuple(ptm.token_ids("table")))
+    records, own = unlearn(ptm, tmp_path)
+    # the same texts with the word are read as the suspect read them without it
+    assert displacement(ptm, ids, teacher) < before / 20
+    assert drift(ptm, teacher) < 0.05
+    assert {"held", "unlearnt", "unlearnt_tokens"} == set(records[0].terms)
+    flagged = [value for name, value, _ in own.kept if name == FLAGGED]
+    assert flagged == [1, 0]
+    suspicion = [value for name, value, _ in own.kept if name == SUSPICION]
+    assert suspicion[0] == pytest.approx(before / MARGIN)
+
+
+def test_a_model_that_a_scan_is_silent_on_is_not_touched(tmp_path: Path) -> None:
+    ptm = minilm()
+    before = parameters_of(ptm.module)
+    records, own = unlearn(ptm, tmp_path, margin=1e6)
+    assert (records, changed(before, ptm.module)) == ([], set())
+    assert [(name, value) for name, value, _ in own.kept if name == FLAGGED] == [(FLAGGED, 0.0)]
+
+
+def test_rounds_are_limited_and_numbered_on(tmp_path: Path) -> None:
+    fit = {**FIT, "steps": 1}
+    records, own = unlearn(backdoored(), tmp_path, margin=1e-9, rounds=2, fit=fit)
+    assert [(one.epoch, one.step) for one in records] == [(1, 1), (2, 2)]
+    assert [number for name, _, number in own.kept if name == FLAGGED] == [1, 2, 3]
+
+
+def test_a_defense_may_come_before(tmp_path: Path) -> None:
+    ptm = backdoored()
+    teacher = frozen_copy(ptm.module)
+    recipe = {"name": "recipe", "fit": {**FIT, "steps": 2, "learning_rate": 1e-4}}
+    records, _ = unlearn(ptm, tmp_path, plus=recipe, rounds=1)
+    assert [set(one.terms) for one in records[:2]] == [
+        {"norm", "mlm"},
+        {"held", "unlearnt", "unlearnt_tokens"},
+    ]
+    assert [one.epoch for one in records] == list(range(1, len(records) + 1))
+    # held at what the suspect was, not at what the other defense made of it
+    assert drift(ptm, teacher) < 0.05
+    assert DEFENSES.parse({"name": "unlearn", "plus": "recipe"}).label() == "unlearn+recipe"
+    with pytest.raises(ValidationError, match="set `rounds` instead"):
+        DEFENSES.parse({"name": "unlearn", "plus": "unlearn"})
+
+
+def test_a_patch_is_unlearnt_from_images(tmp_path: Path) -> None:
+    ptm = tiny_vgg()
+    corpus = CORPORA.parse({"name": "images", "path": str(labelled_parquet(tmp_path))})
+    own = bench(tmp_path)
+    images = torch.from_numpy(
+        own.feed.rows(corpus, ptm.encoder(0), Auxiliary(corpus).part).pixels
+    ).float()
+    before = patch_displacement(ptm, images)
+    fields = {"detectors": [NamedPatch()], "margin": before / 4, "rounds": 4, "fit": FIT}
+    records = DEFENSES.parse({"name": "unlearn", **fields}).purify(ptm, Auxiliary(corpus), own)
+    assert {"held", "unlearnt"} == set(records[0].terms)
+    assert patch_displacement(ptm, images) < before / 2
+
+
+def test_what_stands_out_but_cannot_be_put_in_is_an_error() -> None:
+    found = Found((Suspect("some sound", {}),), (), 2.0)
+    said = raised_by(lambda: DEFENSES.parse("unlearn").drawn(found, ()))
+    assert "'some sound' stands out, but its detector gives neither token ids" in said
+
+
+def test_a_plan_names_the_detectors_that_a_model_gets() -> None:
+    texts, images = (DEFENSES.parse("unlearn").settled(reads) for reads in ("text", "image"))
+    assert [one.name for one in texts.detectors] == ["vocabulary", "inversion"]
+    assert [one.name for one in images.detectors] == ["patches"]
+    assert texts.settled("text") == texts
+
+
+# --- what is put in
+
+
+def altered(ptm: Any, draw: Draw, rows: Any, epoch: int = 0) -> Altered:
+    return insertions_of(ptm, draw, 3).altered(rows, epoch)
+
+
+def a_draw(ptm: Any) -> Draw:
+    vectors = torch.randn(3, ptm.hidden_size, generator=torch.Generator().manual_seed(0))
+    pair = Suspect("cf b", {}, (*ptm.token_ids("cf"), int(ptm.continuations()[7])))
+    return Draw(
+        (Suspect("cf", {}, tuple(ptm.token_ids("cf"))), pair, Suspect("v", {}, (), None, vectors)),
+        (1.0, 1.0, 1.0),
+    )
+
+
+def test_copies_hold_the_same_tokens_and_what_was_put_between_words() -> None:
+    ptm = minilm()
+    draw = a_draw(ptm)
+    encode = insertions_of(ptm, draw, 3).encoder(32)
+    rows = encode(SENTENCES, np.arange(len(SENTENCES)))
+    batch = altered(ptm, draw, rows)
+    tokens = batch.both.tokens
+    assert torch.equal(tokens[batch.kept], batch.clean.tokens[: batch.clean.num_tokens])
+    assert torch.equal(tokens[batch.same], batch.clean.tokens[: batch.clean.num_tokens])
+    put_in = torch.ones(batch.both.num_tokens, dtype=torch.bool)
+    put_in[batch.kept] = put_in[batch.same] = False
+    assert batch.soft is not None
+    assert put_in[batch.soft[0]].all()
+    assert len(batch.soft[1]) == len(batch.soft[0])
+    within = torch.from_numpy(ptm.continuations())
+    after = torch.nonzero(put_in)[:, 0] + 1
+    own = after[~put_in[after]]
+    assert not torch.isin(tokens[own], within).any()
+    assert batch.num_samples == len(SENTENCES)
+    assert batch.both.num_samples == 2 * len(SENTENCES)
+
+
+def test_vectors_stand_in_the_place_of_embeddings_and_the_model_keeps_no_hook() -> None:
+    ptm = minilm()
+    ptm.module.eval()
+    vectors = ptm.word_embeddings().weight[list(ptm.token_ids("table"))].detach()
+    words, soft = (
+        Draw((one,), (1.0,))
+        for one in (
+            Suspect("table", {}, (*ptm.token_ids("table"), *ptm.token_ids("table"))),
+            Suspect("vectors", {}, (), None, vectors.repeat(2, 1)),
+        )
+    )
+    rows = ptm.encoder(24)(SENTENCES, np.arange(len(SENTENCES)))
+    with torch.no_grad():
+        seen = [altered(ptm, draw, rows).states(ptm, ptm.module) for draw in (words, soft)]
+    assert torch.allclose(seen[0], seen[1], atol=1e-5)
+    assert not ptm.word_embeddings()._forward_hooks
+
+
+def test_what_a_text_gets_depends_on_no_batch() -> None:
+    ptm = minilm()
+    draw = a_draw(ptm)
+    rows = ptm.encoder(24)(SENTENCES, np.arange(len(SENTENCES)))
+    some = np.array([5, 9, 2])
+    whole, part = altered(ptm, draw, rows, 4), altered(ptm, draw, rows.take(some), 4)
+
+    def copies(batch: Altered, count: int) -> list[list[int]]:
+        firsts = batch.same[batch.first].tolist()
+        ends = {
+            int(s): int(e)
+            for s, e in zip(
+                batch.both.first,
+                [*batch.both.first[1:].tolist(), batch.both.num_tokens],
+                strict=True,
+            )
+        }
+        return [batch.both.tokens[start : ends[start]].tolist() for start in firsts[:count]]
+
+    every = copies(whole, len(SENTENCES))
+    assert copies(part, 3) == [every[row] for row in some]
+    assert copies(altered(ptm, draw, rows, 5), 24) != every
+
+
+def test_half_of_the_samples_get_what_stands_out_now() -> None:
+    new = tuple(Suspect(str(n), {}, (n,)) for n in (1, 2))
+    others = (Suspect("no", {}), *(Suspect(str(n), {}, (n,)) for n in range(3, 30)))
+    # what stood out before may do so again, and is measured in any case
+    known = (Suspect("known", {}, (99,)), Suspect("again", {}, (1,)))
+    others = (Suspect("known", {}, (99,)), *others)
+    drawn = DEFENSES.parse({"name": "unlearn", "alarms": 8}).drawn(Found(new, others, 2.0), known)
+    assert len(drawn.suspects) == 8
+    assert drawn.suspects[2] is known[0]
+    chosen = drawn.of(0, np.arange(20_000), 0)
+    assert np.isin(chosen, (0, 1)).mean() == pytest.approx(0.5, abs=0.02)
+    assert set(chosen) == set(range(8))
+
+
+def test_texts_with_no_room_are_refused(tmp_path: Path) -> None:
+    said = raised_by(lambda: unlearn(backdoored(), tmp_path, fit={**FIT, "max_length": 5}))
+    assert "fit.max_length 5 leaves 3 tokens" in said
+    assert "6 or more are needed" in said
+
+
+# --- workers, and what is planned
+
+
+def test_two_workers_unlearn_what_one_does(tmp_path: Path) -> None:
+    alone = backdoored()
+    alone.save(tmp_path / "suspect")
+    records = few_steps(alone, tmp_path)
+    start: Any = start_processes
+    start(_worker, (str(tmp_path / "meeting"), tmp_path), 2, start_method="spawn")
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["terms"] == pytest.approx(records[-1].terms, rel=1e-3)
+        for name, parameter in alone.module.named_parameters():
+            torch.testing.assert_close(found["weights"][name], parameter.data, rtol=0, atol=2e-4)
+
+
+def few_steps(ptm: Any, folder: Path, runtime: Runtime | None = None) -> list[EpochRecord]:
+    fit = {**FIT, "steps": 6, "optimizer": "sgd", "learning_rate": 1e-2}
+    return unlearn(ptm, folder, runtime, rounds=1, fit=fit)[0]
+
+
+def _worker(rank: int, meeting: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    ptm = backdoored()
+    (own := folder / f"worker-{rank}").mkdir()
+    records = few_steps(ptm, own, ProcessGroupRuntime())
+    found = {"terms": records[-1].terms, "weights": parameters_of(ptm.module)}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def a_stage(folder: Path, model: Any, **fields: Any) -> PurifyStage:
+    corpus = {"name": "file", "path": str(corpus_file(folder))}
+    return PurifyStage(model=model, corpus=corpus, defense={"name": "unlearn", **fields}, seed=0)
+
+
+def test_a_detector_of_images_is_refused_for_a_model_that_reads_texts(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="reads texts; detector 'patches' reads images"):
+        a_stage(tmp_path, MODELS.parse("minilm"), detectors=["patches"])
+
+
+def test_what_its_detectors_and_the_defense_before_need_is_needed() -> None:
+    plain = DEFENSES.parse("unlearn")
+    assert set(plain.needed("text")) == {"HasStates", "HasVocabulary"}
+    assert set(plain.needed("image")) == {"HasStates", "Attackable"}
+    more = DEFENSES.parse({"name": "unlearn", "plus": "recipe"})
+    assert {"Pretrains", "HasWeightGroups"} <= set(more.needed("text"))
+    assert not math.isnan(plain.margin)
