@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import raised_by
 
+from recipe_ray.base.errors import DataError
 from recipe_ray.data.arrow_tables import read_arrow, read_parquet
 from recipe_ray.data.parquet_pages import columns_of
 from recipe_ray.data.text_tables import read_csv, read_json, read_json_lines, read_tsv
@@ -98,7 +100,8 @@ def test_the_columns_of_a_parquet_file_are_counted_as_its_reader_counts_them(
     pq.write_table(many, file, row_group_size=100)
     metadata = pq.ParquetFile(file).metadata
     with file.open("rb") as opened:
-        found = [(one.name, sum(page.unpacked for page in one.pages)) for one in columns_of(opened, "")]
+        counted = list(columns_of(opened, ""))
+    found = [(one.name, sum(page.unpacked for page in one.pages)) for one in counted]
     known = [
         metadata.row_group(group).column(number)
         for group in range(metadata.num_row_groups)
@@ -117,9 +120,6 @@ def test_no_byte_of_a_footer_can_end_the_process(place: int, tmp_path: Path) -> 
         whole[-12 - place] ^= 0x5A
     file = tmp_path / "table"
     file.write_bytes(whole)
-    with file.open("rb") as opened:
-        try:
-            for batch in read_parquet(opened, "place"):
-                json.dumps(batch.to_pylist(), default=str)
-        except ValueError as error:
-            assert str(error).startswith("place")
+    with file.open("rb") as opened, suppress(DataError):  # or it is read, with other values
+        for batch in read_parquet(opened, "place"):
+            json.dumps(batch.to_pylist(), default=str)
