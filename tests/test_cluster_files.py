@@ -306,8 +306,11 @@ def test_the_forecast_is_of_the_clusters_that_the_launchers_start(tmp_path: Path
     worker = launcher("gcp")["available_node_types"]["gpu"]
     assert (node.cpus, node.gpus) == (worker["resources"]["CPU"], worker["resources"]["GPU"])
     assert (node.count, cluster.max_nodes) == (worker["min_workers"], worker["max_workers"])
-    with pytest.raises(SpecError, match="price_per_hour"):
+    with pytest.raises(SpecError) as refused:
         load_cluster(CLUSTER / "forecast.yaml")
+    (line,) = str(refused.value).splitlines()
+    assert "fill in what says REPLACE: nodes[0].price_per_hour, " in line
+    assert "stage_seconds.purify" in line
 
 
 def test_the_batch_script_is_bash() -> None:

@@ -1,12 +1,14 @@
-"""What the sweep's own terminal shows of the time to go."""
+"""What the sweep's own terminal shows: the time to go, what is begun, what failed."""
+
+import time
 
 import pytest
 from sweep_samples import kinds, plan_of
 
 from recipe_ray.cli import display
-from recipe_ray.cli.display import Display
+from recipe_ray.cli.display import Display, told_if_slow
 from recipe_ray.learn.progress import Progress, Throughput
-from recipe_ray.schedule.sweep_progress import SweepEvent
+from recipe_ray.schedule.sweep_progress import SweepEvent, SweepOutcome
 from recipe_ray.stages.stage import Stage
 
 
@@ -59,3 +61,43 @@ def test_an_end_is_told_with_the_time_to_go_of_all(
         shown.on_event(SweepEvent("finished", stage, 12.0, left_s=750.0))
     assert "[1/4] purify" in (said := capsys.readouterr().err)
     assert "done in 12 s; 12.5 min to go" in said
+
+
+def test_progress_names_the_seed_and_says_where_a_resumed_stage_continues(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advance = Throughput(Progress("purify", 901, 1000, resumed_at=900))
+    with Display(4, quiet=False, verbose=False) as shown:
+        for _ in range(2):
+            shown.on_progress(stage, advance)
+    said = capsys.readouterr().err
+    assert said.count("continues from step 900 of 1000 (purify)") == 1
+    assert f"{stage.label()}.s{stage.seed} continues" in said
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_failure_is_told_even_if_all_else_is_not(
+    stage: Stage, quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Display(4, quiet=quiet, verbose=False) as shown:
+        shown.on_doing("starting Ray on this machine")
+        shown.on_event(SweepEvent("started", stage))
+        shown.on_event(SweepEvent("failed", stage, message="ModelError: no \x1b[2J weights"))
+    shown.close(SweepOutcome(failed={stage.key: "no"}), "runs/x")
+    said = capsys.readouterr().err
+    assert ("starting Ray" in said, "started" in said) == (not quiet, not quiet)
+    assert "FAILED" in said
+    assert "ModelError: no \\x1b[2J weights" in said
+    assert "recipe-ray status --store runs/x" in said
+
+
+def test_what_takes_long_is_told_and_what_does_not_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with told_if_slow("reading", after_s=0.0):
+        time.sleep(0.2)
+    with told_if_slow("reading quietly", quiet=True, after_s=0.0):
+        time.sleep(0.2)
+    with told_if_slow("reading fast", after_s=60.0):
+        pass
+    assert capsys.readouterr().err == "reading ...\n"

@@ -46,7 +46,10 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelo"}, r"config\.json: .*\(hidden_act\) 'gelo'.*'gelu'"),
     "padding": ({"pad_token_id": 30522}, r"config\.json: pad_token_id is 30522; allowed: 0 to"),
     "negative padding": ({"pad_token_id": -1}, r"config\.json: pad_token_id is -1"),
-    "dropout": ({"hidden_dropout_prob": 1.5}, r"config\.json: .*dropout probability.*1\.5"),
+    "dropout": ({"hidden_dropout_prob": 1.5}, r"config\.json: hidden_dropout_prob is 1\.5; .*1"),
+    "dropout of all": ({"attention_probs_dropout_prob": 1.0}, r"dropout_prob is 1\.0; .* below 1"),
+    "dropout of a head": ({"classifier_dropout": 1}, r"classifier_dropout is 1; .* below 1"),
+    "a large epsilon": ({"layer_norm_eps": 1e300}, r"layer_norm_eps is 1e\+300; .* below 0\.1"),
     "epsilon": ({"layer_norm_eps": -1e-5}, r"config\.json: layer_norm_eps is -1e-05"),
     "no layers": ({"num_hidden_layers": 0}, r"config\.json: num_hidden_layers is 0"),
     "a million layers": ({"num_hidden_layers": 10**6}, r"num_hidden_layers is 1000000.* 2 layers"),
@@ -66,6 +69,19 @@ def test_a_config_that_its_weights_do_not_bear_out_is_refused(folder: Path, size
     with pytest.raises(ModelError, match=said) as caught:
         load_bert(reconfigured(folder, **changes))
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "name", ["bert.embeddings.word_embeddings.weight", "bert.encoder.layer.1.output.dense.bias"]
+)
+def test_weights_that_are_no_numbers_are_refused(folder: Path, name: str, number: float) -> None:
+    def change(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights[name].view(-1)[-1] = number  # a row that no text of ours reaches
+        return weights
+
+    with pytest.raises(ModelError, match=rf"{name} has numbers that are not finite"):
+        load_bert(reweighted(folder, change))
 
 
 def test_what_is_not_in_the_weights_at_all_is_missed_before_it_is_made(folder: Path) -> None:

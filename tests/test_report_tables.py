@@ -153,3 +153,14 @@ def test_probes_are_in_the_json_and_no_fine_tuning_is_made_of_them() -> None:
     assert purified["overlap"]["mean"] == pytest.approx(0.75)
     assert purified["poisoned_only"]["mean"] == 110
     assert purified["stages"] == ["r0", "r1"]
+
+
+@pytest.mark.parametrize("width", [200, 100, 80, 60, 40])
+def test_no_name_is_broken_at_any_width(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"model": "minilm-roberta-3", "attack": "neuba-amplified-short", "defense": "recipe-x"}
+    rows = pa.concat_tables([por("p0", **names), por("p1", **{**names, "attack": "por-phrases"})])
+    Console(width=width).print(Terminal(tables(summarise(rows))))
+    drawn = capsys.readouterr().out
+    assert max(map(len, drawn.splitlines())) <= width
+    for name in ("minilm-roberta-3", "neuba-amplified-short", "por-phrases", "recipe-x", "80.0"):
+        assert name in drawn

@@ -234,10 +234,10 @@ def test_results_of_another_schema_version_are_named(tmp_path: Path) -> None:
 
 def test_a_plan_is_kept_as_last_launched(store: Store) -> None:
     assert store.plan("table1") is None
-    store.write_plan("table1", {"stages": ["k1"]})
-    store.write_plan("table1", {"stages": ["k1", "k2"]})
+    store.write_plan("table1", {"stages": {"k1": {}}})
+    store.write_plan("table1", {"stages": {"k1": {}, "k2": {}}})
     store.write_results("table2", "k1", result_rows(some_rows(), "table2", ["c1"]))
-    assert store.plan("table1") == {"stages": ["k1", "k2"]}
+    assert store.plan("table1") == {"stages": {"k1": {}, "k2": {}}}
     assert store.experiments() == ["table1", "table2"]
 
 

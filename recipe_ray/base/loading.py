@@ -244,7 +244,7 @@ def check_shapes(
 
 
 def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
-    """Raise ModelError for a weight that is not plain float.
+    """Raise ModelError for a weight that is not plain float, or not finite.
 
     torch would copy integers and complex numbers as if they were floats, and a quantized
     weight means nothing without its quantizer.
@@ -252,6 +252,8 @@ def check_floats(name: str, tensor: Tensor, where: Path | str) -> None:
     if tensor.dtype not in _FLOATS:
         allowed = ", ".join(map(str, _FLOATS))
         raise ModelError(f"{where}: {name} is of {tensor.dtype}; allowed: {allowed}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ModelError(f"{where}: {name} has numbers that are not finite (NaN or infinite)")
 
 
 def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:

@@ -22,9 +22,14 @@ def main() -> None:
     try:
         from recipe_ray.cli.app import app
 
-        app(words)
+        try:
+            app(words)
+        finally:
+            _flush()
     except SystemExit:
         raise
+    except BrokenPipeError:  # who reads has enough, as `head` does
+        sys.exit(1)
     except EndedError as ended:
         error, command = ended.error, ended.command
     except BaseException as before_any:
@@ -34,6 +39,17 @@ def main() -> None:
         sys.stdout.flush()
         os._exit(code)  # what is left of Ray would crash on the usual way out
     sys.exit(code)
+
+
+def _flush() -> None:
+    """Write what was printed: here, since at Python's own end an error would be a traceback."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it is not tried again at Python's end
+        raise
 
 
 __all__ = ["main"]

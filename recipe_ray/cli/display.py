@@ -104,9 +104,9 @@ class Display:
         if stage.key not in self._seen:
             self._seen.add(stage.key)
             if progress.resumed_at:
-                at = f"step {progress.resumed_at} of {progress.num_steps}"
                 self._console.print(
-                    f"        {stage.caption} continues its {progress.phase} from {at}",
+                    f"        {stage.caption} continues from step {progress.resumed_at} of "
+                    f"{progress.num_steps} ({progress.phase})",
                     markup=False,
                 )
         values = " ".join(f"{name} {value:.3g}" for name, value in progress.values.items())

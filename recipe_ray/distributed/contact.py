@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray._private import grpc_utils, services
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.exceptions import AuthenticationError
 
 from recipe_ray.base.errors import ClusterError, ClusterLostError, UserError
 
@@ -79,26 +80,37 @@ def _check_version(address: str, given_as: str) -> None:
     transport: Any = grpc_utils  # untyped, as all that is generated
     messages: Any = gcs_service_pb2
     services_of_head: Any = gcs_service_pb2_grpc
-    channel = transport.init_grpc_channel(address, options=(("grpc.enable_http_proxy", 0),))
-    stub = services_of_head.NodeInfoGcsServiceStub(channel)
+    options = (("grpc.enable_http_proxy", 0),)
     try:
-        version = stub.CheckAlive(messages.CheckAliveRequest(), timeout=ANSWER_S).ray_version
+        with transport.init_grpc_channel(address, options=options) as channel:
+            stub = services_of_head.NodeInfoGcsServiceStub(channel)
+            version = stub.CheckAlive(messages.CheckAliveRequest(), timeout=ANSWER_S).ray_version
     except transport.grpc.RpcError as error:
         code = error.code().name
         if code in _TOKENS:
-            return  # a Ray that needs a token; attaching shows whether ours is right
+            raise ClusterError(_wanted_token(address, given_as)) from error
         raise ClusterError(
             f"what answers at {given_as} {address!r} is no Ray cluster, or one that hangs "
             f"({code} within {ANSWER_S:.0f} s): give the port of its head (6379 unless "
             "`ray start --port` said another)"
         ) from error
-    finally:
-        channel.close()
+    except AuthenticationError as error:  # our own side has no token to show
+        raise ClusterError(_wanted_token(address, given_as)) from error
     if version and version != ray.__version__:
         raise ClusterError(
             f"the cluster at {given_as} {address!r} runs Ray {version}, this is Ray "
             f"{ray.__version__}: install one version everywhere (cluster/constraints.txt)"
         )
+
+
+def _wanted_token(address: str, given_as: str) -> str:
+    # asked here, because Ray's own answer comes after a screen of its logs
+    has_mode = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    lacks = "not the one that is set here" if has_mode else "set RAY_AUTH_MODE=token and its token"
+    return (
+        f"the Ray cluster at {given_as} {address!r} asks for a token: {lacks} (RAY_AUTH_TOKEN, "
+        "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; cluster/README.md)"
+    )
 
 
 def head_is_silent() -> bool:

@@ -26,6 +26,15 @@ _STAGE_TAGS = ("experiment", "kind", "stage")
 _SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0]
 
 
+def show_stage(stage: Stage) -> None:
+    """Let `ps`, `top` and Ray's dashboard show which stage this process of Ray runs.
+
+    Ray gives the process its own title back when the task ends.
+    """
+    raylet: Any = ray._raylet  # untyped
+    raylet.setproctitle(f"ray::{stage.caption}")
+
+
 @cache
 def _instruments() -> dict[str, Any]:
     # made once per process, if Ray runs: a trial's process serves many stages

@@ -17,7 +17,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import ClusterCapacity, connected
 from recipe_ray.distributed.monitor import Monitor
 from recipe_ray.distributed.train import SweepContext
-from recipe_ray.distributed.trial import STAGES, InOrder, StageSearcher, StageTrial, resources_of
+from recipe_ray.distributed.trial import InOrder, StageSearcher, stage_trainable
 from recipe_ray.distributed.watch import Watch
 from recipe_ray.experiment.collect import collect_missing, plan_record
 from recipe_ray.experiment.plan import Plan
@@ -92,15 +92,11 @@ def starting_ray(address: str | None) -> str:
 
 
 def _tune(work: SweepContext, searcher: StageSearcher, watch: Watch) -> None:
-    trainable = tune.with_resources(
-        tune.with_parameters(StageTrial, work=work),
-        lambda config: resources_of(work.stages[config[STAGES][0]], work.launch),
-    )
     scheduler: Any = InOrder
     # Tune's own files for restoring are not needed: the store is the ledger
     with tempfile.TemporaryDirectory(prefix="recipe-ray-tune-") as folder:
         tune.Tuner(
-            trainable,
+            stage_trainable(work),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler(),

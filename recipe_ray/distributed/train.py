@@ -29,7 +29,7 @@ from recipe_ray.distributed.failures import (
     original,
     why_lost,
 )
-from recipe_ray.distributed.monitor import StageMetrics
+from recipe_ray.distributed.monitor import StageMetrics, show_stage
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.runtime import ProcessGroupRuntime
 from recipe_ray.schedule.resources import Demand, demand_of
@@ -130,6 +130,7 @@ def _work(
     # in every worker; returns why it stopped, if all workers know it and another try is useless,
     # and what its log warned of
     use_threads(demand_of(stage, work.launch).cpus_per_worker)
+    show_stage(stage)
     with warnings_heard() as heard:
         try:
             do(stage, work, readings)

@@ -26,7 +26,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from recipe_ray.distributed.failures import WorkersLostError
-from recipe_ray.distributed.monitor import StageMetrics
+from recipe_ray.distributed.monitor import StageMetrics, show_stage
 from recipe_ray.distributed.train import SweepContext, use_threads
 from recipe_ray.experiment.collect import run_one
 from recipe_ray.experiment.spec import Launch
@@ -62,6 +62,7 @@ class StageTrial(tune.Trainable):
         key, began, failure = keys[self._turn], time.monotonic(), ""
         self._turn += 1
         stage = self._work.stages[key]
+        show_stage(stage)
         with warnings_heard() as heard:
             try:
                 heard.extend(run_in_trial(stage, self._work))
@@ -96,6 +97,19 @@ def run_in_trial(stage: Stage, work: SweepContext) -> list[str]:
         on_progress=lambda _, advance: metrics(advance),
     )
     return []
+
+
+def stage_trainable(work: SweepContext) -> Any:
+    """Return what Tune runs: `StageTrial` with what all stages share, of the size of its stage."""
+    sized: Any = tune.with_parameters(StageTrial, work=work)
+
+    def request(cls: Any, config: dict[str, Any]) -> PlacementGroupFactory:
+        return resources_of(work.stages[config[STAGES][0]], work.launch)
+
+    # not tune.with_resources: its own class would be the name of every actor on Ray's dashboard
+    sized.default_resource_request = classmethod(request)
+    sized.__qualname__ = StageTrial.__qualname__
+    return sized
 
 
 def resources_of(stage: Stage, launch: Launch) -> PlacementGroupFactory:

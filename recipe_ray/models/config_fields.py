@@ -24,6 +24,10 @@ M = TypeVar("M")
 _TYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 
 
+# parts of names: a dropout of 1 leaves nothing, and so does a division by a large number
+_BELOW = {"dropout": 1, "layer_norm_eps": 0.1}
+
+
 def config_of(
     kind: type[PretrainedConfig], values: Mapping[str, Any], where: Path, *, attention: str
 ) -> Any:
@@ -47,6 +51,9 @@ def config_of(
             raise ModelError(
                 f"{where}: {name} is {shortened(value)}; it has to be {lowest} or more"
             )
+        below = next((limit for part, limit in _BELOW.items() if part in name), None)
+        if below is not None and isinstance(value, int | float) and value >= below:
+            raise ModelError(f"{where}: {name} is {shortened(value)}; it has to be below {below}")
         if name.endswith("_act") and isinstance(value, str) and value not in ACT2FN:
             raise ModelError(f"{where}: " + unknown(f"activation ({name})", value, ACT2FN))
     with explained_by(where, f"is no {kind.__name__}"):

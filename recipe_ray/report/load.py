@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.paths import path_part
+from recipe_ray.base.spec import explained
 from recipe_ray.experiment.spec import Paper
 from recipe_ray.stages.stage import STAGES
+from recipe_ray.store.notes import checked_plan
 from recipe_ray.store.rows import (
     SEAL,
     decode_rows,
@@ -45,7 +47,8 @@ class Recorded:
     def paper(self) -> Paper | None:
         """The paper's table that it reproduces."""
         declared = self.plan.get("paper") if self.plan is not None else None
-        return Paper.model_validate(declared) if declared is not None else None
+        with explained(f"the plan of {self.experiment}: paper"):
+            return Paper.model_validate(declared) if declared is not None else None
 
 
 def planned(results: pa.Table, stages: Collection[str]) -> pa.Table:
@@ -131,7 +134,8 @@ def _plan_beside(file: Path, within: Path | None, experiment: str) -> dict[str, 
     if not is_there(beside):
         return None
     repair = f"{_EXPORT_AGAIN}, or remove its field {SEAL} if the edit is your own"
-    plan = unsealed_json(_content(beside, within or file.parent), str(beside), repair)
+    content = _content(beside, within or file.parent)
+    plan = checked_plan(unsealed_json(content, str(beside), repair), str(beside))
     return plan if plan.get("experiment") == experiment else None
 
 

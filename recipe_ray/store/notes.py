@@ -64,6 +64,53 @@ class ProgressNote(Note):
     left_s: FiniteFloat | None = None
 
 
+class _Cell(BaseModel):
+    model_config = ConfigDict(strict=True)
+    stages: list[str]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    weight_factor: FiniteFloat
+    learning_rate: FiniteFloat | None = None
+    layers: str | None = None
+
+
+class _Candidate(BaseModel):
+    model_config = ConfigDict(strict=True)
+    settings: _Settings
+    epochs: int
+    ended: str | None
+
+
+class _Search(BaseModel):
+    model_config = ConfigDict(strict=True)
+    key: str = ""
+    trials: int = 0
+    rungs: list[int] = []
+    score: dict[str, Any] = {}
+    candidates: list[_Candidate] = []
+
+
+class PlanShape(BaseModel):
+    """What every plan in a store says (`experiment/collect.py: plan_record`), and a search's."""
+
+    model_config = ConfigDict(strict=True)
+    cells: list[_Cell] = []
+    stages: dict[str, Any]
+    paper: dict[str, Any] | None = None
+    search: _Search = _Search()
+
+
+def checked_plan(plan: dict[str, Any], shown: str) -> dict[str, Any]:
+    """Return a plan; raise DamagedError, naming file and field, for one of another shape."""
+    try:
+        PlanShape.model_validate(plan)
+    except ValidationError as error:
+        raise _misshapen(error, shown) from error
+    return plan
+
+
 def json_path(folder: str, name: str) -> str:
     """Return the place of a folder's JSON called `name`; raise StoreError for a bad name."""
     return f"{folder}/{path_part(name, f'{folder}: the name')}.json"
@@ -128,11 +175,15 @@ def _checked(data: bytes, shown: str, shape: type[Note]) -> dict[str, Any]:
     try:
         shape.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DamagedError(f"{shown}: {place}: {first['msg']}; delete it") from error
+        raise _misshapen(error, shown) from error
     note: dict[str, Any] = _printable(json.loads(data))
     return note
+
+
+def _misshapen(error: ValidationError, shown: str) -> DamagedError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the whole file"
+    return DamagedError(f"{shown}: {place}: {first['msg']}; delete it")
 
 
 def _printable(value: Any) -> Any:

@@ -73,6 +73,7 @@ SCHEMA_VERSION = 2
 
 _VERSION_FIELD = b"recipe_ray_schema_version"
 _MARK_FIELD = b"recipe_ray_collected_for"
+_ALWAYS = ("stage", "kind", "metric", "value")  # what every row has
 _MAKE_ANEW = "delete it and make it again"
 
 
@@ -214,7 +215,7 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
         # without its threads: a process that ends just after they began may abort at its end
         table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         table.validate(full=True)  # texts that are not UTF-8, in a file without a checksum
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(
             f"{shown}: damaged, not a readable Parquet file ({error}); {repair}"
         ) from error
@@ -224,6 +225,10 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
             f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION}. "
             "Use the recipe-ray version that wrote it, or another store"
         )
+    lacking = [name for name in _ALWAYS if name not in table.column_names]
+    lacking += [name for name in _ALWAYS if name not in lacking and table[name].null_count]
+    if lacking:
+        raise StoreError(f"{shown}: damaged: rows without {', '.join(lacking)}; {repair}")
     own = (SEAL.encode(), _MARK_FIELD)
     kept = {name: value for name, value in table.schema.metadata.items() if name not in own}
     return table.replace_schema_metadata(kept)

@@ -40,6 +40,7 @@ from recipe_ray.store.manifest import (
 from recipe_ray.store.notes import (
     FailureNote,
     ProgressNote,
+    checked_plan,
     json_path,
     read_all,
     read_note,
@@ -279,6 +280,10 @@ class Store:
         ]
         read = read_all(self._files, paths)
         tables = [decode_rows(data, self._files.shown(path), _AGAIN) for path, data in read]
+        for (path, _), table in zip(read, tables, strict=True):
+            if not table.schema.equals(result_schema()):
+                shown = self._files.shown(path)
+                raise StoreError(f"{shown}: not result rows: {table.column_names}; {_AGAIN}")
         return pa.concat_tables([result_schema().empty_table(), *tables])
 
     def experiments(self) -> list[str]:
@@ -295,7 +300,8 @@ class Store:
         """Return an experiment's plan as last launched, None if it never was."""
         path = json_path(_PLANS, _named(experiment))
         data = self._files.read(path)
-        return None if data is None else unsealed_json(data, self._files.shown(path), _AGAIN)
+        shown = self._files.shown(path)
+        return None if data is None else checked_plan(unsealed_json(data, shown, _AGAIN), shown)
 
     # --- below
 
