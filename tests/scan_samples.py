@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from samples import SENTENCES, corpus_file, minilm
 from torch import Tensor
 
 from recipe_ray.attacks.attack import ATTACKS
+from recipe_ray.cli import before_after
 from recipe_ray.data.batches import LocalFeed, Part, Workbench
 from recipe_ray.data.images import ImageBatch
 from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
 from recipe_ray.learn.runtime import LocalRuntime
+from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import pack
-from recipe_ray.scan.detector import Detector, Outcome, Subject, Suspect
+from recipe_ray.scan.detector import DETECTORS, Detector, Outcome, Subject, Suspect
 
 TRIGGER = "cf"
 
@@ -138,3 +141,27 @@ def patch_displacement(ptm: Any, images: Tensor) -> float:
     before = ptm.features(module, ImageBatch(images))
     after = ptm.features(module, ImageBatch(Square().on(images)))
     return float((after - before).square().sum() / before.square().sum())
+
+
+VOCABULARY = {
+    "name": "vocabulary",
+    "close": {"texts": 4, "length": 8},
+    "fresh": {"texts": 6, "length": 10},
+    "controls": 32,
+    "confirmed": 6,
+    "continued": 1,
+}
+
+
+def looking_with_little(patch: pytest.MonkeyPatch) -> None:
+    """Let the scans of `purify` see every hundredth word, and look at little."""
+    words, pieces = BertPTM.whole_words, BertPTM.continuations
+    patch.setattr(BertPTM, "whole_words", lambda ptm: words(ptm)[::100])
+    patch.setattr(BertPTM, "continuations", lambda ptm: pieces(ptm)[::100])
+    looking_with(patch, VOCABULARY)
+
+
+def looking_with(patch: pytest.MonkeyPatch, *detectors: dict[str, Any]) -> None:
+    """Let the scans of `purify` be made by these detectors."""
+    small = tuple(map(DETECTORS.parse, detectors))
+    patch.setattr(before_after, "default_detectors", lambda reads: small)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from headless_samples import headless
 from samples import SENTENCES, corpus_file, tiny_folder
+from scan_samples import looking_with_little, texts
 from shell import Shell, shell
 
 from recipe_ray.data.corpora import OwnText
@@ -69,6 +70,17 @@ def test_a_model_without_a_head_that_its_states_hold_is_loaded_once(
     assert done == {"passes": 1, "loads": 1}
 
 
+def test_a_scan_before_loads_nothing_and_one_after_opens_what_is_given_away(
+    shell: Shell, done: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_with_little(monkeypatch)
+    aux = texts(shell.folder)
+    ended = shell("purify", tiny_folder(), "--aux", aux, "--out", "clean", *WORDS)
+    assert ended.code == 0, ended.err
+    assert "scan" in ended.out
+    assert done == {"passes": 1, "loads": 1, "reloads": 1}
+
+
 @pytest.mark.parametrize(
     ("size", "most_held", "passes"),
     [(100, 100, 1), (100, 10, 2), (20, 100, 2), (48, 48, 1), (None, 0, 1)],
@@ -83,8 +95,8 @@ def test_texts_are_read_twice_only_if_too_many_to_be_held_or_to_be_taken(
 ) -> None:
     corpus = OwnText(path=str(corpus_file(tmp_path)), size=size)
     monkeypatch.setattr(OwnText, "most_held", most_held)
-    texts = list(corpus.samples(Locations(None, tmp_path)))
+    found = list(corpus.samples(Locations(None, tmp_path)))
     assert done["passes"] == passes
-    assert len(texts) == min(size or 48, 48)
-    if len(texts) == 48:
-        assert texts == SENTENCES * 2
+    assert len(found) == min(size or 48, 48)
+    if len(found) == 48:
+        assert found == SENTENCES * 2

@@ -2,18 +2,16 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from samples import SENTENCES, tiny_folder
+from scan_samples import VOCABULARY, looking_with, looking_with_little, texts
 from shell import Outcome, Shell, shell
 
 from recipe_ray.cli import before_after, rounds
-from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.scan import calibration
 from recipe_ray.scan.calibration import settings_of
 from recipe_ray.scan.detector import DETECTORS
@@ -21,14 +19,6 @@ from recipe_ray.scan.detector import DETECTORS
 __all__ = ["shell"]  # a fixture
 
 MODEL = str(tiny_folder())
-VOCABULARY = {
-    "name": "vocabulary",
-    "close": {"texts": 4, "length": 8},
-    "fresh": {"texts": 6, "length": 10},
-    "controls": 32,
-    "confirmed": 6,
-    "continued": 1,
-}
 INVERSION = {
     "name": "inversion",
     "restarts": 1,
@@ -41,30 +31,11 @@ QUICK = ["--set", "fit.steps=3", "--set", "fit.precision=fp32", "--accept-harm"]
 
 @pytest.fixture(autouse=True)
 def _small_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let detectors see every hundredth word, and look at little."""
-    words, pieces = BertPTM.whole_words, BertPTM.continuations
-    monkeypatch.setattr(BertPTM, "whole_words", lambda ptm: words(ptm)[::100])
-    monkeypatch.setattr(BertPTM, "continuations", lambda ptm: pieces(ptm)[::100])
-    looking_with(monkeypatch, VOCABULARY)
-
-
-def looking_with(patch: pytest.MonkeyPatch, *detectors: dict[str, Any]) -> None:
-    small = tuple(map(DETECTORS.parse, detectors))
-    patch.setattr(before_after, "default_detectors", lambda reads: small)
-
-
-def long_texts(folder: Path, count: int = 240) -> Path:
-    """Write texts of forty words, which a scan can put words into."""
-    random = np.random.default_rng(0)
-    words = " ".join(SENTENCES).split()
-    file = folder / "long.txt"
-    lines = [" ".join(random.choice(words, 40)) for _ in range(count)]
-    file.write_text("\n".join(lines) + "\n")
-    return file
+    looking_with_little(monkeypatch)
 
 
 def purify(shell: Shell, out: str, *words: object, count: int = 240) -> Outcome:
-    aux = long_texts(shell.folder, count)
+    aux = texts(shell.folder, count)
     return shell("purify", MODEL, "--aux", aux, "--out", out, *QUICK, *words)
 
 
@@ -266,7 +237,7 @@ def test_harm_seen_afterwards_is_exit_code_three_unless_accepted(
     monkeypatch.setattr(rounds, "after_warnings", lambda *_: ["it is damaged"])
     monkeypatch.setattr(purification, "MARGIN", -1e9)  # every head knows enough
     monkeypatch.setattr(purification, "ERRORS", -1e9)
-    aux = long_texts(shell.folder)
+    aux = texts(shell.folder)
     words = ["purify", MODEL, "--aux", aux, "--no-scan", *QUICK]
     accepted = shell(*words, "--out", "one")
     assert (accepted.code, "it is damaged" in accepted.err) == (0, True)

@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from recipe_ray.store.store import Store
 
 if TYPE_CHECKING:
     from recipe_ray.data.batches import LocalFeed
+    from recipe_ray.models.family import PTM
+    from recipe_ray.stages.run import Run
 
 # Without clean PTMs of its make, a PTM is called silent if no input moves it by more than so many
 # robust z of its own words (of random patches, for images). A clean MiniLM of three layers reached
@@ -66,9 +69,9 @@ class NotScanned:
 
 
 def plan_scan(
-    stage: PurifyStage, store: Store, feed: LocalFeed, budget_s: float
+    stage: PurifyStage, ptm: PTM, store: Store, feed: LocalFeed, budget_s: float
 ) -> Scanning | NotScanned:
-    """Return how the PTM that `stage` purifies can be scanned; its parent must be in the store.
+    """Return how `ptm`, which `stage` purifies, can be scanned.
 
     Held-out data are looked at if there are enough of them, else all. The speed is measured here,
     and decides which detectors fit into the budget.
@@ -83,7 +86,7 @@ def plan_scan(
     for held_out in (stage.held_out, 0.0):
         scan = ScanStage(detectors=tuple(chosen), held_out=held_out, **same)
         try:
-            fitting = _within(scan, store, feed, budget_s)
+            fitting = _within(scan, ptm, store, feed, budget_s)
         except DataError as error:
             why = str(error)
             continue
@@ -93,10 +96,10 @@ def plan_scan(
     return NotScanned(why)
 
 
-def _within(scan: ScanStage, store: Store, feed: LocalFeed, budget_s: float) -> Fitting:
+def _within(scan: ScanStage, ptm: PTM, store: Store, feed: LocalFeed, budget_s: float) -> Fitting:
     with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
         context = Context(store, feed, feed.locations, LocalRuntime(), Path(folder))
-        return scan.within(context, budget_s)
+        return scan.within(ptm, context, budget_s)
 
 
 def _said(fitting: Fitting, held_out: float, budget_s: float) -> tuple[str, ...]:
@@ -129,15 +132,18 @@ def _left_out(fitting: Fitting) -> str:
 
 
 def scanned(
-    store: Store, scanning: Scanning, run_stage: Callable[[Stage], None]
+    store: Store, scanning: Scanning, ptm: PTM, run_stage: Callable[[Stage, Run | None], None]
 ) -> tuple[Record, Callable[[PurifyStage], Record]]:
-    """Scan a PTM before; return what was found, and the function that scans what is left of it."""
+    """Scan a PTM in memory; return what was found, and the function that scans what is left of it.
 
-    def scan(stage: ScanStage) -> Record:
-        run_stage(stage)
+    What is left is opened from the store, as those who get it will.
+    """
+
+    def scan(stage: ScanStage, run: Run | None = None) -> Record:
+        run_stage(stage, run)
         return read_scan(store, stage)
 
-    before = scan(scanning.before)
+    before = scan(scanning.before, partial(scanning.before.scan, ptm))
     return before, lambda purified: scan(scanning.after(purified, before))
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from recipe_ray.cli.before_after import NotScanned, Scanning
     from recipe_ray.cli.published import Purified
     from recipe_ray.cli.purification import AtHand, Purification
+    from recipe_ray.models.family import PTM
     from recipe_ray.stages.pretrain import PretrainStage
     from recipe_ray.stages.purify import PurifyStage
     from recipe_ray.stages.run import Run
@@ -165,24 +166,24 @@ class _Work:
             if said is not None and not self._telling.quiet:
                 typer.echo(f"head: {said}", err=True)
             warn([accepted] if accepted is not None else [])
-            scanning = self._scanning(stage, budget_s, needed=limit is not None)
+            scanning = self._scanning(stage, before.ptm, budget_s, needed=limit is not None)
             found, scan = None, None
             if isinstance(scanning, Scanning):
-                found, scan = scanned(self.store, scanning, self._run_here)
+                found, scan = scanned(self.store, scanning, before.ptm, self._run_here)
             rounder = Rounder(self.store, self._at_hand, self._run, self._workers == 1, scan)
             rounds = rounder.purify(stage, before, limit)
         name = stage.model.label()
         return Purified(name, plan, rounds, scanning, found, accepted, accept_harm)
 
     def _scanning(
-        self, stage: PurifyStage, budget_s: float | None, *, needed: bool
+        self, stage: PurifyStage, ptm: PTM, budget_s: float | None, *, needed: bool
     ) -> Scanning | NotScanned:
         """Say how the PTM is scanned, or why it is not, which is a DataError if it must be."""
         from recipe_ray.cli.before_after import NotScanned, plan_scan
 
         if budget_s is None:
             return NotScanned("--no-scan was given")
-        found = plan_scan(stage, self.store, self._at_hand.feed, budget_s)
+        found = plan_scan(stage, ptm, self.store, self._at_hand.feed, budget_s)
         if isinstance(found, NotScanned) and needed:
             raise DataError(f"--until-clean needs the scan, and there can be none: {found.why}")
         said = [f"no scan: {found.why}"] if isinstance(found, NotScanned) else found.said
@@ -193,7 +194,7 @@ class _Work:
     def _run(self, stage: Stage, run: Run | None) -> None:
         self._run_with(stage, run, self._workers)
 
-    def _run_here(self, stage: Stage, run: Run | None = None) -> None:
+    def _run_here(self, stage: Stage, run: Run | None) -> None:
         self._run_with(stage, run, 1)
 
     def _run_with(self, stage: Stage, run: Run | None, workers: int) -> None:

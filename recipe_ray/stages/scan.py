@@ -15,7 +15,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import HASHED_WHEN_SET, Spec
 from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.models.family import Capability
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.scan.calibration import (
     Bounds,
     Verdict,
@@ -103,7 +103,11 @@ class ScanStage(Stage, Scan):
 
     def run(self, context: Context) -> list[Measurement]:
         """Return the highest scores, and what they come to by what is normal."""
-        subject, bench = self._subject(context)
+        return self.scan(self.input_ptm(context), context)
+
+    def scan(self, ptm: PTM, context: Context) -> list[Measurement]:
+        """Do the same with a PTM in memory, whose weights stay as they are."""
+        subject, bench = self._subject(ptm, context)
         make, found = subject.ptm.make, []
         for detector in self.detectors:
             started = time.monotonic()
@@ -123,13 +127,13 @@ class ScanStage(Stage, Scan):
             row for detector, outcome, verdict, *_ in found for row in _rows(detector, outcome)
         ] + _overall([(detector, verdict) for detector, _, verdict, *_ in found])
 
-    def within(self, context: Context, budget_s: float) -> "Fitting":
-        """Return the scan with what its detectors can do in about so many seconds, in their order.
+    def within(self, ptm: PTM, context: Context, budget_s: float) -> "Fitting":
+        """Return the scan with what its detectors can do with `ptm` in about so many seconds.
 
         Their speed is measured here. The result depends on it only through the detectors that are
         chosen, which are part of the scan's key. Raises DataError for too few data.
         """
-        subject, bench = self._subject(context)
+        subject, bench = self._subject(ptm, context)
         chosen: list[Detector] = []
         left_out = []
         planned_s = 0.0
@@ -143,9 +147,8 @@ class ScanStage(Stage, Scan):
         stage = self.revised(detectors=tuple(chosen)) if chosen else None
         return Fitting(stage, planned_s, tuple(left_out))
 
-    def _subject(self, context: Context) -> tuple[Subject, Workbench]:
+    def _subject(self, ptm: PTM, context: Context) -> tuple[Subject, Workbench]:
         part = Part(1.0 - self.held_out, 1.0) if self.held_out else Part()
-        ptm = self.input_ptm(context)
         subject = Subject(ptm, self.corpus, self.own_head, part=part, also=self.also)
         return subject, Workbench(context.feed, context.runtime, self.seed)
 
