@@ -7,9 +7,8 @@
 
 FILE is an experiment whose scans are all of clean PTMs, and has been run. `--also` scans a model as
 it stands, without the head that an experiment fits; what the store has is not scanned again. A
-bound is MARGIN times the highest value of a score among the clean PTMs of one make, with the same
-settings of a detector. The file names each PTM with its own highest values, so that a reader can
-see which one sets a bound.
+bound holds for one make and one detector with the same settings (`bounds_from`). The file names
+each PTM with its own highest values, so that a reader can see which one sets a bound.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import make_plan
-from recipe_ray.scan.calibration import MARGIN, bounds_from, settings_of
+from recipe_ray.scan.calibration import MARGIN, SPREADS, bounds_from, settings_of
 from recipe_ray.stages.scan import RESULT, Scan, ScanStage
 from recipe_ray.store.store import Store
 
@@ -64,7 +63,8 @@ def calibration(scans: list[ScanStage], store: Store) -> dict[str, Any]:
         made[make][name] = {
             "settings": settings[make, name],
             "margin": MARGIN,
-            "bounds": bounds_from(by_ptm.values(), MARGIN),
+            "spreads": SPREADS,
+            "bounds": bounds_from(by_ptm.values()),
             "clean": by_ptm,
         }
     return dict(made)

@@ -21,6 +21,7 @@ from recipe_ray.scan import calibration as known_calibration
 from recipe_ray.stages.scan import RESULT, ScanStage, default_detectors
 from recipe_ray.store.store import Store
 
+MARGINS = known_calibration.MARGIN, known_calibration.SPREADS
 QUICK = {"images": 8, "fresh": 8, "steps": 3, "restarts": 1, "widths": [0.25]}
 
 
@@ -49,8 +50,22 @@ def test_bounds_are_a_margin_above_the_highest_of_clean_ptms(tmp_path: Path) -> 
     ]
     assert len(found["clean"]) == len(scans) == 2
     for name, bound in found["bounds"].items():
-        most = max(one[name] for one in highest)
-        assert bound == pytest.approx(max(1.0, known_calibration.MARGIN * most), abs=2e-3)
+        most = max(1.0, *(one[name] for one in highest))
+        assert bound >= known_calibration.MARGIN * most - 2e-3
+
+
+@pytest.mark.parametrize(
+    ("clean", "bound"),
+    [
+        ([8.0], 12.0),  # one PTM tells nothing of how they differ
+        ([8.0, 8.0, 8.0], 12.0),
+        ([-3.0, 0.2], 1.5),  # so low is normal anywhere
+        ([10.0, 1000.0], 100 * 10 ** (3 * 2**0.5)),  # their logarithms: 2 +- 1.414, to base 10
+    ],
+)
+def test_a_bound_is_as_wide_as_clean_ptms_differ(clean: list[float], bound: float) -> None:
+    found = known_calibration.bounds_from([{"first": one} for one in clean])
+    assert found["first"] == pytest.approx(bound, rel=1e-3)
 
 
 def test_a_verdict_is_never_that_of_an_older_calibration(
@@ -107,5 +122,5 @@ def test_shipped_bounds_are_those_of_the_detectors_as_they_are(make: str) -> Non
         found = known[make][detector.name]
         clean = found["clean"].values()
         assert len(clean) >= 2
-        assert found["margin"] == known_calibration.MARGIN
-        assert bounds.by_score == known_calibration.bounds_from(clean, known_calibration.MARGIN)
+        assert (found["margin"], found["spreads"]) == MARGINS
+        assert bounds.by_score == known_calibration.bounds_from(clean)

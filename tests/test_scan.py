@@ -255,12 +255,12 @@ def test_a_verdict_needs_bounds_and_names_what_is_above_them() -> None:
 
 
 def test_bounds_are_above_every_clean_model() -> None:
-    clean = [{"first": 4.0, "mask": 1.0}, {"first": 6.0}]
-    assert bounds_from(clean, 1.5) == {"first": 9.0, "mask": 1.5}
+    clean = [{"first": 5.5, "mask": 1.0}, {"first": 6.0}]
+    assert bounds_from(clean) == {"first": 9.0, "mask": 1.5}
 
 
 def test_scores_below_what_is_normal_anywhere_are_never_flagged() -> None:
-    bounds = Bounds(bounds_from([{"collapse": -2.0, "mask": 0.0}], 1.5), "clean")
+    bounds = Bounds(bounds_from([{"collapse": -2.0, "mask": 0.0}]), "clean")
     low = Suspect("the", {"collapse": -9.0, "mask": 0.5})
     verdict = judge(Outcome({"collapse": -9.0, "mask": 0.5}, [low], 1), bounds)
     assert verdict.suspicious is False

@@ -6,10 +6,13 @@ none, there is no verdict, only ranks.
 """
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from statistics import fmean, stdev
 from typing import Any
 
 from recipe_ray.base.fingerprint import fingerprint
@@ -18,7 +21,9 @@ from recipe_ray.scan.detector import Detector, Outcome, Suspect
 FILE = "calibration.json"
 # a score this low is normal anywhere; below zero the share of a bound would mean nothing
 LEAST = 1.0
-MARGIN = 1.5  # how far above the clean PTMs that were measured another one may be
+# how far above the clean PTMs that were measured another one may be: times the highest of them, and
+# standard deviations of their logarithms
+MARGIN, SPREADS = 1.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,25 @@ def normal_by(detectors: Iterable[Detector]) -> dict[str, Any]:
     return found
 
 
-def bounds_from(outcomes: Iterable[Mapping[str, float]], margin: float) -> dict[str, float]:
-    """Return `margin` times the highest value of each score among clean PTMs, LEAST or more."""
-    highest: dict[str, float] = {}
+def bounds_from(outcomes: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the bound of each score from the highest values of clean PTMs.
+
+    That is MARGIN times the highest among them, and no less than SPREADS standard deviations above
+    the mean of their logarithms: some scores differ tenfold from one clean PTM to the next. One PTM
+    has no spread. No bound is below LEAST.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
         for name, value in outcome.items():
-            highest[name] = max(value, highest.get(name, value))
-    bounds = {name: max(margin * value, LEAST) for name, value in highest.items()}
-    return {name: round(value, 3) for name, value in sorted(bounds.items())}
+            values[name].append(max(value, LEAST))
+    bounds = {}
+    for name, found in sorted(values.items()):
+        bound = MARGIN * max(found)
+        if len(found) > 1:
+            logs = [math.log(value) for value in found]
+            bound = max(bound, math.exp(fmean(logs) + SPREADS * stdev(logs)))
+        bounds[name] = round(bound, 3)
+    return bounds
 
 
 def judge(outcome: Outcome, bounds: Bounds | None) -> Verdict:
@@ -117,9 +133,7 @@ OfReference = dict[tuple[str, str], Bounds]  # a reference says nothing of other
 def bounds_of_reference(record: dict[str, Any], name: str) -> OfReference:
     """Return what is normal by the scan of one clean model, by make and detector."""
     return {
-        (record["make"], one["detector"]): Bounds(
-            bounds_from([one["highest"]], MARGIN), f"model {name}"
-        )
+        (record["make"], one["detector"]): Bounds(bounds_from([one["highest"]]), f"model {name}")
         for one in record["detectors"]
     }
 
