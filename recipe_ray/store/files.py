@@ -5,11 +5,6 @@ stores are in `remote.py`.
 
 Files that killed processes leave half made are named after their process, and are deleted when it
 is gone.
-
-Operations are tried again for a while: networks and servers come back, full disks and wrong keys do
-not. The pauses double from a fifth of a second to fifteen seconds. Each is shortened at random so
-that many workers do not come back at once. No try begins later than a minute and a half after the
-first.
 """
 
 from __future__ import annotations
@@ -17,12 +12,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -32,6 +24,7 @@ from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.base.foreign import open_regular
 from recipe_ray.base.process import Process
 from recipe_ray.store.manifest import MANIFEST, verify
+from recipe_ray.store.patience import Patience, explained, passes_locally
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -86,50 +79,8 @@ def _changed(path: Path) -> float:
 
 T = TypeVar("T")
 
-# errors of a mount while its server is away; other errors of a disk do not pass
-_MOUNT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN}
-_MOUNT |= {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.EREMOTEIO}
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a failing operation is tried again, and how long to wait in between, in seconds."""
-
-    total_s: float = 90.0
-    first_s: float = 0.2
-    longest_s: float = 15.0
-
-    def try_again(
-        self,
-        action: Callable[[], T],
-        is_transient: Callable[[Exception], bool],
-        what: str,
-        reason: Callable[[Exception], str] = str,
-    ) -> T:
-        """Return what the action returns; raise its error if that is final or time is up."""
-        give_up_at = time.monotonic() + self.total_s
-        pause_s = self.first_s
-        while True:
-            try:
-                return action()
-            except Exception as error:
-                wait_s = pause_s * random.uniform(0.5, 1.0)
-                if not is_transient(error) or time.monotonic() + wait_s > give_up_at:
-                    raise
-                logger.warning("%s: %s; trying again", what, reason(error))
-            time.sleep(wait_s)
-            pause_s = min(2 * pause_s, self.longest_s)
-
-
-def passes_locally(error: Exception) -> bool:
-    """Tell whether an error of a folder may pass: those of a mount whose server is away."""
-    return isinstance(error, OSError) and error.errno in _MOUNT
-
-
 SCRATCH = "tmp"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 
 
@@ -340,29 +291,6 @@ class LocalFiles:
         shown = self.shown(path)
         with explained(verb, shown):
             return self._patience.try_again(action, passes_locally, f"{verb} {shown}")
-
-
-@contextmanager
-def explained(verb: str, shown: str) -> Iterator[None]:
-    """Turn an operating system error into a `StoreError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot {verb} {shown}: {_advice(error)}") from error
-
-
-def _advice(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if error.errno in _FULL:
-        return (
-            f"{reason}. Free some space (or use another store) and start the same command "
-            "again: what is committed is kept, and the rest is done again"
-        )
-    if error.errno in _READ_ONLY:
-        return f"{reason}. The store is read-only for this user; give write access or another store"
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return f"{reason}. A file is in the way where a folder is needed"
-    return reason
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -38,13 +38,12 @@ from recipe_ray.base.errors import StoreError, unknown
 from recipe_ray.store.files import (
     Files,
     LocalFiles,
-    Patience,
     clear_dead,
-    explained,
     scratch_name,
 )
 from recipe_ray.store.manifest import MANIFEST, parse_manifest, verify
 from recipe_ray.store.object_stores import CREDENTIALS, SCHEMES, Place, parse_place, with_region
+from recipe_ray.store.patience import Patience, explained
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs

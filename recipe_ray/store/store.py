@@ -29,7 +29,7 @@ from uuid import uuid4
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import path_part
 from recipe_ray.store.claims import CLAIMS, DRIVERS, Claims
-from recipe_ray.store.files import SCRATCH, Files, explained
+from recipe_ray.store.files import SCRATCH, Files
 from recipe_ray.store.manifest import (
     MANIFEST,
     ROWS,
@@ -46,6 +46,7 @@ from recipe_ray.store.notes import (
     read_notes,
     write_note,
 )
+from recipe_ray.store.patience import explained
 from recipe_ray.store.remote import open_files, reopen_files
 from recipe_ray.store.rows import (
     decode_rows,
