@@ -32,7 +32,8 @@ from uuid import uuid4
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.process import Process
-from recipe_ray.store.files import FOREIGN_AGE_S, Files
+from recipe_ray.store.files import Files
+from recipe_ray.store.leftovers import FOREIGN_AGE_S
 from recipe_ray.store.notes import Note, pass_over, read_note, read_notes
 
 CLAIMS, DRIVERS = "claims", "drivers"

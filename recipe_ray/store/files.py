@@ -2,80 +2,27 @@
 
 What they promise: a file is seen whole or not at all, and so is an artifact's folder. Object
 stores are in `remote.py`.
-
-Files that killed processes leave half made are named after their process, and are deleted when it
-is gone.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
-import time
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from uuid import uuid4
 
 from recipe_ray.base.errors import DamagedError, StoreError
-from recipe_ray.base.foreign import open_regular
-from recipe_ray.base.process import Process
+from recipe_ray.base.foreign import open_foreign, open_regular
+from recipe_ray.store.leftovers import Entry, clear_dead, find_dead, scratch_name, walk_folder
 from recipe_ray.store.manifest import MANIFEST, verify
 from recipe_ray.store.patience import Patience, explained, passes_locally
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
-
-# for another machine nobody here knows whether the process lives
-FOREIGN_AGE_S = 24 * 3600.0
-logger = logging.getLogger("recipe_ray")
-
-
-def scratch_name() -> str:
-    """Return a new name that names this process."""
-    return f"{Process.this()}.{uuid4().hex}"
-
-
-def clear_dead(folder: Path, prefix: str = "") -> list[Path]:
-    """Delete what dead processes left in `folder` under names that begin with `prefix`.
-
-    A process of this machine must be gone; of another, nothing may have changed for a day.
-    """
-    found = [path for path in _entries(folder) if path.name.startswith(prefix)]
-    dead = [path for path in found if _is_dead(path, path.name.removeprefix(prefix))]
-    for path in dead:
-        logger.info("deleting what a killed process left: %s", path)
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return dead
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _is_dead(path: Path, name: str) -> bool:
-    owner = Process.parse(name.partition(".")[0])
-    if owner is not None and owner.is_local:
-        return owner.is_gone
-    return time.time() - _changed(path) > FOREIGN_AGE_S
-
-
-def _changed(path: Path) -> float:
-    # a folder's own time does not change while a log in it grows
-    times = [time.time()]
-    for one in [path, *(path.rglob("*") if path.is_dir() else ())]:
-        try:
-            times.append(one.stat().st_mtime)
-        except FileNotFoundError:
-            return time.time()  # somebody uses it
-    return max(times[1:])
-
 
 T = TypeVar("T")
 
@@ -114,11 +61,23 @@ class Files(Protocol):
     def holding(self, folder: str, name: str) -> list[str]:
         """Return the sorted subfolders of a folder that have a file called `name`."""
 
+    def walk(self, folder: str) -> list[Entry]:
+        """Return every file below a folder (of the whole store: ""), sorted by path."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Delete a folder with all that is in it; readers see an artifact whole or not at all."""
+
+    def download(self, path: str, place: Path, within: str) -> None:
+        """Copy a file of the store's folder `within` to a local place; its folder is made."""
+
     def scratch(self) -> Path:
         """Return a new empty local folder to build an artifact in."""
 
     def clear_scratch(self) -> None:
         """Delete what killed processes left in folders of `scratch`, never a living one's."""
+
+    def dead_scratch(self) -> list[Path]:
+        """Return what `clear_scratch` would delete."""
 
     def adopt(self, folder: Path) -> Path:
         """Bring a local folder to where it can be published from; the given one is consumed."""
@@ -134,6 +93,9 @@ class Files(Protocol):
 
     def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
         """Return a local folder with a published folder's verified files."""
+
+    def check(self, target: str, manifest: dict[str, Any]) -> None:
+        """Raise StoreError naming the first file that is not as the manifest says; keep nothing."""
 
 
 class LocalFiles:
@@ -220,6 +182,35 @@ class LocalFiles:
 
         return self._tried(partial(action, self.names(folder)), "list", folder)
 
+    def walk(self, folder: str) -> list[Entry]:
+        return self._tried(lambda: walk_folder(self.root / folder, folder), "list", folder)
+
+    def remove_folder(self, folder: str) -> None:
+        place, aside = self.root / folder, self.root / SCRATCH / scratch_name()
+
+        def action() -> None:
+            aside.parent.mkdir(exist_ok=True)
+            try:
+                place.rename(aside)
+                shutil.rmtree(aside)
+            except FileNotFoundError:
+                return  # somebody else has deleted it
+
+        self._tried(action, "delete", folder)
+
+    def download(self, path: str, place: Path, within: str) -> None:
+        source, inside = self.root / path, self.root / within
+
+        def action() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                open_foreign(source, sys.maxsize, within=inside, error=StoreError) as file,
+                place.open("wb") as copy,
+            ):
+                shutil.copyfileobj(file, copy)
+
+        self._tried(action, "copy", path)
+
     def scratch(self) -> Path:
         # not tempfile.mkdtemp: its 0700 would stay on the published folder of a shared store
         path = f"{SCRATCH}/{scratch_name()}"
@@ -229,6 +220,9 @@ class LocalFiles:
 
     def clear_scratch(self) -> None:
         clear_dead(self.root / SCRATCH)
+
+    def dead_scratch(self) -> list[Path]:
+        return find_dead(self.root / SCRATCH)
 
     def adopt(self, folder: Path) -> Path:
         if folder.resolve().parent == (self.root / SCRATCH).resolve():
@@ -286,6 +280,10 @@ class LocalFiles:
         self._tried(check, "read", target)
         self._verified.add(target)
         return folder
+
+    def check(self, target: str, manifest: dict[str, Any]) -> None:
+        folder = self.root / target
+        self._tried(partial(verify, folder, manifest, str(folder)), "read", target)
 
     def _tried(self, action: Callable[[], T], verb: str, path: str) -> T:
         shown = self.shown(path)
