@@ -17,6 +17,7 @@ from recipe_ray.base.paths import path_part
 
 MANIFEST = "manifest.json"
 ROWS = "rows.parquet"
+LEFT_OUT = "left_out"  # the names that an export did not copy (`export.py`)
 MANIFEST_VERSION = 1
 MAX_LABEL = 80
 
