@@ -1,4 +1,4 @@
-"""Makes `tests/first_store/`, a store as the first release lays it out: `python tests/first_store.py`.
+"""Makes `tests/first_store/`, a store as the first release lays it out; run this file to do so.
 
 It is not made again with a later layout: `tests/test_store_upkeep.py` shows that later versions
 still read it. The artifacts' models are text; the rows are those of a report.
