@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recipe_ray.store.files import FOREIGN_AGE_S, clear_dead
+from recipe_ray.store.leftovers import FOREIGN_AGE_S, clear_dead
 from recipe_ray.store.store import Store
 
 _WORKING = """

@@ -60,6 +60,8 @@ def started(*words: object) -> tuple[int, set[str], str]:
         ["--version"],
         ["sweep", "--help"],
         ["purify", "--help"],
+        ["store", "-h"],
+        ["store", "gc", "-h"],
     ],
     ids=" ".join,
 )

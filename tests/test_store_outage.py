@@ -18,8 +18,9 @@ from moto.server import ThreadedMotoServer
 from store_samples import POR, filled, s3_server, some_rows
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.store.files import LocalFiles, Patience
+from recipe_ray.store.files import LocalFiles
 from recipe_ray.store.object_stores import parse_place
+from recipe_ray.store.patience import Patience
 from recipe_ray.store.remote import RemoteFiles
 from recipe_ray.store.store import Store
 

@@ -12,9 +12,9 @@ from object_servers import ObjectServer, object_server
 from store_samples import POR, SPAWN, commit_once, committed, filled, raced, some_rows
 
 from recipe_ray.base.errors import StoreError
-from recipe_ray.store.files import Patience
 from recipe_ray.store.manifest import write_manifest
 from recipe_ray.store.object_stores import parse_place
+from recipe_ray.store.patience import Patience
 from recipe_ray.store.remote import RemoteFiles, reopen_files
 from recipe_ray.store.store import Store
 

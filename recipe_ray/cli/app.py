@@ -18,7 +18,8 @@ from typer.main import get_command
 from recipe_ray import __version__
 from recipe_ray.cli.exits import Commands
 
-# command: its module, its function and, if it needs one, its class there
+# command: its module, its function and, if it needs one, its class there; a group of commands: its
+# module and its typer.Typer
 COMMANDS: dict[str, tuple[str, ...]] = {
     "scan": ("scan", "scan_command", "ScanCommand"),
     "purify": ("purify", "purify_command"),
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report": ("report", "report_command"),
     "status": ("status", "status_command"),
     "list": ("report", "list_command"),
+    "store": ("store", "store_group"),
     "doctor": ("doctor", "doctor_command"),
 }
 
@@ -51,10 +53,11 @@ class LazyCommands(Commands):
             return None
         file, function, *own = COMMANDS[cmd_name]
         module = import_module(f"recipe_ray.cli.{file}")
+        found = getattr(module, function)
+        if isinstance(found, typer.Typer):
+            return get_command(found)
         alone = typer.Typer(add_completion=False)
-        alone.command(cmd_name, cls=getattr(module, own[0]) if own else None)(
-            getattr(module, function)
-        )
+        alone.command(cmd_name, cls=getattr(module, own[0]) if own else None)(found)
         return get_command(alone)
 
 

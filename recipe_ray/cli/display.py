@@ -218,6 +218,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def size(count: int) -> str:
+    """Return bytes as people say them: 512 B, 4.2 kB, 1.5 GB."""
+    shown, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if shown < 999.5 or unit == "TB":
+            break
+        shown /= 1000
+    return f"{shown:.0f} {unit}" if unit == "B" or shown >= 99.5 else f"{shown:.1f} {unit}"
+
+
 def _to_go(seconds: float | None) -> str:
     return "" if seconds is None else f"{duration(seconds)} to go"
 

@@ -3,6 +3,7 @@
     drivers/<driver>.json   a driver's lease: a number that grows while it lives, and what people
                             see of it (`schedule/sweep_progress.py: DriverNote`)
     claims/<key>.<driver>   this driver builds this stage, for as long as it has its lease
+    claims/gc.<driver>      this one deletes what no plan names (`upkeep.py`)
 
 A claim has its driver in its name. So a driver that removes the claims of a dead one cannot delete
 another's by mistake: no store deletes a file on the condition that it is still the same. To claim,
@@ -32,12 +33,16 @@ from uuid import uuid4
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.process import Process
-from recipe_ray.store.files import FOREIGN_AGE_S, Files
+from recipe_ray.store.files import Files
+from recipe_ray.store.leftovers import FOREIGN_AGE_S
 from recipe_ray.store.notes import Note, pass_over, read_note, read_notes
 
 CLAIMS, DRIVERS = "claims", "drivers"
+DELETING = "gc"  # who holds this, which is no stage's key, deletes what no plan names
+DELETING_LEASE_S = 60.0
 BEATS_A_LEASE = 6
 LONGEST_BEAT_S = 5.0  # people watch, too
+_LOOK_EVERY_S = 1.0
 # if two claim at once, one withdraws as soon as it looks; the other waits for that
 _PAUSES_S = (0.05, 0.2, 0.5, 0.0)
 logger = logging.getLogger("recipe_ray")
@@ -128,6 +133,19 @@ class Claims:
         # the smallest: two may be listed until one of them yields
         return {key: driver for key, _, driver in reversed(listed) if driver in alive}
 
+    def living(self) -> list[str]:
+        """Return the other drivers that live, whether they hold anything or not.
+
+        One on another machine is watched until its lease changes, `lease_s` seconds at most.
+        """
+        while True:
+            listed = [name.removesuffix(".json") for name in self._files.names(DRIVERS)]
+            alive = [one for one in listed if one != self.driver and self._signs.show_life(one)]
+            sure = [one for one in alive if self._signs.is_sure(one)]
+            if sure or not alive:
+                return sure
+            time.sleep(min(self._beat_s, _LOOK_EVERY_S))
+
     def who(self, driver: str) -> str:
         """Return what people know another driver by: the process and the host of its lease."""
         lease = read_note(self._files, DRIVERS, driver, Note) or {}
@@ -178,6 +196,7 @@ class _Signs:
         self._files = files
         self._lease_s = lease_s
         self._seen: dict[str, tuple[bytes, float, float]] = {}  # sign, last look, silence in s
+        self._changed: set[str] = set()
 
     def show_life(self, driver: str) -> bool:
         """Tell whether a driver lives, as far as can be known."""
@@ -191,8 +210,47 @@ class _Signs:
         silent_s += min(now - looked, self._lease_s / BEATS_A_LEASE)
         if sign != before:
             silent_s = 0.0
+            self._changed.add(driver)
         self._seen[driver] = (sign, now, silent_s)
         return silent_s < self._lease_s
+
+    def is_sure(self, driver: str) -> bool:
+        """Tell whether the life of a driver was seen: its process, or a new number in its lease."""
+        process = _process_of(driver)
+        return driver in self._changed or (process is not None and process.is_local)
+
+
+def await_deletions(files: Files) -> None:
+    """Return when nobody deletes from the store (`DELETING`); a dead one is not waited for."""
+    signs, told = _Signs(files, DELETING_LEASE_S), False
+    while True:
+        drivers = [
+            name.partition(".")[2]
+            for name in files.names(CLAIMS)
+            if name.startswith(f"{DELETING}.")
+        ]
+        if not any(signs.show_life(driver) for driver in drivers):
+            return
+        if not told:
+            logger.warning("waiting for `recipe-ray store gc`, which deletes from this store now")
+            told = True
+        time.sleep(_LOOK_EVERY_S / 2)
+
+
+def of_the_dead(files: Files) -> list[str]:
+    """Return the claims and leases of drivers that are dead, as far as this machine can know.
+
+    One of another machine counts as dead if its lease is a day old, or missing.
+    """
+    leases = {name: name.removesuffix(".json") for name in files.names(DRIVERS)}
+    claims = {name: name.partition(".")[2] for name in files.names(CLAIMS) if "." in name}
+    notes = read_notes(files, DRIVERS, Note)
+    drivers = {*leases.values(), *claims.values()}
+    dead = {one for one in drivers if not _may_live(one, notes.get(one))}
+    return [
+        *(f"{DRIVERS}/{name}" for name, driver in leases.items() if driver in dead),
+        *(f"{CLAIMS}/{name}" for name, driver in claims.items() if driver in dead),
+    ]
 
 
 def _lease_path(driver: str) -> str:

@@ -2,134 +2,32 @@
 
 What they promise: a file is seen whole or not at all, and so is an artifact's folder. Object
 stores are in `remote.py`.
-
-Files that killed processes leave half made are named after their process, and are deleted when it
-is gone.
-
-Operations are tried again for a while: networks and servers come back, full disks and wrong keys do
-not. The pauses double from a fifth of a second to fifteen seconds. Each is shortened at random so
-that many workers do not come back at once. No try begins later than a minute and a half after the
-first.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import random
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from uuid import uuid4
 
 from recipe_ray.base.errors import DamagedError, StoreError
-from recipe_ray.base.foreign import open_regular
-from recipe_ray.base.process import Process
+from recipe_ray.base.foreign import open_foreign, open_regular
+from recipe_ray.store.leftovers import Entry, clear_dead, find_dead, scratch_name, walk_folder
 from recipe_ray.store.manifest import MANIFEST, verify
+from recipe_ray.store.patience import Patience, explained, passes_locally
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
 
-# for another machine nobody here knows whether the process lives
-FOREIGN_AGE_S = 24 * 3600.0
-logger = logging.getLogger("recipe_ray")
-
-
-def scratch_name() -> str:
-    """Return a new name that names this process."""
-    return f"{Process.this()}.{uuid4().hex}"
-
-
-def clear_dead(folder: Path, prefix: str = "") -> list[Path]:
-    """Delete what dead processes left in `folder` under names that begin with `prefix`.
-
-    A process of this machine must be gone; of another, nothing may have changed for a day.
-    """
-    found = [path for path in _entries(folder) if path.name.startswith(prefix)]
-    dead = [path for path in found if _is_dead(path, path.name.removeprefix(prefix))]
-    for path in dead:
-        logger.info("deleting what a killed process left: %s", path)
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return dead
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _is_dead(path: Path, name: str) -> bool:
-    owner = Process.parse(name.partition(".")[0])
-    if owner is not None and owner.is_local:
-        return owner.is_gone
-    return time.time() - _changed(path) > FOREIGN_AGE_S
-
-
-def _changed(path: Path) -> float:
-    # a folder's own time does not change while a log in it grows
-    times = [time.time()]
-    for one in [path, *(path.rglob("*") if path.is_dir() else ())]:
-        try:
-            times.append(one.stat().st_mtime)
-        except FileNotFoundError:
-            return time.time()  # somebody uses it
-    return max(times[1:])
-
-
 T = TypeVar("T")
-
-# errors of a mount while its server is away; other errors of a disk do not pass
-_MOUNT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ENOTCONN}
-_MOUNT |= {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.EREMOTEIO}
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a failing operation is tried again, and how long to wait in between, in seconds."""
-
-    total_s: float = 90.0
-    first_s: float = 0.2
-    longest_s: float = 15.0
-
-    def try_again(
-        self,
-        action: Callable[[], T],
-        is_transient: Callable[[Exception], bool],
-        what: str,
-        reason: Callable[[Exception], str] = str,
-    ) -> T:
-        """Return what the action returns; raise its error if that is final or time is up."""
-        give_up_at = time.monotonic() + self.total_s
-        pause_s = self.first_s
-        while True:
-            try:
-                return action()
-            except Exception as error:
-                wait_s = pause_s * random.uniform(0.5, 1.0)
-                if not is_transient(error) or time.monotonic() + wait_s > give_up_at:
-                    raise
-                logger.warning("%s: %s; trying again", what, reason(error))
-            time.sleep(wait_s)
-            pause_s = min(2 * pause_s, self.longest_s)
-
-
-def passes_locally(error: Exception) -> bool:
-    """Tell whether an error of a folder may pass: those of a mount whose server is away."""
-    return isinstance(error, OSError) and error.errno in _MOUNT
-
 
 SCRATCH = "tmp"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 
 
@@ -163,11 +61,23 @@ class Files(Protocol):
     def holding(self, folder: str, name: str) -> list[str]:
         """Return the sorted subfolders of a folder that have a file called `name`."""
 
+    def walk(self, folder: str) -> list[Entry]:
+        """Return every file below a folder (of the whole store: ""), sorted by path."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Delete a folder with all that is in it; readers see an artifact whole or not at all."""
+
+    def download(self, path: str, place: Path, within: str) -> None:
+        """Copy a file of the store's folder `within` to a local place; its folder is made."""
+
     def scratch(self) -> Path:
         """Return a new empty local folder to build an artifact in."""
 
     def clear_scratch(self) -> None:
         """Delete what killed processes left in folders of `scratch`, never a living one's."""
+
+    def dead_scratch(self) -> list[Path]:
+        """Return what `clear_scratch` would delete."""
 
     def adopt(self, folder: Path) -> Path:
         """Bring a local folder to where it can be published from; the given one is consumed."""
@@ -183,6 +93,9 @@ class Files(Protocol):
 
     def fetch(self, target: str, manifest: dict[str, Any], cache: Path) -> Path:
         """Return a local folder with a published folder's verified files."""
+
+    def check(self, target: str, manifest: dict[str, Any]) -> None:
+        """Raise StoreError naming the first file that is not as the manifest says; keep nothing."""
 
 
 class LocalFiles:
@@ -269,6 +182,35 @@ class LocalFiles:
 
         return self._tried(partial(action, self.names(folder)), "list", folder)
 
+    def walk(self, folder: str) -> list[Entry]:
+        return self._tried(lambda: walk_folder(self.root / folder, folder), "list", folder)
+
+    def remove_folder(self, folder: str) -> None:
+        place, aside = self.root / folder, self.root / SCRATCH / scratch_name()
+
+        def action() -> None:
+            aside.parent.mkdir(exist_ok=True)
+            try:
+                place.rename(aside)
+                shutil.rmtree(aside)
+            except FileNotFoundError:
+                return  # somebody else has deleted it
+
+        self._tried(action, "delete", folder)
+
+    def download(self, path: str, place: Path, within: str) -> None:
+        source, inside = self.root / path, self.root / within
+
+        def action() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                open_foreign(source, sys.maxsize, within=inside, error=StoreError) as file,
+                place.open("wb") as copy,
+            ):
+                shutil.copyfileobj(file, copy)
+
+        self._tried(action, "copy", path)
+
     def scratch(self) -> Path:
         # not tempfile.mkdtemp: its 0700 would stay on the published folder of a shared store
         path = f"{SCRATCH}/{scratch_name()}"
@@ -278,6 +220,9 @@ class LocalFiles:
 
     def clear_scratch(self) -> None:
         clear_dead(self.root / SCRATCH)
+
+    def dead_scratch(self) -> list[Path]:
+        return find_dead(self.root / SCRATCH)
 
     def adopt(self, folder: Path) -> Path:
         if folder.resolve().parent == (self.root / SCRATCH).resolve():
@@ -336,33 +281,14 @@ class LocalFiles:
         self._verified.add(target)
         return folder
 
+    def check(self, target: str, manifest: dict[str, Any]) -> None:
+        folder = self.root / target
+        self._tried(partial(verify, folder, manifest, str(folder)), "read", target)
+
     def _tried(self, action: Callable[[], T], verb: str, path: str) -> T:
         shown = self.shown(path)
         with explained(verb, shown):
             return self._patience.try_again(action, passes_locally, f"{verb} {shown}")
-
-
-@contextmanager
-def explained(verb: str, shown: str) -> Iterator[None]:
-    """Turn an operating system error into a `StoreError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot {verb} {shown}: {_advice(error)}") from error
-
-
-def _advice(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if error.errno in _FULL:
-        return (
-            f"{reason}. Free some space (or use another store) and start the same command "
-            "again: what is committed is kept, and the rest is done again"
-        )
-    if error.errno in _READ_ONLY:
-        return f"{reason}. The store is read-only for this user; give write access or another store"
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return f"{reason}. A file is in the way where a folder is needed"
-    return reason
 
 
 def _copy_tree(source: Path, target: Path) -> None:

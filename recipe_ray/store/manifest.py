@@ -5,17 +5,19 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipe_ray.base.errors import DamagedError, StoreError
 from recipe_ray.base.fingerprint import file_checksum, stream_checksum
-from recipe_ray.base.foreign import is_there, open_foreign
+from recipe_ray.base.foreign import open_foreign
 from recipe_ray.base.paths import path_part
 
 MANIFEST = "manifest.json"
 ROWS = "rows.parquet"
+LEFT_OUT = "left_out"  # the names that an export did not copy (`export.py`)
 MANIFEST_VERSION = 1
 MAX_LABEL = 80
 
@@ -109,37 +111,43 @@ def verify(folder: Path, manifest: dict[str, Any], shown: str, *, sizes_only: bo
     A file that was added is one, too: whoever opens a model's folder might read it. Hidden files
     are left alone: systems make them, and no reader of models looks for them.
     """
-    added = _added(folder, manifest)
-    if added is not None:
+    check_names(_names_in(folder), manifest, shown)
+    for name, expected in manifest["files"].items():
+        # files in a store's folder are as foreign as its manifest
+        with open_foreign(folder / name, _ANY, within=folder, error=StoreError) as file:
+            check_size(f"{shown}/{name}", os.fstat(file.fileno()).st_size, expected)
+            if not sizes_only:
+                check_sum(f"{shown}/{name}", stream_checksum(file), expected)
+
+
+def check_names(names: Collection[str], manifest: dict[str, Any], shown: str) -> None:
+    """Raise StoreError naming the first file of an artifact that was added or is missing."""
+    known = {*manifest["files"], MANIFEST}
+    hidden = {name for name in names if name.rpartition("/")[2].startswith(".")}
+    for added in sorted({*names} - known - hidden):
         raise StoreError(
             f"{shown}/{added}: not a part of what was committed, and it could be read with it; "
             "move it out of the store"
         )
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not is_there(path):
-            raise StoreError(f"{shown}/{name}: missing, although it was committed; {_REPAIR}")
-        # files in a store's folder are as foreign as its manifest
-        with open_foreign(path, _ANY, within=folder, error=StoreError) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != expected["size"]:
-                raise StoreError(
-                    f"{shown}/{name}: {size} bytes, but {expected['size']} were committed; "
-                    f"{_REPAIR}"
-                )
-            if not sizes_only and stream_checksum(file) != expected["sha256"]:
-                raise StoreError(f"{shown}/{name}: checksum mismatch; {_REPAIR}")
+    for missing in [name for name in manifest["files"] if name not in names]:
+        raise StoreError(f"{shown}/{missing}: missing, although it was committed; {_REPAIR}")
 
 
-def _added(folder: Path, manifest: dict[str, Any]) -> str | None:
-    """Return the first name below a folder that its manifest lacks; None if there is none."""
-    known = {*manifest["files"], MANIFEST}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        is_folder = path.is_dir() and not path.is_symlink()
-        if not (is_folder or name in known or path.name.startswith(".")):
-            return name
-    return None
+def check_size(shown: str, size: int, expected: dict[str, Any]) -> None:
+    """Raise StoreError if a file has not the bytes that were committed."""
+    if size != expected["size"]:
+        raise StoreError(f"{shown}: {size} bytes, but {expected['size']} were committed; {_REPAIR}")
+
+
+def check_sum(shown: str, checksum: str, expected: dict[str, Any]) -> None:
+    """Raise StoreError if a file has not the SHA-256 that was committed."""
+    if checksum != expected["sha256"]:
+        raise StoreError(f"{shown}: checksum mismatch; {_REPAIR}")
+
+
+def _names_in(folder: Path) -> set[str]:
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def parse_manifest(data: bytes, shown: str) -> dict[str, Any]:

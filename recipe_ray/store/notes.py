@@ -141,6 +141,22 @@ def read_notes(files: Files, folder: str, shape: type[Note]) -> dict[str, dict[s
     }
 
 
+def damaged_notes(files: Files, folder: str, shape: type[Note]) -> list[StoreError]:
+    """Return what is wrong with each note of a folder that `read_notes` leaves out."""
+    found: list[StoreError] = []
+    for name in [name for name in files.names(folder) if name.endswith(".json")]:
+        path = f"{folder}/{name}"
+        try:
+            data = files.read(path)
+            if data is not None:
+                _checked(data, files.shown(path), shape)
+        except StoreError as error:
+            if not (isinstance(error, DamagedError) or isinstance(error.__cause__, _UNREADABLE)):
+                raise
+            found.append(error)
+    return found
+
+
 def read_all(files: Files, paths: Iterable[str]) -> list[tuple[str, bytes]]:
     """Return the content of many files, read at the same time."""
     listed = list(paths)

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from recipe_ray.base.errors import StoreError, unknown
-from recipe_ray.store.files import Patience
+from recipe_ray.store.patience import Patience
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs

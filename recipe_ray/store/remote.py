@@ -13,6 +13,7 @@ This module also turns the place of a store, a folder or a URI, into file operat
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import shutil
@@ -36,16 +37,18 @@ from obstore.store import ObjectStore
 
 from recipe_ray.base.errors import StoreError, unknown
 from recipe_ray.base.paths import expanded
-from recipe_ray.store.files import (
-    Files,
-    LocalFiles,
-    Patience,
-    clear_dead,
-    explained,
-    scratch_name,
+from recipe_ray.store.files import Files, LocalFiles
+from recipe_ray.store.leftovers import Entry, clear_dead, find_dead, scratch_name
+from recipe_ray.store.manifest import (
+    MANIFEST,
+    check_names,
+    check_size,
+    check_sum,
+    parse_manifest,
+    verify,
 )
-from recipe_ray.store.manifest import MANIFEST, parse_manifest, verify
 from recipe_ray.store.object_stores import CREDENTIALS, SCHEMES, Place, parse_place, with_region
+from recipe_ray.store.patience import Patience, explained
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -122,11 +125,29 @@ class RemoteFiles:
         # <folder>/<sub>/<name>, not deeper
         return sorted(part[0] for part in parts if len(part) == 2 and part[1] == name)
 
+    def walk(self, folder: str) -> list[Entry]:
+        root = f"{self._place.path}/" if self._place.path else ""
+        found = sorted(self._objects(folder), key=lambda one: str(one["path"]))
+        return [
+            Entry(one["path"].removeprefix(root), one["size"], one["last_modified"].timestamp())
+            for one in found
+        ]
+
+    def remove_folder(self, folder: str) -> None:
+        self.remove(f"{folder}/{MANIFEST}")  # first: without it nothing is committed
+        self._forget(folder)
+
+    def download(self, path: str, place: Path, within: str) -> None:
+        self._download(path, place)
+
     def scratch(self) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{scratch_name()}-"))
 
     def clear_scratch(self) -> None:
         clear_dead(Path(tempfile.gettempdir()), _SCRATCH_PREFIX)
+
+    def dead_scratch(self) -> list[Path]:
+        return find_dead(Path(tempfile.gettempdir()), _SCRATCH_PREFIX)
 
     def adopt(self, folder: Path) -> Path:
         return folder
@@ -181,6 +202,15 @@ class RemoteFiles:
         self._verified.add(attempt)
         return place
 
+    def check(self, target: str, manifest: dict[str, Any]) -> None:
+        place = f"{target}/{manifest['attempt']}"
+        shown = self.shown(place)
+        sizes = {one.path.removeprefix(f"{place}/"): one.bytes for one in self.walk(place)}
+        check_names(sizes.keys(), manifest, shown)
+        for name, expected in manifest["files"].items():
+            check_size(f"{shown}/{name}", sizes[name], expected)
+            check_sum(f"{shown}/{name}", self._checksum(f"{place}/{name}"), expected)
+
     def check_root(self) -> None:
         """Raise StoreError if the bucket or folder cannot be reached or is not one."""
         path = self._place.path
@@ -201,9 +231,14 @@ class RemoteFiles:
         return self._tried(partial(obs.list_with_delimiter, self._store, at), "list", folder)
 
     def _below(self, folder: str) -> list[str]:
-        def action() -> list[str]:
-            pieces = obs.list(self._store, f"{self._at(folder)}/")
-            return [one["path"] for piece in pieces for one in piece]
+        return [one["path"] for one in self._objects(folder)]
+
+    def _objects(self, folder: str) -> list[Any]:
+        def action() -> list[Any]:
+            at = self._at(folder)
+            return [
+                one for piece in obs.list(self._store, f"{at}/" if at else None) for one in piece
+            ]
 
         return self._tried(action, "list", folder)
 
@@ -236,6 +271,16 @@ class RemoteFiles:
                     file.write(piece)
 
         self._tried(action, "read", path)
+
+    def _checksum(self, path: str) -> str:
+        def action() -> str:
+            found = hashlib.sha256()
+            reader = obs.open_reader(self._store, self._at(path), buffer_size=PIECE)
+            while len(piece := reader.read(PIECE)):
+                found.update(piece)
+            return found.hexdigest()
+
+        return self._tried(action, "read", path)
 
     def _forget(self, folder: str) -> None:
         for path in self._below(folder):

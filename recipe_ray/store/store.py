@@ -28,9 +28,10 @@ from uuid import uuid4
 
 from recipe_ray.base.errors import StoreError
 from recipe_ray.base.paths import expanded, path_part
-from recipe_ray.store.claims import CLAIMS, DRIVERS, Claims
-from recipe_ray.store.files import SCRATCH, Files, explained
+from recipe_ray.store.claims import CLAIMS, DRIVERS, Claims, await_deletions
+from recipe_ray.store.files import SCRATCH, Files
 from recipe_ray.store.manifest import (
+    LEFT_OUT,
     MANIFEST,
     ROWS,
     ArtifactId,
@@ -47,6 +48,7 @@ from recipe_ray.store.notes import (
     read_notes,
     write_note,
 )
+from recipe_ray.store.patience import explained
 from recipe_ray.store.remote import open_files, reopen_files
 from recipe_ray.store.rows import (
     decode_rows,
@@ -64,10 +66,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ArtifactId", "Store"]
 
-_FAILURES, _PROGRESS, _CHECKPOINTS = "failures", "progress", "checkpoints"
-_RESULTS, _PLANS = "results", "plans"
+FAILURES, PROGRESS, CHECKPOINTS = "failures", "progress", "checkpoints"
+RESULTS, PLANS = "results", "plans"
 _BESIDE = {CLAIMS, DRIVERS, "corpora", "tensorboard"}  # folders of other modules
-_NOT_KINDS = {_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS, _PLANS, SCRATCH, *_BESIDE}
+ROOMS = {FAILURES, PROGRESS, CHECKPOINTS, RESULTS, PLANS, SCRATCH, *_BESIDE}
 
 
 class Store:
@@ -112,7 +114,7 @@ class Store:
         found: dict[str, ArtifactId] = {}
         for kind in self._files.names(""):
             # people may keep notes next to the artifacts
-            if kind in _NOT_KINDS or not re.fullmatch(r"[A-Za-z0-9_]+", kind):
+            if kind in ROOMS or not re.fullmatch(r"[A-Za-z0-9_]+", kind):
                 continue
             for name in self._files.holding(kind, MANIFEST):
                 artifact = ArtifactId.from_folder(kind, name)
@@ -122,7 +124,7 @@ class Store:
 
     def check_free(self, artifact: ArtifactId) -> None:
         """Raise StoreError if something is in the way of an artifact or of its stage's notes."""
-        notes = (_FAILURES, _PROGRESS, _CHECKPOINTS, _RESULTS)
+        notes = (FAILURES, PROGRESS, CHECKPOINTS, RESULTS)
         self._files.check_free(artifact.folder, notes)
 
     def commit(
@@ -138,13 +140,13 @@ class Store:
         if the artifact is already there. The store adds to the manifest: kind, label, key,
         attempt, manifest_version, and `files` with size and SHA-256 of each.
         """
-        if artifact.kind in _NOT_KINDS:
+        if artifact.kind in ROOMS:
             raise ValueError(f"{artifact.kind!r} is a folder of the store, not a kind of artifact")
         try:
             landed = not self.has(artifact) and self._publish(artifact, folder, manifest, rows)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self._files.remove(json_path(_FAILURES, artifact.key))
+        self._files.remove(json_path(FAILURES, artifact.key))
         self.clear_progress(artifact)
         return landed
 
@@ -155,8 +157,24 @@ class Store:
         Raises StoreError if it is not committed or a file is missing or altered.
         """
         found = self._committed(artifact)
+        manifest = self.manifest(found)
+        if manifest.get(LEFT_OUT):
+            raise StoreError(
+                f"{self._files.shown(found.folder)}: its model was left out when this store was "
+                "exported. Export it again with --with-models, or delete this folder and start "
+                "the same command again to make it again"
+            )
         cache = expanded(os.environ.get("RECIPE_RAY_CACHE") or "~/.cache/recipe-ray")
-        return self._files.fetch(found.folder, self.manifest(found), cache / "artifacts")
+        return self._files.fetch(found.folder, manifest, cache / "artifacts")
+
+    def check(self, artifact: ArtifactId) -> None:
+        """Raise StoreError if a committed artifact is not what was committed; read all of it."""
+        manifest = self.manifest(artifact)
+        said = (manifest.get("kind"), manifest.get("key"))
+        if said != (artifact.kind, artifact.key):
+            shown = self._files.shown(artifact.folder)
+            raise StoreError(f"{shown}: its manifest is of {said[0]} {said[1]}; delete its folder")
+        self._files.check(artifact.folder, manifest)
 
     def manifest(self, artifact: ArtifactId) -> dict[str, Any]:
         """Return a committed artifact's manifest; raise StoreError if missing or damaged."""
@@ -203,49 +221,49 @@ class Store:
 
     def record_failure(self, artifact: ArtifactId, failure: dict[str, Any]) -> None:
         """Keep why a stage failed, until its next failure or its commit."""
-        write_note(self._files, _FAILURES, artifact, failure)
+        write_note(self._files, FAILURES, artifact, failure)
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Return the last failure of every failed stage by key, with its kind, label and time.
 
         A damaged note is named in the log and left out, as with `failure` and `progress`.
         """
-        return read_notes(self._files, _FAILURES, FailureNote)
+        return read_notes(self._files, FAILURES, FailureNote)
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the last failure of one stage, None if it has none."""
-        return read_note(self._files, _FAILURES, key, FailureNote)
+        return read_note(self._files, FAILURES, key, FailureNote)
 
     def write_progress(self, artifact: ArtifactId, progress: dict[str, Any]) -> None:
         """Say how far a running stage is, for `status` in another terminal."""
-        write_note(self._files, _PROGRESS, artifact, progress)
+        write_note(self._files, PROGRESS, artifact, progress)
 
     def progress(self) -> dict[str, dict[str, Any]]:
         """Return the progress of stages by key, with kind, label and time of writing.
 
         A killed stage leaves its last note: judge by `time`.
         """
-        return read_notes(self._files, _PROGRESS, ProgressNote)
+        return read_notes(self._files, PROGRESS, ProgressNote)
 
     def clear_progress(self, artifact: ArtifactId) -> None:
         """Forget a stage's progress."""
-        self._files.remove(json_path(_PROGRESS, artifact.key))
+        self._files.remove(json_path(PROGRESS, artifact.key))
 
     def write_checkpoint(self, key: str, data: bytes) -> None:
         """Replace a stage's resume point."""
-        self._files.write(f"{_CHECKPOINTS}/{key}", data)
+        self._files.write(f"{CHECKPOINTS}/{key}", data)
 
     def read_checkpoint(self, key: str) -> bytes | None:
         """Return a stage's resume point, None if it has none."""
-        return self._files.read(f"{_CHECKPOINTS}/{key}")
+        return self._files.read(f"{CHECKPOINTS}/{key}")
 
     def drop_checkpoint(self, key: str) -> None:
         """Delete a stage's resume point."""
-        self._files.remove(f"{_CHECKPOINTS}/{key}")
+        self._files.remove(f"{CHECKPOINTS}/{key}")
 
     def checkpoints(self) -> dict[str, int]:
         """Return the bytes of every resume point by its stage's key."""
-        return self._files.sizes(_CHECKPOINTS)
+        return self._files.sizes(CHECKPOINTS)
 
     # --- experiments
 
@@ -273,35 +291,45 @@ class Store:
 
         names = self.experiments() if experiment is None else [_named(experiment)]
         paths = [
-            f"{_RESULTS}/{name}/{file}"
+            f"{RESULTS}/{name}/{file}"
             for name in names
-            for file in self._files.names(f"{_RESULTS}/{name}")
+            for file in self._files.names(f"{RESULTS}/{name}")
             if file.endswith(".parquet")
         ]
         read = read_all(self._files, paths)
-        tables = [decode_rows(data, self._files.shown(path), _AGAIN) for path, data in read]
+        tables = [decode_rows(data, self._files.shown(path), AGAIN) for path, data in read]
         for (path, _), table in zip(read, tables, strict=True):
             if not table.schema.equals(result_schema()):
                 shown = self._files.shown(path)
-                raise StoreError(f"{shown}: not result rows: {table.column_names}; {_AGAIN}")
+                raise StoreError(f"{shown}: not result rows: {table.column_names}; {AGAIN}")
         return pa.concat_tables([result_schema().empty_table(), *tables])
+
+    def result_stages(self, experiment: str) -> list[str]:
+        """Return the keys of the stages that have rows in an experiment's results."""
+        names = self._files.names(f"{RESULTS}/{_named(experiment)}")
+        return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
     def experiments(self) -> list[str]:
         """Return the names of the experiments that have a plan or results."""
-        planned = {name.removesuffix(".json") for name in self._files.names(_PLANS)}
-        found = planned | set(self._files.names(_RESULTS))
+        planned = {name.removesuffix(".json") for name in self._files.names(PLANS)}
+        found = planned | set(self._files.names(RESULTS))
         return sorted(name for name in found if not name.startswith("."))  # of the file manager
 
     def write_plan(self, experiment: str, plan: dict[str, Any]) -> None:
-        """Keep an experiment's plan as it was last launched."""
-        self._files.write(json_path(_PLANS, _named(experiment)), sealed_json(plan))
+        """Keep an experiment's plan as it was last launched.
+
+        If somebody deletes what no plan names (`upkeep.py`), return when that has ended: list what
+        is committed only after this.
+        """
+        self._files.write(json_path(PLANS, _named(experiment)), sealed_json(plan))
+        await_deletions(self._files)
 
     def plan(self, experiment: str) -> dict[str, Any] | None:
         """Return an experiment's plan as last launched, None if it never was."""
-        path = json_path(_PLANS, _named(experiment))
+        path = json_path(PLANS, _named(experiment))
         data = self._files.read(path)
         shown = self._files.shown(path)
-        return None if data is None else checked_plan(unsealed_json(data, shown, _AGAIN), shown)
+        return None if data is None else checked_plan(unsealed_json(data, shown, AGAIN), shown)
 
     # --- below
 
@@ -331,7 +359,7 @@ class Store:
             shutil.rmtree(inside, ignore_errors=True)
 
 
-_AGAIN = (
+AGAIN = (
     "delete it and start the same sweep or search again: it is written again from what the store "
     "has, nothing is trained twice"
 )
@@ -342,7 +370,7 @@ def _reopened(uri: str) -> Store:
 
 
 def _rows_path(experiment: str, key: str) -> str:
-    return f"{_RESULTS}/{_named(experiment)}/{path_part(key, 'stage key')}.parquet"
+    return f"{RESULTS}/{_named(experiment)}/{path_part(key, 'stage key')}.parquet"
 
 
 def _named(experiment: str) -> str:
