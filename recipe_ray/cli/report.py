@@ -13,7 +13,7 @@ import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import local_path, why_missing
-from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_folder
+from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_file, output_folder
 
 if TYPE_CHECKING:
     from recipe_ray.base.registry import Registry
@@ -40,7 +40,14 @@ def report_command(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder for Figures 2 and 3, searches, patches (extra `figures`).",
+            help="Folder for every figure as SVG, PNG and PDF (extra `figures`).",
+        ),
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="One page with all tables and figures, without network (extra `figures`).",
         ),
     ] = None,
     export_: Annotated[
@@ -51,13 +58,13 @@ def report_command(
     ] = None,
 ) -> None:
     """Show ACC, AASR and MASR of every cell, next to the clean PTM's and the paper's."""
-    from recipe_ray.report.figures import draw, draw_triggers, refuse_no_figure
     from recipe_ray.report.json_report import as_json
     from recipe_ray.report.load import export, store_at
     from recipe_ray.report.render import Terminal, markdown
     from recipe_ray.report.sections import sections
 
     pictured = None if figures is None else output_folder(figures, "--figures")
+    paged = None if html is None else output_file(html, "--html")
     kept_in = None if export_ is None else output_folder(export_, "--export")
     found = _recorded(place)
     names = [one.experiment for one in found]
@@ -76,10 +83,21 @@ def report_command(
             Console().print(Terminal(drawn))
     kept = [one for one in found if experiment in (None, one.experiment)]
     written: list[Path] = []
-    if pictured is not None:
+    if pictured is not None or paged is not None:
+        from recipe_ray.report.figures import draw
+        from recipe_ray.report.html import page
+        from recipe_ray.report.overview import overviews
+        from recipe_ray.report.run_figures import trigger_pictures
+
         store = store_at(place)
-        grids = draw_triggers(kept, store, pictured) if store is not None else []
-        written = [*draw(shown, pictured), *grids] or refuse_no_figure()
+        about = {one.experiment: one for one in overviews(kept, store)}
+        grids = trigger_pictures(kept, store) if store is not None else []
+        if pictured is not None:
+            written += draw(shown, pictured, about, grids)
+        if paged is not None:
+            paged.parent.mkdir(parents=True, exist_ok=True)
+            paged.write_text(page(shown, about, grids), encoding="utf-8")
+            written.append(paged)
     if kept_in is not None:
         written += export(kept, kept_in)
     for file in written:
