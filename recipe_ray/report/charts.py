@@ -43,8 +43,8 @@ _CONFIG: Spec = {
         "labelLimit": 190,
     },
     "legend": {
-        **{"orient": "bottom", "columns": 2, "title": None, "labelColor": INK, "labelLimit": 150},
-        **{"symbolOpacity": 1, "labelFontSize": 10, "columnPadding": 18},
+        **{"orient": "bottom", "columns": 2, "title": None, "labelColor": INK, "titleColor": INK},
+        **{"labelLimit": 150, "symbolOpacity": 1, "labelFontSize": 10, "columnPadding": 18},
     },
 }
 
