@@ -50,6 +50,13 @@ def report_command(
             help="One page with all tables and figures, without network (extra `figures`).",
         ),
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Show the page of --html while a sweep runs, until Ctrl-C."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of --serve on 127.0.0.1; 0: a free one.")
+    ] = 0,
     export_: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +77,9 @@ def report_command(
     names = [one.experiment for one in found]
     if experiment is not None and experiment not in names:
         raise SpecError(f"{place}: " + unknown("experiment", experiment, names))
+    if serve:
+        _serve(place, experiment, port)
+        return
     shown = sections(found, experiment)
     if json_:
         typer.echo(as_json(shown))
@@ -83,25 +93,52 @@ def report_command(
             Console().print(Terminal(drawn))
     kept = [one for one in found if experiment in (None, one.experiment)]
     written: list[Path] = []
-    if pictured is not None or paged is not None:
+    if pictured is not None:
         from recipe_ray.report.figures import draw
-        from recipe_ray.report.html import page
         from recipe_ray.report.overview import overviews
         from recipe_ray.report.run_figures import trigger_pictures
 
         store = store_at(place)
         about = {one.experiment: one for one in overviews(kept, store)}
         grids = trigger_pictures(kept, store) if store is not None else []
-        if pictured is not None:
-            written += draw(shown, pictured, about, grids)
-        if paged is not None:
-            paged.parent.mkdir(parents=True, exist_ok=True)
-            paged.write_text(page(shown, about, grids), encoding="utf-8")
-            written.append(paged)
+        written += draw(shown, pictured, about, grids)
+    if paged is not None:
+        text = _page(place, experiment)
+        paged.parent.mkdir(parents=True, exist_ok=True)
+        paged.write_text(text, encoding="utf-8")
+        written.append(paged)
     if kept_in is not None:
         written += export(kept, kept_in)
     for file in written:
         typer.echo(f"wrote {file}", err=True)
+
+
+def _page(place: str, experiment: str | None, refresh_s: int | None = None) -> str:
+    """Return the page of what is at a place now."""
+    from recipe_ray.report.html import page
+    from recipe_ray.report.load import store_at
+    from recipe_ray.report.overview import overviews
+    from recipe_ray.report.run_figures import trigger_pictures
+    from recipe_ray.report.sections import sections
+
+    found, store = _recorded(place), store_at(place)
+    kept = [one for one in found if experiment in (None, one.experiment)]
+    about = {one.experiment: one for one in overviews(kept, store)}
+    grids = trigger_pictures(kept, store) if store is not None else []
+    return page(sections(found, experiment), about, grids, refresh_s)
+
+
+def _serve(place: str, experiment: str | None, port: int) -> None:
+    from recipe_ray.report.charts import require_library
+    from recipe_ray.report.serve import REFRESH_S, PageServer
+
+    require_library()
+    with PageServer(lambda: _page(place, experiment, REFRESH_S), port) as server:
+        typer.echo(f"{server.url} shows {place}, on this machine only; Ctrl-C ends it", err=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("no longer shown; a sweep that runs is not affected", err=True)
 
 
 def _recorded(place: str) -> list[Recorded]:

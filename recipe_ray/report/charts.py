@@ -7,8 +7,10 @@ here they become data of a chart, cut to a length that fits, and never a part of
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,13 @@ def require_library() -> Any:
 
 def svg(panel: Panel) -> str:
     """Return a panel as SVG, on no background."""
-    return str(require_library().vegalite_to_svg(panel.spec(), config=_CONFIG))
+    return _svg(json.dumps(panel.spec()))
+
+
+@lru_cache(maxsize=2000)
+def _svg(spec: str) -> str:
+    # kept: a page that is served again while a sweep runs has few new panels
+    return str(require_library().vegalite_to_svg(spec, config=_CONFIG))
 
 
 def save(figure: Figure, file: Path) -> None:
