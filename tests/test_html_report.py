@@ -155,6 +155,18 @@ def test_shared_stages_cost_once_and_cores_are_never_guessed() -> None:
     assert "not to an export" in page_of(*study())
 
 
+@pytest.mark.parametrize("versions", ["no JSON", "[" * 100_000, "[1]", "{}", '{"torch": [1]}'])
+def test_odd_versions_and_times_of_a_stranger_break_nothing(versions: str) -> None:
+    odd = [{"wall_s": 1e300}, {"wall_s": float("nan")}, {"time": datetime(1, 1, 1, tzinfo=UTC)}]
+    rows = [por(f"o{n}", seed=n, **{**TIME, **one}) for n, one in enumerate(odd)]
+    page_of(*rows, por("p", seed=9, **TIME, versions=versions))
+
+
+def test_a_value_that_is_no_number_is_an_error_for_people() -> None:
+    with pytest.raises(html.UserError, match="a figure cannot be drawn"):
+        page_of(por("p0", masr=float("nan")))
+
+
 def test_a_store_tells_cores_devices_and_what_failed(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     done, failed = ArtifactId("finetune", "done", "p0"), ArtifactId("finetune", "bad <b>", "p1")

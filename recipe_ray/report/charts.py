@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from recipe_ray.base.errors import UserError
+from recipe_ray.base.errors import UserError, in_a_line
 from recipe_ray.report.stats import Estimate
 from recipe_ray.report.tables import range_text
 
@@ -122,7 +122,11 @@ def svg(panel: Panel) -> str:
 @lru_cache(maxsize=2000)
 def _svg(spec: str) -> str:
     # kept: a page that is served again while a sweep runs has few new panels
-    return str(require_library().vegalite_to_svg(spec, config=_CONFIG))
+    library = require_library()
+    try:
+        return str(library.vegalite_to_svg(spec, config=_CONFIG))
+    except ValueError as error:  # a number of the rows that is none, e.g.
+        raise UserError(f"a figure cannot be drawn: {in_a_line(error)}") from error
 
 
 def save(figure: Figure, file: Path) -> None:
@@ -199,11 +203,15 @@ def counted(values: Iterable[Estimate | None]) -> str:
 
 def short(name: str, longest: int = _LONGEST) -> str:
     """Return a name for a chart: without control signs; a long one is cut, and stays unique."""
-    plain = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    plain = "".join(" " if sign.isspace() else _visible(sign) for sign in name)
     if len(plain) <= longest:
         return plain
     mark = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:4]
     return f"{plain[: longest - 6]}…({mark})"
+
+
+def _visible(sign: str) -> str:
+    return sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def _folded(text: str, width: int) -> list[str]:

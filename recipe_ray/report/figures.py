@@ -4,6 +4,7 @@ The page (`html.py`) and `report --figures` draw the same ones. An experiment ne
 of the paper: its own grid has the figures that its rows can fill.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,7 @@ from recipe_ray.report.run_figures import overlap, search_curve, suspicion, time
 from recipe_ray.report.sections import Section
 from recipe_ray.report.setting_figures import over_epochs, over_sizes, over_weight_factors
 
+logger = logging.getLogger("recipe_ray")
 OF_CELLS: tuple[Callable[[Cells], Figure | None], ...] = (
     attack_success,
     accuracy,
@@ -50,9 +52,9 @@ def draw(
 ) -> list[Path]:
     """Write each experiment's figures as `EXPERIMENT-FIGURE.svg`, .png and .pdf; return the files.
 
-    `others` belong to no experiment. Raises UserError if the library is missing, if there is
-    nothing to draw or a figure has too many marks, StoreError for an experiment name that is
-    not valid.
+    `others` belong to no experiment. A figure with too many marks is left out with a warning.
+    Raises UserError if the library is missing or there is nothing to draw, StoreError for an
+    experiment name that is not valid.
     """
     for section in sections:
         path_part(section.experiment, "experiment name")  # it becomes a part of a file's name
@@ -62,15 +64,15 @@ def draw(
         for figure in figures(section, (overviews or {}).get(section.experiment))
     }
     found |= {figure.name: figure for figure in others}
-    for name, figure in found.items():
-        if figure.undrawable is not None:
-            raise UserError(f"--figures: {name}: {figure.undrawable}; choose one --experiment")
     if not found:
         _refuse_nothing(sections)
     require_library()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in found.items():
+        if figure.undrawable is not None:
+            logger.warning("%s is not drawn: %s", name, figure.undrawable)
+            continue
         for suffix in FORMATS:
             written.append(folder / f"{name}.{suffix}")
             save(figure, written[-1])

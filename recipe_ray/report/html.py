@@ -134,7 +134,7 @@ def _costs(shown: Iterable[Overview]) -> Table:
             (
                 one.experiment,
                 f"{min(run.began for run in one.runs):%Y-%m-%d %H:%M}" if one.runs else ABSENT,
-                str(len(one.runs)),
+                str(one.done),
                 *(ABSENT if count is None else str(count) for count in counts),
                 f"{worker_hours(one.runs):.2f}",
                 ABSENT if cores is None else f"{cores:.2f}",
@@ -142,7 +142,7 @@ def _costs(shown: Iterable[Overview]) -> Table:
         )
     columns = (
         *(Column("", n) for n in ("experiment", "began (UTC)")),
-        *(Column("n", n) for n in names),
+        *(Column("", n, number=True) for n in names),
     )
     told = "A worker-hour is an hour of one worker of a stage. - means that it is not known here."
     return Table("Experiments", columns, tuple(rows), told)
@@ -197,14 +197,14 @@ def _table(table: Table) -> str:
 
 
 def _groups(columns: Sequence[Column]) -> str:
-    """Return the row of tasks above the names of columns, if there is more than one."""
+    """Return the row of tasks above the names of columns, if there are tasks."""
     spans: list[tuple[str, int]] = []
     for column in columns:
         if spans and spans[-1][0] == column.group:
             spans[-1] = (column.group, spans[-1][1] + 1)
         else:
             spans.append((column.group, 1))
-    if len([name for name, _ in spans if name]) == 0 or {name for name, _ in spans} <= {"", "n"}:
+    if not any(name for name, _ in spans):
         return ""
     cells = (
         f'<th scope="colgroup" class="group" colspan="{width}">{_text(name)}</th>'

@@ -4,17 +4,19 @@ Rows say how long a stage took and when it ended. The number of cores, the devic
 known to a store only, not to what `--export` kept: what is unknown is None and never guessed.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from recipe_ray.base.errors import StoreError
 from recipe_ray.report.load import Recorded
+from recipe_ray.store.manifest import parse_json
 from recipe_ray.store.store import Store
 
 _COLUMNS = ("stage", "kind", "model", "attack", "defense", "task", "seed", "wall_s", "world_size")
+_LONGEST_S, _FIRST_YEAR = 1e9, 2000  # of a stage, and of any run
 _READERS = 16  # manifests that are read at the same time
 _SHOWN_LIBRARIES = ("recipe-ray", "python", "torch", "transformers", "ray")
 
@@ -55,10 +57,12 @@ class Failure:
 class Overview:
     """One experiment; `planned` and `cells` are None if its plan was not kept.
 
-    `failures` is None if they are not known, as for what `--export` kept.
+    `runs` are the stages that are `done` and whose rows say when. `failures` is None if they are
+    not known, as for what `--export` kept.
     """
 
     experiment: str
+    done: int
     runs: tuple[StageRun, ...]
     planned: int | None
     cells: int | None
@@ -90,7 +94,10 @@ def made_with(runs: Iterable[StageRun]) -> list[str]:
     """Return the versions that stages were made with, one text per combination."""
     found: dict[str, None] = {}
     for run in runs:
-        known = json.loads(run.versions) if run.versions else {}
+        try:
+            known = parse_json(run.versions.encode(), "versions") if run.versions else {}
+        except StoreError:  # rows of a stranger
+            known = {}
         listed = (f"{name} {known[name]}" for name in _SHOWN_LIBRARIES if name in known)
         found[", ".join(listed)] = None
     return sorted(filter(None, found))
@@ -111,13 +118,14 @@ def _overview(
 ) -> Overview:
     plan = one.plan
     runs = _runs(one, manifests)
-    done = {run.key for run in runs}
+    done = set(one.rows["stage"].unique().to_pylist())
     planned = None if plan is None else [key for key in plan["stages"] if key not in done]
     failures = None
     if failed is not None and planned is not None:
         failures = tuple(_failure(failed[key]) for key in planned if key in failed)
     return Overview(
         one.experiment,
+        len(done),
         tuple(runs),
         None if planned is None else len(planned) + len(done),
         None if plan is None else len(plan["cells"]),
@@ -128,7 +136,7 @@ def _overview(
 def _runs(one: Recorded, manifests: Mapping[str, Mapping[str, Any]]) -> list[StageRun]:
     columns = one.rows.select([*_COLUMNS, "versions", "git_commit", "time"])
     by_stage = {row["stage"]: row for row in columns.to_pylist()}
-    timed = [row for row in by_stage.values() if None not in (row["wall_s"], row["time"])]
+    timed = [row for row in by_stage.values() if _is_timed(row)]
     runs = []
     for row in timed:
         manifest = manifests.get(row["stage"], {})
@@ -150,6 +158,12 @@ def _runs(one: Recorded, manifests: Mapping[str, Mapping[str, Any]]) -> list[Sta
             )
         )
     return sorted(runs, key=lambda run: (run.began, run.key))
+
+
+def _is_timed(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row says when; rows of a stranger may hold any number, also none."""
+    wall_s, ended = row["wall_s"], row["time"]
+    return None not in (wall_s, ended) and 0 <= wall_s < _LONGEST_S and ended.year >= _FIRST_YEAR
 
 
 def _failure(note: Mapping[str, Any]) -> Failure:

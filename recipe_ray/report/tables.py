@@ -24,11 +24,12 @@ class Column:
 
     group: str
     name: str
+    number: bool = False  # of a column without a group
 
     @property
     def numeric(self) -> bool:
         """Tell whether its fields align right."""
-        return bool(self.group)
+        return bool(self.group) or self.number
 
 
 @dataclass(frozen=True)
