@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-cluster lint bench clean
+.PHONY: setup demo test test-cluster test-browser lint bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ test: $(STAMP)
 # several nodes simulated on this machine, and what becomes of a sweep when parts of it die
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster
+
+# a report in a real browser, which must be on PATH (chromium, chromium-browser or google-chrome)
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

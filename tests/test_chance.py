@@ -293,8 +293,8 @@ def test_snapshots_at_chance_are_marked_in_the_table_and_in_figure_3(tmp_path: P
     assert all(row[-1] == "100.0!" for row in rows)
     draw([lost], tmp_path / "lost")
     draw([section(learns("e2", defense="recipe", epoch=2))], tmp_path / "kept")
-    assert "at chance" in (tmp_path / "lost" / "figure3.svg").read_text()
-    assert "at chance" not in (tmp_path / "kept" / "figure3.svg").read_text()
+    assert "at chance" in (tmp_path / "lost" / "table1-epochs.svg").read_text()
+    assert "at chance" not in (tmp_path / "kept" / "table1-epochs.svg").read_text()
 
 
 # --- searches
@@ -382,4 +382,4 @@ def test_the_report_of_a_search_marks_looks_at_chance(tmp_path: Path) -> None:
     assert "a search counts it as the worst" in text
     assert json.loads(as_json([one]))["searches"][0]["candidates"][1]["looks"][0]["at_chance"]
     draw([one], tmp_path)
-    assert "at chance" in (tmp_path / "search-table1.svg").read_text()
+    assert "at chance" in (tmp_path / "table1-search.svg").read_text()

@@ -14,6 +14,7 @@ from recipe_ray.cli.search import SearchDisplay
 from recipe_ray.distributed.asha import CandidateEvent
 from recipe_ray.experiment.search import Settings
 from recipe_ray.experiment.search_plan import Look, Record
+from recipe_ray.report.charts import FORMATS
 from recipe_ray.report.figures import draw
 from recipe_ray.report.json_report import as_json
 from recipe_ray.report.load import Recorded
@@ -87,7 +88,7 @@ def test_a_search_is_a_part_of_the_json() -> None:
 
 def test_the_figure_has_a_line_a_rung(tmp_path: Path) -> None:
     files = draw([section()], tmp_path)
-    assert [file.name for file in files] == ["search-asha.svg", "search-asha.png"]
+    assert [file.name for file in files] == [f"asha-search.{suffix}" for suffix in FORMATS]
     assert all(file.stat().st_size > 1000 for file in files)
 
 

@@ -12,8 +12,9 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import collect, plan_record, run_inline
 from recipe_ray.experiment.plan import Cell, Plan
 from recipe_ray.experiment.spec import Launch
-from recipe_ray.report.figures import draw_triggers
+from recipe_ray.report.charts import svg
 from recipe_ray.report.load import recorded, store_at
+from recipe_ray.report.run_figures import trigger_pictures
 from recipe_ray.stages.finetune import NUM_PICTURES, FinetuneStage
 from recipe_ray.store.store import Store
 from recipe_ray.triggers.patch import PatchTrigger
@@ -76,9 +77,12 @@ def test_a_report_draws_one_grid_for_an_input_size_without_reading_data(tmp_path
     place = str(tmp_path / "store")
     store = store_at(place)
     assert store is not None
-    [file] = draw_triggers(recorded(place), store, tmp_path / "drawn")
-    assert file.name == f"triggers-{SIZE}.png"
-    assert file.read_bytes().startswith(b"\x89PNG")
+    [figure] = trigger_pictures(recorded(place), store)
+    assert figure.name == f"triggers-{SIZE}"
+    [panel] = figure.panels
+    drawn = svg(panel)
+    assert drawn.count("data:image/png;base64,") == 1
+    assert all(f">{name}</text>" in drawn for name in (CLEAN_PICTURE, *TRIGGERS))
 
 
 def test_a_folder_of_rows_alone_is_no_store(tmp_path: Path) -> None:

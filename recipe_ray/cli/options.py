@@ -169,6 +169,15 @@ def output_folder(text: str, option: str) -> Path:
     return path
 
 
+def output_file(text: str, option: str) -> Path:
+    """Return the path of a file to write; raise SpecError if it cannot be one."""
+    path = local_path(text, option, "a file on this machine")
+    output_folder(str(path.parent), option)
+    if path.is_dir():
+        raise SpecError(f"{option} {text}: it is a folder; name a file in it")
+    return path
+
+
 def present_store(place: str, option: str) -> Store:
     """Return a store that exists already: reading one must not make it.
 

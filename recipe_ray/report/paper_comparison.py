@@ -30,6 +30,7 @@ from recipe_ray.report.tables import (
     marked,
     percent,
     setting_text,
+    stacked_blocks,
     stacked_rows,
     tells_apart,
 )
@@ -73,6 +74,7 @@ def cells_table(title: str, paper: PublishedTable, cells: Sequence[CellSummary])
         stacked_rows(entries, tasks),
         EXPLANATION,
         (*notes(paper, cells), *chance_notes(cells)),
+        stacked_blocks(entries, tasks),
     )
 
 
@@ -176,6 +178,7 @@ def probes_table(title: str, paper: PublishedTable | None, probes: Sequence[Prob
         stacked_rows(entries, tasks),
         PROBE_EXPLANATION,
         (_triggers(placed), *(notes(paper, probes) if paper else ())),
+        stacked_blocks(entries, tasks),
     )
 
 

@@ -24,22 +24,28 @@ class Column:
 
     group: str
     name: str
+    number: bool = False  # of a column without a group
 
     @property
     def numeric(self) -> bool:
         """Tell whether its fields align right."""
-        return bool(self.group)
+        return bool(self.group) or self.number
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table, every field as text; `notes` are its own, `explanation` that of its kind."""
+    """One table, every field as text; `notes` are its own, `explanation` that of its kind.
+
+    `blocks` are the rows for who sorts them, of a stacked table only: each block has a row and all
+    that is said of it, also what `rows` shows once for several.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     explanation: str
     notes: tuple[str, ...] = ()
+    blocks: tuple[tuple[tuple[str, ...], ...], ...] = ()
 
     @property
     def stacked(self) -> bool:
@@ -64,10 +70,7 @@ class Entry:
 
 def stacked_rows(entries: Iterable[Entry], tasks: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Return the rows: for each name its first line with the number of seeds, then the others."""
-    by_name: dict[tuple[str, ...], dict[str, Entry]] = {}
-    for entry in entries:
-        by_name.setdefault(entry.name, {})[entry.task] = entry
-    blocks = [_block(name, by_task, tasks) for name, by_task in by_name.items()]
+    blocks = _blocks(entries, tasks)
     rows: list[tuple[str, ...]] = []
     for (own, shared), following in zip(blocks, [*blocks[1:], None], strict=True):
         rows += own
@@ -76,9 +79,24 @@ def stacked_rows(entries: Iterable[Entry], tasks: Sequence[str]) -> tuple[tuple[
     return tuple(rows)
 
 
-def _block(
-    name: tuple[str, ...], by_task: Mapping[str, Entry], tasks: Sequence[str]
-) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def stacked_blocks(
+    entries: Iterable[Entry], tasks: Sequence[str]
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Return the rows of each name, with all that is said of it."""
+    return tuple((*own, *shared) for own, shared in _blocks(entries, tasks))
+
+
+_Block = tuple[list[tuple[str, ...]], list[tuple[str, ...]]]
+
+
+def _blocks(entries: Iterable[Entry], tasks: Sequence[str]) -> list[_Block]:
+    by_name: dict[tuple[str, ...], dict[str, Entry]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.name, {})[entry.task] = entry
+    return [_block(name, by_task, tasks) for name, by_task in by_name.items()]
+
+
+def _block(name: tuple[str, ...], by_task: Mapping[str, Entry], tasks: Sequence[str]) -> _Block:
     width = max(len(fields) for entry in by_task.values() for fields in entry.lines.values())
 
     def fields(line: str, missing: str) -> list[str]:
