@@ -114,7 +114,7 @@ def test_names_in_rows_are_text_whatever_they_hold() -> None:
     "name", ["x" * 100_000, "\x1b[31m\x00\u202e", "a\nb", "<!--", "]]>", "日本"]
 )
 def test_long_and_odd_names_are_cut_and_made_visible(name: str) -> None:
-    text = page_of(*study(model=name, task=name, attack=name))
+    text = page_of(*study(model=name, task=name))
     assert len(text) < 300_000
     assert not re.search("[\x00-\x08\x1b\u202e]", text)
     assert len(Page(text).all("table")) == 2

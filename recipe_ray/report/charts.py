@@ -207,7 +207,7 @@ def short(name: str, longest: int = _LONGEST) -> str:
     if len(plain) <= longest:
         return plain
     mark = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:4]
-    return f"{plain[: longest - 6]}…({mark})"
+    return f"{plain[: longest - 7]}…({mark})"
 
 
 def _visible(sign: str) -> str:
