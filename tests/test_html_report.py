@@ -174,8 +174,8 @@ def test_a_store_tells_cores_devices_and_what_failed(tmp_path: Path) -> None:
     folder = store.local_scratch()
     measured = rows.drop_columns(["experiment", "cell"])
     store.commit(done, folder, {"threads": 4, "device": "cpu"}, measured)
-    error = {"error": "ValueError", "message": f"{SCRIPT}\nmore", "time": "2026-01-02T03:04:05"}
-    store.record_failure(failed, error)
+    error = {"error": "ValueError", "message": f"{SCRIPT}\nmore"}
+    store.record_failure(failed, {**error, "time": "2026-01-02T03:04:05+00:00"})
     plan = {"cells": [], "stages": {"p0": {}, "p1": {}}, "paper": None}
     found = [Recorded("table1", rows, plan)]
     (about,) = overviews(found, store)
