@@ -91,7 +91,7 @@ def test_the_page_runs_without_errors_sorts_filters_and_cuts_nothing_off(
 @pytest.mark.browser
 def test_a_hostile_name_runs_nothing_in_the_browser(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text(page_of(*study(model=SCRIPT, attack=SCRIPT, task=SCRIPT)))
+    page.write_text(page_of(*study(model=SCRIPT, task=SCRIPT)))
     drawn, log = browse(page, tmp_path / "profile")
     assert "CONSOLE" not in log
     assert drawn.count("<script") == 1

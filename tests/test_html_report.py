@@ -114,7 +114,7 @@ def test_names_in_rows_are_text_whatever_they_hold() -> None:
     "name", ["x" * 100_000, "\x1b[31m\x00\u202e", "a\nb", "<!--", "]]>", "日本"]
 )
 def test_long_and_odd_names_are_cut_and_made_visible(name: str) -> None:
-    text = page_of(*study(model=name, task=name, attack=name))
+    text = page_of(*study(model=name, task=name))
     assert len(text) < 300_000
     assert not re.search("[\x00-\x08\x1b\u202e]", text)
     assert len(Page(text).all("table")) == 2
@@ -174,8 +174,8 @@ def test_a_store_tells_cores_devices_and_what_failed(tmp_path: Path) -> None:
     folder = store.local_scratch()
     measured = rows.drop_columns(["experiment", "cell"])
     store.commit(done, folder, {"threads": 4, "device": "cpu"}, measured)
-    error = {"error": "ValueError", "message": f"{SCRIPT}\nmore", "time": "2026-01-02T03:04:05"}
-    store.record_failure(failed, error)
+    error = {"error": "ValueError", "message": f"{SCRIPT}\nmore"}
+    store.record_failure(failed, {**error, "time": "2026-01-02T03:04:05+00:00"})
     plan = {"cells": [], "stages": {"p0": {}, "p1": {}}, "paper": None}
     found = [Recorded("table1", rows, plan)]
     (about,) = overviews(found, store)

@@ -79,7 +79,8 @@ def _panels(cells: Cells) -> list[tuple[str, Cells, Cells]]:
 
 
 def _rows(title: str, cells: Cells, everything: Cells, metric: str) -> Panel:
-    values, names = [], []
+    values: list[Spec] = []
+    names: list[str] = []
     for cell in cells:
         value = cell.masr if metric == "MASR" else cell.acc
         floor = cell.floor_masr if metric == "MASR" else cell.clean_acc
@@ -138,7 +139,7 @@ def trade_off(cells: Cells) -> Figure | None:
 
 
 def _scatter(title: str, cells: Cells, everything: Cells) -> Panel:
-    values = []
+    values: list[Spec] = []
     for cell in cells:
         assert cell.acc is not None
         assert cell.masr is not None
@@ -221,7 +222,7 @@ def _asr(cell: CellSummary) -> dict[tuple[str, int], list[float]]:
 
 
 def _heat_map(title: str, cells: Cells, everything: Cells) -> Panel:
-    values = []
+    values: list[Spec] = []
     for cell in cells:
         for (trigger, label), shares in sorted(_asr(cell).items()):
             column = f"{defense(cell, everything)}: {label}"

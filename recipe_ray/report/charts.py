@@ -8,6 +8,7 @@ here they become data of a chart, cut to a length that fits, and never a part of
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,7 +125,7 @@ def _svg(spec: str) -> str:
     # kept: a page that is served again while a sweep runs has few new panels
     library = require_library()
     try:
-        return str(library.vegalite_to_svg(spec, config=_CONFIG))
+        return renamed(library.vegalite_to_svg(spec, config=_CONFIG), "")
     except ValueError as error:  # a number of the rows that is none, e.g.
         raise UserError(f"a figure cannot be drawn: {in_a_line(error)}") from error
 
@@ -134,11 +135,30 @@ def save(figure: Figure, file: Path) -> None:
     library, spec = require_library(), figure.spec()
     config = {**_CONFIG, "background": "white", "padding": 8}
     if file.suffix == ".svg":
-        file.write_text(library.vegalite_to_svg(spec, config=config), encoding="utf-8")
+        drawn = renamed(library.vegalite_to_svg(spec, config=config), "")
+        file.write_text(drawn, encoding="utf-8")
     elif file.suffix == ".png":
         file.write_bytes(library.vegalite_to_png(spec, config=config, scale=2, ppi=96))
     else:
         file.write_bytes(library.vegalite_to_pdf(spec, config=config))
+
+
+_OWN_ID = re.compile(r'(<(?:clipPath|linearGradient)[^>]*? id=")(\w+)(?=")')
+_USED_ID = re.compile(r'(="url\(#)(\w+)(?=\)")')
+
+
+def renamed(drawn: str, prefix: str) -> str:
+    """Return an SVG whose ids are the prefix and a number; the library counts through all it draws.
+
+    So the same rows give the same bytes, and charts on one page do not share ids.
+    """
+    ids = dict.fromkeys(found[1] for found in _OWN_ID.findall(drawn))
+    names = {old: f"{prefix}i{number}" for number, old in enumerate(ids)}
+
+    def new(match: re.Match[str]) -> str:
+        return match[1] + names.get(match[2], match[2])
+
+    return _USED_ID.sub(new, _OWN_ID.sub(new, drawn))
 
 
 # --- what charts are made of
@@ -207,7 +227,7 @@ def short(name: str, longest: int = _LONGEST) -> str:
     if len(plain) <= longest:
         return plain
     mark = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:4]
-    return f"{plain[: longest - 6]}…({mark})"
+    return f"{plain[: longest - 7]}…({mark})"
 
 
 def _visible(sign: str) -> str:

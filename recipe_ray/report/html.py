@@ -8,13 +8,12 @@ Content-Security-Policy in the page lets nothing else run or be fetched.
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
 from recipe_ray.base.errors import UserError
-from recipe_ray.report.charts import Figure, Panel, short, svg
+from recipe_ray.report.charts import Figure, Panel, renamed, short, svg
 from recipe_ray.report.figures import figures
 from recipe_ray.report.overview import Overview, core_hours, made_with, worker_hours
 from recipe_ray.report.sections import Section
@@ -250,15 +249,9 @@ def _figure(figure: Figure, name: str) -> str:
     return f'<figure>{caption}<div class="panels">{first}</div>{rest}</figure>'
 
 
-_OWN_ID = re.compile(r'(<(?:clipPath|linearGradient)[^>]*? id=")(\w+)"')
-_USED_ID = re.compile(r'="url\(#(\w+)\)"')
-
-
 def _panel(panel: Panel, name: str) -> str:
     """Return a panel with its text for those who cannot see it; its ids are its own on the page."""
-    drawn = svg(panel)
-    drawn = _OWN_ID.sub(rf'\g<1>{name}-\g<2>"', drawn)
-    drawn = _USED_ID.sub(rf'="url(#{name}-\g<1>)"', drawn)
+    drawn = renamed(svg(panel), name)
     label = _text(f"{panel.title}. {panel.told}", 8000)
     start = f'<svg role="img" aria-label="{label}" '
     return f'<div class="panel" tabindex="0">{drawn.replace("<svg ", start, 1)}</div>'

@@ -70,7 +70,7 @@ def overlap(probes: Sequence[ProbeSummary], paper: PublishedTable | None) -> Fig
 def _overlap_panel(
     title: str, probes: Sequence[tuple[str, ProbeSummary]], paper: PublishedTable | None
 ) -> Panel:
-    values = []
+    values: list[Spec] = []
     for state, probe in sorted(probes, key=lambda one: (PROBED.index(one[0]), one[1].defense)):
         assert probe.overlap is not None
         name = state if probe.defense == CLEAN else f"{state} ({short(probe.defense, 20)})"
@@ -101,7 +101,7 @@ def _overlap_panel(
 def search_curve(search: SearchSummary) -> Figure:
     """Return the scores of a search: against the weight factor, and rung by rung (ASHA)."""
     looks = [(one, look) for one in search.candidates for look in one.looks]
-    values = []
+    values: list[Spec] = []
     for one, look in looks:
         told = f"weight {setting_text(one.weight_factor)}, epoch {look.epoch}: "
         told += "at chance" if look.at_chance else f"score {100 * look.score:.1f} points"
@@ -185,7 +185,7 @@ def suspicion(measured: Sequence[MeasuredSummary]) -> Figure | None:
 
 
 def _suspicion_panel(title: str, scans: Sequence[MeasuredSummary]) -> Panel:
-    values = []
+    values: list[Spec] = []
     for one in scans:
         value = one.values[SUSPICION]
         attack = "clean" if one.attack == CLEAN else short(one.attack)
@@ -221,7 +221,7 @@ def timeline(runs: Sequence[StageRun]) -> Figure | None:
     kinds = list(dict.fromkeys(run.kind for run in runs))
     starts, pauses = _without_pauses(runs)
     rows: list[float] = []  # when each row is free again
-    values = []
+    values: list[Spec] = []
     for run, start in zip(runs, starts, strict=True):
         end = start + run.wall_s / 60
         row = next((n for n, free in enumerate(rows) if free <= start), len(rows))

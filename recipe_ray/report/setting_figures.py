@@ -92,7 +92,8 @@ _FILES = {"epoch": "epochs", "weight_factor": "weight-factor", "aux_size": "data
 
 
 def _line_panel(title: str, cells: Cells, setting: str, x_title: str) -> Panel:
-    values, levels = [], {}
+    values: list[Spec] = []
+    levels: dict[str, float] = {}
     for cell in cells:
         place = getattr(cell, setting) or 0
         for metric, value in (("ACC", cell.acc), ("MASR", cell.masr)):
@@ -106,7 +107,7 @@ def _line_panel(title: str, cells: Cells, setting: str, x_title: str) -> Panel:
             if level is not None:
                 levels[metric] = 100 * level
     places = sorted({one["x"] for one in values})
-    few = {"values": places} if len(places) < 8 else {}
+    few: Spec = {"values": places} if len(places) < 8 else {}
     scale: Spec = {"type": "linear", "nice": False, "padding": 8}
     if setting != "epoch":  # a weight factor may be 0, which has no logarithm
         scale["type"] = "log" if min(places) > 0 else "symlog"
