@@ -7,7 +7,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from test_html_report import SCRIPT, page_of, study
+from page_samples import SCRIPT, page_of, study
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (

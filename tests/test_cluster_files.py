@@ -287,7 +287,7 @@ def test_our_command_line_takes_every_command() -> None:
     commands, grown = list(our_commands()), list[Growth | None]()
     assert {words[0] for words in commands} == {"plan", "sweep", "status", "report"}
     for words in commands:
-        parsed = group.commands[words[0]].make_context(words[0], words[1:])
+        parsed = group.get_command(None, words[0]).make_context(words[0], words[1:])
         if "file" in parsed.params:
             inside = str(parsed.params["file"]).removeprefix("recipe-ray/")  # as on the nodes
             experiment = load_experiment(ROOT / inside, tuple(parsed.params.get("set_") or ()))

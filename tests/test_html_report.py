@@ -2,12 +2,12 @@
 
 import re
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from page_samples import SCRIPT, TIME, Page, page_of, study
 from report_samples import POR, Asr, clean, por, probe
 from shell import Shell, shell
 
@@ -22,55 +22,6 @@ from recipe_ray.store.rows import encode_rows
 from recipe_ray.store.store import ArtifactId, Store
 
 __all__ = ["shell"]  # a fixture
-
-SCRIPT = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
-TIME = {"wall_s": 1800.0, "world_size": 2, "time": datetime(2026, 1, 2, 3, tzinfo=UTC)}
-
-
-class Page(HTMLParser):
-    """Every start tag with its attributes, and the text of some elements."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        """Return the attributes of every element of this name."""
-        return [attrs for name, attrs in self.tags if name == tag]
-
-
-def page_of(*tables: pa.Table, plan: dict[str, Any] | None = None) -> str:
-    by_name: dict[str, list[pa.Table]] = {}
-    for table in tables:
-        by_name.setdefault(table["experiment"][0].as_py(), []).append(table)
-    found = [Recorded(name, pa.concat_tables(own), plan) for name, own in by_name.items()]
-    about = {one.experiment: one for one in overviews(found, None)}
-    return html.page(sections(found), about)
-
-
-def study(**changes: Any) -> list[pa.Table]:
-    """Return a grid of three seeds: clean, backdoored, purified."""
-    made = []
-    for seed in range(3):
-        made += [
-            clean(f"c{seed}", seed=seed, **TIME, **changes),
-            por(f"p{seed}", seed=seed, **TIME, **changes),
-            por(
-                f"r{seed}",
-                **{"seed": seed, "defense": "recipe", "masr": 0.2 + seed / 10, "aasr": 0.1},
-                **TIME,
-                **changes,
-            ),
-        ]
-    return made
 
 
 def test_the_page_has_every_table_and_figure_with_words_for_who_cannot_see_them() -> None:

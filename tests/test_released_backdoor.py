@@ -83,14 +83,14 @@ def test_without_a_head_the_clean_one_stays_if_that_is_said(headless: Path) -> N
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(backdoored: Path) -> None:
-    with pytest.raises(ModelError, match=r"another architecture: .* is .*, and .* in the model"):
+    with pytest.raises(ModelError, match=r"another architecture: .* is .*, but .* in the model"):
         poison(minilm(1), source=str(backdoored))
     roberta: BertPTM = MODELS.parse({"name": "minilm-roberta", "layers": 1}).load()
-    with pytest.raises(ModelError, match="model_type is bert, and roberta in the model"):
+    with pytest.raises(ModelError, match="model_type is bert, but roberta in the model"):
         poison(roberta, source=str(backdoored))
     other = tiny_ptm()
     other.module.config.num_attention_heads = 4
-    with pytest.raises(ModelError, match="num_attention_heads is 2, and 4"):
+    with pytest.raises(ModelError, match="num_attention_heads is 2, but 4"):
         poison(other, source=str(backdoored))
 
 

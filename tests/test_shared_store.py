@@ -22,6 +22,7 @@ __all__ = ["shell"]  # a fixture
 def test_a_stray_file_in_the_root_stops_no_command(shell: Shell, name: str) -> None:
     store = Store.open(shell.folder / "store")
     committed(store)
+    store.write_results("small", POR.key, por())
     (shell.folder / "store" / name).write_text("what I did on Tuesday")
     assert list(store.committed()) == [POR.key]
     for words in (["status", "--store", "store"], ["report", "store"]):

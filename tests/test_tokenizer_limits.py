@@ -42,18 +42,18 @@ byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": Tru
 untyped = {"pattern": {"String": "e"}, "content": "ee"}
 RULES: dict[str, tuple[dict[str, Any], str]] = {
     "33 that double": ({"normalizer": many(doubling({"String": "e"}))}, "steps of rules"),
-    "20 that double": ({"normalizer": many(doubling({"String": "e"}), 20)}, "of one byte of a"),
-    "nested": ({"normalizer": many(many(doubling({"String": "e"}), 4), 4)}, "of one byte of a"),
-    "one that is long": ({"normalizer": doubling({"String": "e"}, "e" * 2000)}, "of one byte"),
-    "by a pattern": ({"normalizer": many(doubling({"Regex": "[a-z]"}), 9)}, "of one byte of a"),
-    "prepended": ({"normalizer": many({"type": "Prepend", "prepend": "abc"}, 9)}, "of one byte"),
+    "20 that double": ({"normalizer": many(doubling({"String": "e"}), 20)}, "one byte of a text"),
+    "nested": ({"normalizer": many(many(doubling({"String": "e"}), 4), 4)}, "one byte of a text"),
+    "one that is long": ({"normalizer": doubling({"String": "e"}, "e" * 2000)}, "one byte"),
+    "by a pattern": ({"normalizer": many(doubling({"Regex": "[a-z]"}), 9)}, "one byte of a text"),
+    "prepended": ({"normalizer": many({"type": "Prepend", "prepend": "abc"}, 9)}, "one byte"),
     "bytes of bytes": (
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [byte_level] * 12}},
-        "of one byte of a",
+        "one byte of a text",
     ),
     "a text repeated": ({"post_processor": _template(1000)}, "repeats a text"),
     "padding": ({"padding": {"strategy": {"Fixed": 10**9}}}, "padding to 1000000000 tokens"),
-    "a long word": ({"normalizer": doubling({"String": "the"}, "e" * 400)}, "of one byte of a"),
+    "a long word": ({"normalizer": doubling({"String": "the"}, "e" * 400)}, "one byte of a text"),
     "no type": ({"normalizer": {"normalizers": [untyped] * 20}}, "unknown type of a normalizer"),
     "a type that the library guesses": (
         {"normalizer": {**doubling({"String": "e"}), "type": "replace"}},
@@ -67,7 +67,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [byte_level] * 12,
             }
         },
-        "of one byte of a",
+        "one byte of a text",
     ),
     "a text repeated within": (
         {"post_processor": {"type": "Sequence", "decoders": [], "processors": [_template(1000)]}},
@@ -223,7 +223,7 @@ def test_a_map_of_characters_counts_by_what_it_makes_of_a_key() -> None:
     for pairs in ({"a": "b" * 33}, {"ab": "c" * 66}, {"a" * 12: "b" * 400}):
         chain = {"type": "Sequence", "normalizers": [precompiled(pairs)] * 3}
         said = raised_by(lambda whole=chain: check_rules(json.dumps({"normalizer": whole}), HERE))
-        assert "of one byte of a text" in said
+        assert "one byte of a text" in said
 
 
 HERE = Path("tokenizer.json")

@@ -150,10 +150,12 @@ def test_wandb_offline_writes_a_run_folder_for_each_stage(stage: Stage, tmp_path
     again.close()
     runs = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(runs) == 2
-    for run in runs:
-        data = run.read_bytes()
-        for written in (stage.key, "loss.cross_entropy", "asr/u2248/0", "masr", "small"):
+    whole = [run.read_bytes() for run in runs]
+    for data in whole:
+        for written in (stage.key, "loss.cross_entropy", "asr/u2248/0", "masr"):
             assert written.encode() in data
+    for group in (b"small", b"again"):
+        assert sum(group in data for data in whole) == 1
 
 
 # --- what goes wrong
