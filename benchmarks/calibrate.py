@@ -3,7 +3,7 @@
     recipe-ray sweep experiments/mini/calibration.yaml --data DATA --store runs/calibration
     python -m benchmarks.calibrate experiments/mini/calibration.yaml --data DATA \\
         --store runs/calibration --also '{name: minilm, layers: 6}' \\
-        --out recipe_ray/scan/calibration.json
+        --out recipe_ray/detectors/calibration.json
 
 FILE is an experiment whose scans are all of clean PTMs, and has been run. `--also` scans a model as
 it stands, without the head that an experiment fits; what the store has is not scanned again. A
@@ -20,10 +20,10 @@ from typing import Any
 from recipe_ray.base.errors import SpecError, UserError
 from recipe_ray.cli.arguments import parse_model
 from recipe_ray.data.sources import Locations
+from recipe_ray.detectors.calibration import MARGIN, SPREADS, bounds_from, settings_of
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import make_plan
-from recipe_ray.scan.calibration import MARGIN, SPREADS, bounds_from, settings_of
 from recipe_ray.stages.scan import RESULT, Scan, ScanStage
 from recipe_ray.store.store import Store
 

@@ -15,11 +15,11 @@ from benchmarks.peak import peak
 from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.sources import Locations
+from recipe_ray.detectors.detector import Subject
+from recipe_ray.detectors.reading import Reading, TextSource
+from recipe_ray.detectors.vocabulary import VocabularyDetector
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.minilm import MiniLM
-from recipe_ray.scan.detector import Subject
-from recipe_ray.scan.reading import Reading, TextSource
-from recipe_ray.scan.vocabulary import VocabularyDetector
 
 EVERY = 5  # of how many words one is tried
 PADDED, BATCH = 16, 64

@@ -18,10 +18,10 @@ from recipe_ray.data.batches import LocalFeed, Part, Workbench
 from recipe_ray.data.images import ImageBatch
 from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
+from recipe_ray.detectors.detector import DETECTORS, Detector, Outcome, Subject, Suspect
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import pack
-from recipe_ray.scan.detector import DETECTORS, Detector, Outcome, Subject, Suspect
 
 TRIGGER = "cf"
 

@@ -14,10 +14,10 @@ from image_samples import labelled_parquet, tiny_vgg
 from benchmarks.calibrate import calibration, main, scans_of
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
+from recipe_ray.detectors import calibration as known_calibration
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.files import load_experiment
 from recipe_ray.experiment.plan import make_plan
-from recipe_ray.scan import calibration as known_calibration
 from recipe_ray.stages.scan import RESULT, ScanStage, default_detectors
 from recipe_ray.store.store import Store
 
@@ -118,7 +118,7 @@ def test_shipped_bounds_are_those_of_the_detectors_as_they_are(make: str) -> Non
     for detector in default_detectors("text"):
         bounds = known_calibration.known_bounds(make, detector)
         assert bounds is not None, f"{detector.name}: settings changed, calibrate it again"
-        known = json.loads((files("recipe_ray.scan") / "calibration.json").read_text())
+        known = json.loads((files("recipe_ray.detectors") / "calibration.json").read_text())
         found = known[make][detector.name]
         clean = found["clean"].values()
         assert len(clean) >= 2

@@ -10,9 +10,9 @@ from shell import Outcome, Shell, shell
 
 from recipe_ray.base.printable import printable
 from recipe_ray.cli.scan_report import RULES, Result, as_html, as_sarif, printed
-from recipe_ray.scan import calibration
-from recipe_ray.scan.calibration import settings_of
-from recipe_ray.scan.detector import DETECTORS
+from recipe_ray.detectors import calibration
+from recipe_ray.detectors.calibration import settings_of
+from recipe_ray.detectors.detector import DETECTORS
 
 __all__ = ["shell"]  # a fixture
 

@@ -20,7 +20,7 @@ MIN_LINES = 60
 PLUGINS = ("attacks", "defenses", "tasks")
 BELOW_TRIGGERS = {"base", "learn", "data", "models"}
 BELOW_STAGES = {*BELOW_TRIGGERS, "triggers"}
-BELOW_EXPERIMENT = {*BELOW_STAGES, *PLUGINS, "scan", "store", "stages"}
+BELOW_EXPERIMENT = {*BELOW_STAGES, *PLUGINS, "detectors", "store", "stages"}
 # package -> the packages it may import beside itself
 ALLOWED: dict[str, set[str]] = {
     "base": set(),
@@ -31,9 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "triggers": BELOW_TRIGGERS,
     "attacks": BELOW_STAGES,
     "tasks": BELOW_STAGES,
-    "defenses": {*BELOW_TRIGGERS, "scan"},
-    "scan": BELOW_TRIGGERS,
-    "stages": {*BELOW_STAGES, *PLUGINS, "scan", "store"},
+    "defenses": {*BELOW_TRIGGERS, "detectors"},
+    "detectors": BELOW_TRIGGERS,
+    "stages": {*BELOW_STAGES, *PLUGINS, "detectors", "store"},
     "experiment": BELOW_EXPERIMENT,
     "schedule": {*BELOW_EXPERIMENT, "experiment"},
     "distributed": {*BELOW_EXPERIMENT, "experiment", "schedule"},
@@ -169,7 +169,7 @@ def test_plugins_of_a_package_know_nothing_of_each_other(folder: str) -> None:
 # their package's name (`base/registry.py`) and so imports none of them here; which of them run is
 # what a spec names.
 DEFENDER = (
-    *(name for name in sorted(sources()) if name.split(".")[0] in ("defenses", "scan")),
+    *(name for name in sorted(sources()) if name.split(".")[0] in ("defenses", "detectors")),
     "stages.purify",
     "stages.scan",
     "cli.scan_report",

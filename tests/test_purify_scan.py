@@ -13,9 +13,9 @@ from scan_samples import VOCABULARY, looking_with, looking_with_little, texts
 from shell import Outcome, Shell, shell
 
 from recipe_ray.cli import before_after, rounds
-from recipe_ray.scan import calibration
-from recipe_ray.scan.calibration import settings_of
-from recipe_ray.scan.detector import DETECTORS
+from recipe_ray.detectors import calibration
+from recipe_ray.detectors.calibration import settings_of
+from recipe_ray.detectors.detector import DETECTORS
 
 __all__ = ["shell"]  # a fixture
 

@@ -18,16 +18,16 @@ from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.rows import TokenRows
 from recipe_ray.data.sources import Locations
-from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.scan.calibration import (
+from recipe_ray.detectors.calibration import (
     Bounds,
     bounds_from,
     bounds_of_reference,
     judge,
     judged_again,
 )
-from recipe_ray.scan.detector import DETECTORS, Outcome, Subject, Suspect, groups_of, robust_z
-from recipe_ray.scan.reading import Reader, Scale, make_templates
+from recipe_ray.detectors.detector import DETECTORS, Outcome, Subject, Suspect, groups_of, robust_z
+from recipe_ray.detectors.reading import Reader, Scale, make_templates
+from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.scan import default_detectors
 
 
@@ -136,7 +136,7 @@ def test_leads_are_where_inversion_begins(tmp_path: Path) -> None:
 def test_a_short_time_leaves_words_out_and_the_result_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe_ray.scan.vocabulary import WordSearch
+    from recipe_ray.detectors.vocabulary import WordSearch
 
     detector = small("vocabulary")
     seen, where = subject(tmp_path, FewWords(minilm())), bench(tmp_path)

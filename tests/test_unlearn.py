@@ -26,12 +26,12 @@ from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
 from recipe_ray.defenses.unlearn import FLAGGED, SUSPICION, Found
+from recipe_ray.detectors.detector import Suspect
+from recipe_ray.detectors.insertion import Altered, Draw, insertions_of
 from recipe_ray.learn.distillation import frozen_copy
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
 from recipe_ray.models.family import MODELS
-from recipe_ray.scan.detector import Suspect
-from recipe_ray.scan.insertion import Altered, Draw, insertions_of
 from recipe_ray.stages.purify import PurifyStage
 
 FIT = {"steps": 30, "batch_size": 8, "max_length": 32, "learning_rate": 3e-4, "precision": "fp32"}

@@ -31,9 +31,9 @@ from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
 from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.detectors.detector import DETECTORS, Detector
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
-from recipe_ray.scan.detector import DETECTORS, Detector
 from recipe_ray.tasks.task import TASKS
 
 # the model whose `source` may be a hub id

@@ -18,8 +18,8 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.base.printable import in_a_row, in_markdown
 from recipe_ray.cli.scan_report import Result
 from recipe_ray.data.corpus import Corpus
+from recipe_ray.detectors.detector import DETECTORS
 from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.scan.detector import DETECTORS
 from recipe_ray.stages.purify import PurifyStage
 from recipe_ray.stages.scan import (
     Fitting,

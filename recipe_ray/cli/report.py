@@ -168,8 +168,8 @@ def registries() -> dict[str, Registry[Any]]:
     from recipe_ray.attacks.attack import ATTACKS
     from recipe_ray.data.corpus import CORPORA
     from recipe_ray.defenses.defense import DEFENSES
+    from recipe_ray.detectors.detector import DETECTORS
     from recipe_ray.models.family import MODELS
-    from recipe_ray.scan.detector import DETECTORS
     from recipe_ray.tasks.task import TASKS
 
     found = (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS, DETECTORS)

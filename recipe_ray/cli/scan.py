@@ -35,7 +35,7 @@ from recipe_ray.cli.single import columns_named, warn
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
-    from recipe_ray.scan.calibration import OfReference
+    from recipe_ray.detectors.calibration import OfReference
     from recipe_ray.stages.scan import ScanStage
     from recipe_ray.store.store import Store
 
@@ -181,7 +181,7 @@ class _Runner:
 
     def reference(self, model: str) -> OfReference:
         """Scan a clean model; return what is normal by detector."""
-        from recipe_ray.scan.calibration import bounds_of_reference
+        from recipe_ray.detectors.calibration import bounds_of_reference
 
         stage = self._asked.stage(model)
         self._scan({model: stage})
@@ -253,7 +253,7 @@ class _Runner:
         return failed
 
     def _result(self, model: str, stage: ScanStage, normal: OfReference | None = None) -> Result:
-        from recipe_ray.scan.calibration import judged_again
+        from recipe_ray.detectors.calibration import judged_again
 
         record = self._record(stage)
         return Result(model, judged_again(record, normal) if normal is not None else record)

@@ -20,15 +20,15 @@ from pydantic import Field, PositiveInt, model_validator
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import DEFENSES, AnyDefense, Auxiliary, Defense, NoDefense
+from recipe_ray.detectors.calibration import Bounds, judge, known_bounds, normal_by
+from recipe_ray.detectors.detector import DETECTORS, AnyDetector, Detector, Subject, Suspect
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Capability
-from recipe_ray.scan.calibration import Bounds, judge, known_bounds, normal_by
-from recipe_ray.scan.detector import DETECTORS, AnyDetector, Detector, Subject, Suspect
 
 if TYPE_CHECKING:
+    from recipe_ray.detectors.insertion import Draw
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
-    from recipe_ray.scan.insertion import Draw
 
 FLAGGED, SUSPICION = "unlearn.flagged", "unlearn.suspicion"  # metrics of a round's scan
 NEW = 0.5  # share of the samples that get what stands out now; the others get the rest
@@ -141,9 +141,9 @@ class Unlearn(Defense):
     def _trained(
         self, objective: Unlearning, draw: Draw, auxiliary: Auxiliary, bench: Workbench, phase: str
     ) -> Sequence[EpochRecord]:
+        from recipe_ray.detectors.insertion import insertions_of
         from recipe_ray.learn.distillation import reached_by_states
         from recipe_ray.learn.loop import fit
-        from recipe_ray.scan.insertion import insertions_of
 
         ptm = objective.ptm
         insertions = insertions_of(ptm, draw, bench.seed)
@@ -164,7 +164,7 @@ class Unlearn(Defense):
 
         Raises SpecError if a detector does not say what stands out so that it can be put in.
         """
-        from recipe_ray.scan.insertion import Draw, can_be_put_in
+        from recipe_ray.detectors.insertion import Draw, can_be_put_in
 
         new = [one for one in found.flagged if can_be_put_in(one)]
         if not new:

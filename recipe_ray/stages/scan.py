@@ -15,8 +15,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import HASHED_WHEN_SET, Spec
 from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.models.family import PTM, Capability
-from recipe_ray.scan.calibration import (
+from recipe_ray.detectors.calibration import (
     Bounds,
     Verdict,
     judge,
@@ -24,7 +23,8 @@ from recipe_ray.scan.calibration import (
     normal_by,
     verdict_json,
 )
-from recipe_ray.scan.detector import DETECTORS, AnyDetector, Detector, Outcome, Subject
+from recipe_ray.detectors.detector import DETECTORS, AnyDetector, Detector, Outcome, Subject
+from recipe_ray.models.family import PTM, Capability
 from recipe_ray.stages.kind import Point, Shown, ShownMetric
 from recipe_ray.stages.stage import STAGES, Context, Stage
 from recipe_ray.store.rows import Measurement

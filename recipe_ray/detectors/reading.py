@@ -27,7 +27,7 @@ from recipe_ray.models.text.packed import PackedBatch, pack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recipe_ray.scan.detector import Pass, Subject
+    from recipe_ray.detectors.detector import Pass, Subject
 
 TOKENS = 1024  # of a forward pass: what fits a core's caches
 MOST_ROWS = 4096  # of the corpus, that texts are taken from

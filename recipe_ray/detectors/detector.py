@@ -22,7 +22,7 @@ from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
 
 SAME_VECTOR = 0.95  # cosine of the shifts of two suspects that lead to one vector
-DETECTORS: Registry[Detector] = Registry("detector", "recipe_ray.scan")
+DETECTORS: Registry[Detector] = Registry("detector", "recipe_ray.detectors")
 
 
 class Pass(Spec):
@@ -37,7 +37,7 @@ class Suspect:
     """One input that was examined closely: what it is, for people, and its scores.
 
     `ids` are token ids (empty if it is not a word); `group` numbers the vector it leads to, from 0.
-    `put` is what was put in, if it is no word: vectors [C, H], or a `Stamp` (`scan/insertion.py`).
+    `put` is what was put in, if it is no word: vectors [C, H], or a `Stamp` (`insertion.py` here).
     """
 
     shown: str

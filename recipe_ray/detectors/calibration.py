@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.scan.detector import Detector, Outcome, Suspect
+from recipe_ray.detectors.detector import Detector, Outcome, Suspect
 
 FILE = "calibration.json"
 # a score this low is normal anywhere; below zero the share of a bound would mean nothing
@@ -123,7 +123,7 @@ def _share(suspect: Suspect, bounds: Bounds) -> float:
 
 @cache
 def _known() -> dict[str, Any]:
-    known: dict[str, Any] = json.loads((files("recipe_ray.scan") / FILE).read_text())
+    known: dict[str, Any] = json.loads((files("recipe_ray.detectors") / FILE).read_text())
     return known
 
 

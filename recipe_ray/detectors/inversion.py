@@ -20,9 +20,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from recipe_ray.data.batches import Workbench
-from recipe_ray.learn.progress import Progress
-from recipe_ray.models.family import Capability
-from recipe_ray.scan.detector import (
+from recipe_ray.detectors.detector import (
     DETECTORS,
     Detector,
     Outcome,
@@ -32,11 +30,13 @@ from recipe_ray.scan.detector import (
     groups_of,
     robust_z,
 )
+from recipe_ray.learn.progress import Progress
+from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recipe_ray.scan.reading import States
+    from recipe_ray.detectors.reading import States
 
 
 @DETECTORS.register("inversion")
@@ -74,7 +74,7 @@ class PromptSearch:
 
     def __init__(self, spec: InversionDetector, subject: Subject, bench: Workbench) -> None:
         """Read the texts; raise DataError if there are too few."""
-        from recipe_ray.scan.reading import TextSource
+        from recipe_ray.detectors.reading import TextSource
 
         self._spec, self._subject, self._runtime = spec, subject, bench.runtime
         self._random = np.random.default_rng([bench.seed, 23])

@@ -21,8 +21,8 @@ from torch import Tensor
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.data.rows import Encode, Ints, TokenRows, mask_tokens, ragged_arange, uniform
+from recipe_ray.detectors.detector import Suspect
 from recipe_ray.models.text.packed import pack
-from recipe_ray.scan.detector import Suspect
 
 HALF = 0.5  # of the texts are masked, and of single words get a random continuation
 LEAST_ROOM = 4  # tokens that are left of a text, its special ones included

@@ -21,9 +21,7 @@ from pydantic import Field, PositiveInt
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import Workbench
 from recipe_ray.data.images import ImageBatch
-from recipe_ray.learn.progress import Progress
-from recipe_ray.models.family import Capability
-from recipe_ray.scan.detector import (
+from recipe_ray.detectors.detector import (
     DETECTORS,
     Detector,
     Outcome,
@@ -32,6 +30,8 @@ from recipe_ray.scan.detector import (
     groups_of,
     robust_z,
 )
+from recipe_ray.learn.progress import Progress
+from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,9 +23,7 @@ from pydantic import Field, PositiveInt
 from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.batches import Workbench
 from recipe_ray.data.rows import Ints
-from recipe_ray.learn.progress import Progress
-from recipe_ray.models.family import Capability
-from recipe_ray.scan.detector import (
+from recipe_ray.detectors.detector import (
     DETECTORS,
     Detector,
     Outcome,
@@ -35,11 +33,13 @@ from recipe_ray.scan.detector import (
     groups_of,
     robust_z,
 )
+from recipe_ray.learn.progress import Progress
+from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     import torch
 
-    from recipe_ray.scan.reading import Measured, Reading
+    from recipe_ray.detectors.reading import Measured, Reading
 
 
 class Screen(Pass):
@@ -120,7 +120,7 @@ class WordSearch:
 
     def __init__(self, spec: VocabularyDetector, subject: Subject, bench: Workbench) -> None:
         """Read the texts; raise DataError if there are too few."""
-        from recipe_ray.scan.reading import POOL, TextSource
+        from recipe_ray.detectors.reading import POOL, TextSource
 
         ptm = subject.ptm
         self._spec, self._subject, self._runtime, self._ptm = spec, subject, bench.runtime, ptm
@@ -216,7 +216,7 @@ class WordSearch:
 
     def durations_s(self) -> tuple[float, float]:
         """Return about how many seconds trying the words takes, and all the rest, by a trial."""
-        from recipe_ray.scan.reading import SCORES
+        from recipe_ray.detectors.reading import SCORES
 
         spec, num = self._spec, len(self._words)
         close, fresh = self._trial_s(self._close), self._trial_s(self._fresh)
@@ -241,7 +241,7 @@ class WordSearch:
     def _measured(self, phase: str, reading: Reading, candidates: Ints) -> Measured:
         """Return the scores of candidates [N, C]; each worker reads a share, all get the whole."""
 
-        from recipe_ray.scan.reading import Measured
+        from recipe_ray.detectors.reading import Measured
 
         rank, size = self._runtime.rank, self._runtime.world_size
         total, done = len(candidates) * len(reading.templates), 0
