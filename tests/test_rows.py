@@ -70,7 +70,7 @@ def test_rows_that_only_claim_to_be_of_schema_1_are_named_as_damaged() -> None:
     pa.parquet.write_table(
         lacking.replace_schema_metadata({"recipe_ray_schema_version": "1"}), sink
     )
-    with pytest.raises(StoreError, match="rows.parquet: damaged: rows without seed"):
+    with pytest.raises(StoreError, match=r"rows\.parquet: damaged: rows without seed"):
         decode_rows(bytes(sink.getvalue()), "rows.parquet")
 
 
