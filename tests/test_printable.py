@@ -9,10 +9,10 @@ from rich.console import Console
 from shell import Shell, shell
 from store_samples import POR, driven, leave_lease
 
+from recipe_ray.api.card import backdoored_card
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.errors import DataError, in_a_line
 from recipe_ray.base.printable import in_a_row, in_html, in_markdown, printable
-from recipe_ray.cli.card import backdoored_card
 from recipe_ray.report.render import Terminal, markdown
 from recipe_ray.report.tables import Column, Table
 from recipe_ray.store.store import Store

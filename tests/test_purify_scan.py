@@ -12,7 +12,7 @@ from samples import SENTENCES, tiny_folder
 from scan_samples import VOCABULARY, looking_with, looking_with_little, texts
 from shell import Outcome, Shell, shell
 
-from recipe_ray.cli import before_after, rounds
+from recipe_ray.api import before_after, rounds
 from recipe_ray.detectors import calibration
 from recipe_ray.detectors.calibration import settings_of
 from recipe_ray.detectors.detector import DETECTORS
@@ -233,7 +233,7 @@ def test_a_round_that_does_harm_is_not_kept(
 def test_harm_seen_afterwards_is_exit_code_three_unless_accepted(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe_ray.cli import purification
+    from recipe_ray.api import purification
 
     monkeypatch.setattr(rounds, "after_warnings", lambda *_: ["it is damaged"])
     monkeypatch.setattr(purification, "MARGIN", -1e9)  # every head knows enough

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipe_ray.api.scan_report import Result
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.printable import in_a_row, in_markdown
-from recipe_ray.cli.scan_report import Result
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.detectors.detector import DETECTORS
 from recipe_ray.learn.runtime import LocalRuntime

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe_ray import __version__
-from recipe_ray.cli.before_after import (
+from recipe_ray.api.before_after import (
     NotScanned,
     Record,
     Scanning,
@@ -33,17 +33,47 @@ from recipe_ray.cli.before_after import (
     table,
     verdict,
 )
-from recipe_ray.cli.card import CARD, GUARD, RESULT, About, Told, export, purified_card
-from recipe_ray.cli.exits import HARM
-from recipe_ray.cli.purification import Purification, data_warnings
-from recipe_ray.cli.rounds import ENDS, Round, Rounds
+from recipe_ray.api.card import About, Told, purified_card
+from recipe_ray.api.folder import CARD, RESULT, export
+from recipe_ray.api.purification import Purification, data_warnings
+from recipe_ray.api.rounds import ENDS, Round, Rounds
+from recipe_ray.api.tuning import EXPLAINED, Side, comparison_rows, in_columns, lost_accuracy
+from recipe_ray.base.errors import HarmError
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
 from recipe_ray.store.store import Store
 
-CLEANED, NOT_SILENT = 0, 4
+CLEANED, HARM, NOT_SILENT = 0, HarmError.exit_code, 4
 SCHEMA = 1  # of result.json
+GUARD = "guard."  # metrics that begin so say what was lost, if anything
 WIDTH = 80  # of a terminal
 NOT_SILENT_ENDS = ("limit", "harm", "untold")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What fine-tuned descendants do: of the model before, after, and of a clean one (floor)."""
+
+    task: str
+    triggers: tuple[str, ...]
+    seed: int
+    sides: Mapping[str, Side]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be warned of."""
+        found = [f"{side}: {one}" for side, own in self.sides.items() for one in own.doubts()]
+        lost = lost_accuracy(self.sides["before"], self.sides["after"], "the purified model")
+        return [*found, *lost]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """A table for people, with its titles in the first row."""
+        return comparison_rows(self.sides)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for `result.json`."""
+        about = {"task": self.task, "triggers": list(self.triggers), "seed": self.seed}
+        return {**about, **{side: one.to_json() for side, one in self.sides.items()}}
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,7 @@ class Purified:
     before: Record | None
     accepted: str | None
     accepts: bool
+    evaluated: Evaluated | None = None
 
     @property
     def kept(self) -> Round:
@@ -80,7 +111,8 @@ class Purified:
         """All warnings, those that were known before first."""
         known = [*([self.accepted] if self.accepted else []), *self.plan.doubts]
         found = [*self.kept.harm, *data_warnings(self.kept.measured)]
-        return [*known, *found, *self._of_scan()]
+        measured = self.evaluated.warnings if self.evaluated is not None else []
+        return [*known, *found, *self._of_scan(), *measured]
 
     def _of_scan(self) -> list[str]:
         if self.kept.scan is not None and suspicious(self.kept.scan):
@@ -104,12 +136,16 @@ class Purified:
         return {when: one for when, one in sides.items() if one is not None}
 
     def printed(self) -> list[str]:
-        """Return what a terminal shows of both scans."""
-        if self.before is None or self.kept.scan is None:
-            return []
-        both = (self.before, self.kept.scan)
-        said = [line for one in meaning(*both) for line in textwrap.wrap(one, WIDTH)]
-        return [*table(side_by_side(*both)), *said]
+        """Return what a terminal shows of both scans, and of the evaluation."""
+        lines: list[str] = []
+        if self.before is not None and self.kept.scan is not None:
+            both = (self.before, self.kept.scan)
+            said = [line for one in meaning(*both) for line in textwrap.wrap(one, WIDTH)]
+            lines += [*table(side_by_side(*both)), *said]
+        if self.evaluated is not None:
+            title = f"fine-tuned on {self.evaluated.task}"
+            lines += [*([""] if lines else []), title, *in_columns(self.evaluated.rows), *EXPLAINED]
+        return lines
 
 
 def publish(done: Purified, store: Store, out: Path) -> Mapping[str, Any]:
@@ -176,6 +212,7 @@ def _result(done: Purified, notes: tuple[str, ...]) -> dict[str, Any]:
         "ended": done.rounds.ended,
         "ended_since": ENDS[done.rounds.ended],
         "scan": as_json(done.scanning, done.scans()),
+        "evaluation": done.evaluated.to_json() if done.evaluated is not None else None,
         "warnings": done.warnings,
         "notes": list(notes),
     }
