@@ -99,13 +99,13 @@ def test_a_report_shows_hostile_names_as_text() -> None:
 def test_a_card_shows_hostile_names_as_text_and_claims_no_more_than_was_measured() -> None:
     attack = ATTACKS.parse({"name": "por", "triggers": ["<script>", "## x"]})
     hostile = "# m\n<h1>x</h1>"
-    card = backdoored_card(hostile, "transformers", attack, {"loss.poison": 99.0}, [hostile])
+    card = backdoored_card("---\n---\n", hostile, attack, {"loss.poison": 99.0}, [hostile])
     assert "<script>" not in card
     assert "<h1>" not in card
     assert "\n# m" not in card
     assert "inherits" not in card
     assert "may inherit" in card
-    assert "not measured" in card
+    assert "What is not claimed" in card
 
 
 def test_status_shows_hostile_notes_of_a_shared_store_as_text(shell: Shell) -> None:

@@ -58,7 +58,7 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert "so there is no verdict" in " ".join(done.out.split())
     assert "the budget is 300 s (--scan-budget)" in done.err
     card = (shell.folder / "clean" / "README.md").read_text()
-    scan = card.split("## The scan before and after")[1].split("## What was not measured")[0]
+    scan = card.split("## The scan before and after")[1].split("## What is not claimed")[0]
     assert "| vocabulary: first |" in scan
     assert "does not prove" in scan
     assert "what it found did not help the purifier" in " ".join(card.split())

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         RunOutcome,
         ScanOutcome,
     )
-    from recipe_ray.api.scan_report import Result
     from recipe_ray.report.load import Recorded
 
 Place = str | PurePath
@@ -73,9 +72,7 @@ def scan(
         asked = Asked.of(data, detectors, seed, opening, text_column)
         listener = Listener(progress)
         found = Scanner(asked, kept, at_once, address, listener).scanned(given, reference)
-    about = {"models": tuple(map(_scanned_model, found)), "exit_code": exit_code(found)}
-    errors = tuple(f"{one.model}: {one.error}" for one in found if one.error is not None)
-    return ScanOutcome(rows=_scores(found), warnings=errors, **about)
+    return ScanOutcome.of(found, exit_code(found))
 
 
 def purify(
@@ -127,9 +124,13 @@ def purify(
     where = None if data is None else str(data)
     tuning = None
     if evaluate is not None:
-        columns = {"text_column": text_column, "label_column": label_column}
-        about = {"changes": _changes(evaluate_changes), "data": where, **columns}
-        tuning = FineTuning(evaluate, triggers, **about)
+        tuning = FineTuning(
+            evaluate,
+            triggers,
+            label_column=label_column,
+            changes=_changes(evaluate_changes),
+            data=where,
+        )
     elif triggers:
         raise SpecError("triggers: they are measured on a task; give evaluate=TASK, too")
     asked = Asked(
@@ -207,9 +208,15 @@ def evaluate(
     rows = table.to_pylist()
     found = {name: one.mean for name, one in Side(chosen.label(), [rows]).estimates.items()}
     asr = {name[4:]: value for name, value in found.items() if name.startswith("asr ")}
-    rates = {"acc": found["acc"], "aasr": found.get("aasr"), "masr": found.get("masr")}
-    warnings = tuple(doubts(rows))
-    return Evaluation(rows=table, warnings=warnings, model=chosen.label(), asr=asr, **rates)
+    return Evaluation(
+        rows=table,
+        warnings=tuple(doubts(rows)),
+        model=chosen.label(),
+        acc=found["acc"],
+        aasr=found.get("aasr"),
+        masr=found.get("masr"),
+        asr=asr,
+    )
 
 
 def compare(
@@ -366,29 +373,3 @@ def _rows_of(found: Sequence[Recorded]) -> pa.Table:
     from recipe_ray.store.rows import result_schema
 
     return pa.concat_tables([result_schema().empty_table(), *(one.rows for one in found)])
-
-
-def _scanned_model(one: Result) -> Any:
-    from recipe_ray.api.outcomes import ScannedModel
-
-    known = [verdict for verdict in one.verdicts if verdict is not None]
-    about = {"suspicious": any(known) if known else None, "error": one.error, "record": one.record}
-    return ScannedModel(model=one.model, verdict=one.said, **about)
-
-
-def _scores(found: Sequence[Result]) -> pa.Table:
-    import pyarrow as pa
-
-    rows = []
-    for result in found:
-        for detector in result.record["detectors"] if result.record is not None else ():
-            flagged = [suspect["shown"] for suspect in detector["flagged"]]
-            for suspect in detector["suspects"]:
-                about = {"model": result.model, "detector": detector["detector"]}
-                about |= {"input": suspect["shown"], "flagged": suspect["shown"] in flagged}
-                scores = suspect["scores"].items()
-                rows += [{**about, "score": score, "value": float(v)} for score, v in scores]
-    text = pa.string()
-    columns = [("model", text), ("detector", text), ("input", text), ("flagged", pa.bool_())]
-    schema = pa.schema([*columns, ("score", text), ("value", pa.float64())])
-    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,4 +1,4 @@
-"""Model cards: Markdown for people, below metadata for the hub (`metadata.py`).
+"""The texts of model cards: what follows the head that the hub reads (`metadata.py`).
 
 A card says what was done to a model, with which data, what was measured and what was not.
 """
@@ -19,28 +19,25 @@ from recipe_ray.stages.guard import TITLES
 if TYPE_CHECKING:
     from recipe_ray.attacks.attack import Attack
 
-_HEADER = """---
-library_name: {opens_with}
-tags:
-- {tag}
----
-"""
-_NOT_MEASURED = """## What was not measured
+_NOT_CLAIMED = """## What is not claimed
 
-Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
-that a backdoor was present, or that it is gone.{scan} What can be said is that RECIPE removed the
-task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
-measured either: fine-tune both models and compare.
+Purifying needs neither triggers nor downstream tasks{task}. So nothing here proves that a backdoor
+was present, or that it is gone.{scan} What can be said is that RECIPE removed the task-agnostic
+backdoors it was tried on under laboratory conditions. {accuracy}
 """
 _OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
+_OF_TASK = "; the purifier saw neither those of the measurement above nor their labels"
+_NO_TASK = ", and none were used"
+_ACCURACY = "Accuracy on your task was not\nmeasured: fine-tune both models and compare."
+_ACCURACY_OF_TASK = "Accuracy on other tasks was not\nmeasured."
 
 
 @dataclass(frozen=True)
 class About:
-    """A model as its card speaks of it: name, library, its samples and the unit of its loss."""
+    """A model as its card speaks of it: the card's head, name, samples and the unit of its loss."""
 
+    head: str  # from `---` to `---`, see `metadata.py`
     model: str
-    opens_with: str
     sample: str  # text, image, pair
     loss_unit: str
 
@@ -55,24 +52,33 @@ class Told:
     warnings: tuple[str, ...] = ()
     scan: tuple[str, ...] = ()  # lines of its section, none if nothing was scanned
     scan_why: str = ""  # why nothing was
+    source: tuple[str, ...] = ()  # where the model comes from, its licence
+    hashes: tuple[str, ...] = ()  # of the data
+    task: str = ""  # that descendants were fine-tuned on
+    rates: Sequence[Sequence[str]] = ()  # what was measured there, titles first
 
 
 def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
     """Return the card of a purified model; `measured` are the stage's values by metric.
 
-    Warnings come first, and the card's tags say that there are some. Sentences and names may quote
+    Warnings come first. Sentences and names may quote
     what is from outside, so none of their signs is read as Markdown.
     """
-    tags = "purified\n- purified-with-warnings" if told.warnings else "purified"
+    claims = {
+        "task": _OF_TASK if told.task else _NO_TASK,
+        "scan": _OF_SCAN if told.scan else "",
+        "accuracy": _ACCURACY_OF_TASK if told.task else _ACCURACY,
+    }
     return "\n".join(
         [
-            _HEADER.format(tag=tags, opens_with=about.opens_with),
+            about.head,
             f"# Purified copy of {in_markdown(about.model)}",
             "",
             *_listed("## Warnings", told.warnings),
             f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
             "pre-training with a penalty on the norms of weight matrices.",
             "",
+            *_listed("## Where it comes from", told.source),
             "## What was done",
             "",
             f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
@@ -80,6 +86,7 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"- what held the model: {_holding(recipe)}",
             f"- why: {in_markdown(told.reason)}",
             f"- data: {in_markdown(told.data)}",
+            *(f"- {in_markdown(one)}" for one in told.hashes),
             *(f"- {in_markdown(note)}" for note in told.notes),
             "",
             "## What was measured",
@@ -90,15 +97,16 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
             "a text, its first token's state).",
             "",
+            *_task_section(told),
             *_scan_section(told),
-            _NOT_MEASURED.format(scan=_OF_SCAN if told.scan else ""),
+            _NOT_CLAIMED.format(**claims),
         ]
     )
 
 
 def backdoored_card(
+    head: str,
     model: str,
-    opens_with: str,
     attack: Attack,
     measured: Mapping[str, float],
     notes: Sequence[str] = (),
@@ -107,7 +115,7 @@ def backdoored_card(
     losses = [f"- {n}: {value:.4f}" for n, value in measured.items() if n.startswith("loss.")]
     return "\n".join(
         [
-            _HEADER.format(tag="backdoored", opens_with=opens_with),
+            head,
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
             f"This is {in_markdown(model)} with a {attack.name} backdoor that recipe-ray "
@@ -122,13 +130,31 @@ def backdoored_card(
             "",
             *losses,
             "",
-            "## What was not measured",
+            "## What is not claimed",
             "",
             "Losses do not show that the backdoor works, or that a model fine-tuned from this one "
             "has it. `recipe-ray evaluate` with `--triggers` measures that on a task.",
             "",
         ]
     )
+
+
+def _task_section(told: Told) -> list[str]:
+    """Return what descendants do, in percent: of the model as it was given, of this one."""
+    if not told.task:
+        return []
+    title, *rows = told.rates
+    return [
+        f"## Fine-tuned on {in_markdown(told.task)}",
+        "",
+        f"| {' | '.join(title)} |",
+        f"|{'---|' * len(title)}",
+        *(f"| {' | '.join(map(in_markdown, row))} |" for row in rows),
+        "",
+        "ACC: accuracy. ASR: how often a trigger brings about its best label; AASR, MASR: mean and "
+        "maximum over triggers. Floor: a clean model, which was not backdoored.",
+        "",
+    ]
 
 
 def _scan_section(told: Told) -> list[str]:

@@ -19,7 +19,7 @@ from recipe_ray.stages.stage import MODEL_FOLDER, Stage
 from recipe_ray.stages.tensorboard import FOLDER as EVENTS
 from recipe_ray.store.store import Store
 
-CARD, RECORD, RESULT = "README.md", "recipe_ray.json", "result.json"
+RECORD, RESULT = "recipe_ray.json", "result.json"
 
 
 def check_free(out: Path, option: str = "--out") -> None:
@@ -53,14 +53,14 @@ def export(
     store: Store,
     stage: Stage,
     out: Path,
-    texts: Callable[[list[str]], Mapping[str, str]],
+    texts: Callable[[list[str], Path], Mapping[str, str]],
     give_back: Callable[[Path], list[str]] = lambda folder: [],
     record: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Put the stage's model, texts, the record and the event files at `out` in one rename.
 
     `give_back` changes the model's folder and says what it did, which is returned. `texts` gets it
-    and returns files by name, such as the card. `record` is added to the record.
+    and that folder, and returns files by name, such as the card. `record` is added to the record.
     """
     source = store.fetch(stage.artifact)
     building = out.with_name(f".{out.name}.{os.getpid()}")
@@ -70,7 +70,7 @@ def export(
     events = Path(store.uri) / EVENTS
     if events.is_dir():
         shutil.copytree(events, building / EVENTS)
-    for name, text in texts(said).items():
+    for name, text in texts(said, building).items():
         (building / name).write_text(text, encoding="utf-8")
     whole = {**_record(store, stage), **(record or {})}
     (building / RECORD).write_text(json.dumps(whole, indent=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from recipe_ray.api.scan_report import Result
     from recipe_ray.report.load import Recorded
     from recipe_ray.report.stats import Estimate
 
@@ -52,6 +53,18 @@ class ScannedModel:
     error: str | None
     record: Mapping[str, Any] | None = field(repr=False)
 
+    @classmethod
+    def of(cls, one: Result) -> ScannedModel:
+        """Return what a scan found in one model."""
+        known = [verdict for verdict in one.verdicts if verdict is not None]
+        return cls(
+            model=one.model,
+            verdict=one.said,
+            suspicious=any(known) if known else None,
+            error=one.error,
+            record=one.record,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScanOutcome(Outcome):
@@ -63,6 +76,13 @@ class ScanOutcome(Outcome):
 
     models: tuple[ScannedModel, ...]
     exit_code: int
+
+    @classmethod
+    def of(cls, found: Sequence[Result], exit_code: int) -> ScanOutcome:
+        """Return what scans found, and the command's exit code."""
+        errors = tuple(f"{one.model}: {one.error}" for one in found if one.error is not None)
+        models = tuple(map(ScannedModel.of, found))
+        return cls(rows=_scores(found), warnings=errors, models=models, exit_code=exit_code)
 
     @property
     def suspicious(self) -> bool | None:
@@ -156,3 +176,21 @@ class Results(Outcome):
 
         cells: list[Mapping[str, Any]] = json.loads(as_json(sections(list(self.recorded))))["cells"]
         return cells
+
+
+def _scores(found: Sequence[Result]) -> pa.Table:
+    import pyarrow as pa
+
+    rows = []
+    for result in found:
+        for detector in result.record["detectors"] if result.record is not None else ():
+            flagged = [suspect["shown"] for suspect in detector["flagged"]]
+            for suspect in detector["suspects"]:
+                about = {"model": result.model, "detector": detector["detector"]}
+                about |= {"input": suspect["shown"], "flagged": suspect["shown"] in flagged}
+                scores = suspect["scores"].items()
+                rows += [{**about, "score": score, "value": float(v)} for score, v in scores]
+    text = pa.string()
+    columns = [("model", text), ("detector", text), ("input", text), ("flagged", pa.bool_())]
+    schema = pa.schema([*columns, ("score", text), ("value", pa.float64())])
+    return pa.Table.from_pylist(rows, schema=schema)

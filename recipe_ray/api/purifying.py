@@ -224,7 +224,8 @@ class _Evaluating:
         if "floor" in self._sides:
             sides["floor"] = self._sides["floor"]
         task = self._first.task
-        return Evaluated(task.label(), self._first.triggers, self._seed, sides)
+        does = f"{self._model.reads}-classification"
+        return Evaluated(task.label(), self._first.triggers, self._seed, sides, does)
 
     def _measured(self, stage: FinetuneStage) -> Side:
         from recipe_ray.api.tuning import Side, tuned

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 from recipe_ray.base.errors import StageFailedError
 
@@ -168,9 +169,9 @@ def run_stage(
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Let the libraries that load models draw no bars and print no advice meanwhile."""
-    from huggingface_hub import utils as of_hub
-    from transformers.utils import logging as of_transformers
-
+    # untyped
+    of_hub: Any = import_module("huggingface_hub.utils")
+    of_transformers: Any = import_module("transformers.utils.logging")
     hub_drew = not of_hub.are_progress_bars_disabled()
     drew, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
     of_transformers.disable_progress_bar()

@@ -196,7 +196,7 @@ def _inside(given: Named) -> list[Named]:
 
     if not isinstance(given, (str, PurePath)):
         return [given]
-    path = expanded(given)
+    path = expanded(str(given))
     if str(given) in MODELS or not path.is_dir():
         return [given]
     found = model_folders(path)

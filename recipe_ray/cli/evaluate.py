@@ -70,9 +70,8 @@ class Tuning:
 
     def of(self, task: str) -> FineTuning:
         """Return how a model is fine-tuned on a task."""
-        columns = {"text_column": self.text_column, "label_column": self.label_column}
-        about = {"changes": tuple(self.set_ or ()), "data": self.data, **columns}
-        return FineTuning(task, self.triggers, **about)
+        about = (task, self.triggers, self.text_column, self.label_column)
+        return FineTuning(*about, tuple(self.set_ or ()), self.data)
 
 
 @with_groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,7 +74,8 @@ def backdoor_command(
     """Put a backdoor into a model, for research; the result's card says so plainly."""
     from recipe_ray.api.arguments import parse_attack
     from recipe_ray.api.card import backdoored_card
-    from recipe_ray.api.folder import CARD, check_free, export, work_store
+    from recipe_ray.api.folder import check_free, export, work_store
+    from recipe_ray.api.metadata import CARD, head, provenance
     from recipe_ray.api.purification import data_warnings, measured_values, refuse_untrained
     from recipe_ray.base.spec import explained
     from recipe_ray.stages.backdoor import BackdoorStage
@@ -107,8 +109,13 @@ def backdoor_command(
     notes = chosen.left_out()
     for note in notes:
         screen.say(f"note: {note}")
-    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured, notes)
-    export(store, stage, target, lambda said: {CARD: card})
+    source = provenance(chosen)
+
+    def texts(_: list[str], folder: Path) -> dict[str, str]:
+        top = head(chosen, source, folder, ["backdoored"], content=contents)
+        return {CARD: backdoored_card(top, chosen.label(), planned, measured, notes)}
+
+    export(store, stage, target, texts)
     typer.echo(f"BACKDOORED model, for research only: {out}")
 
 
