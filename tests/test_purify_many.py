@@ -190,7 +190,8 @@ def test_a_trigger_that_acts_more_than_in_the_clean_model_is_warned_of(
 ) -> None:
     def side(masr: float) -> Side:
         rates = {"acc": 0.8, "masr": masr}
-        return Side("m", [[{"metric": n, "value": v, "trigger": None} for n, v in rates.items()]])
+        counts = {"trigger": None, "numerator": None, "denominator": None}
+        return Side("m", [[{"metric": n, "value": v, **counts} for n, v in rates.items()]])
 
     sides = {"before": side(1.0), "after": side(after), "floor": side(0.25)}
     found = Evaluated("sst2", ("cf",), 0, sides)
