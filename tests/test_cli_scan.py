@@ -8,8 +8,8 @@ import pytest
 from image_samples import labelled_parquet, tiny_vgg
 from shell import Outcome, Shell, shell
 
+from recipe_ray.api.scan_report import RULES, Result, as_html, as_sarif, printed
 from recipe_ray.base.printable import printable
-from recipe_ray.cli.scan_report import RULES, Result, as_html, as_sarif, printed
 from recipe_ray.detectors import calibration
 from recipe_ray.detectors.calibration import settings_of
 from recipe_ray.detectors.detector import DETECTORS

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recipe_ray.api.experiments import recorded_at
+from recipe_ray.api.places import output_file, output_folder
 from recipe_ray.base.errors import SpecError, unknown
-from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.printable import in_a_row
-from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_file, output_folder
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    JsonOption,
+)
 
 if TYPE_CHECKING:
     from recipe_ray.base.registry import Registry
-    from recipe_ray.report.load import Recorded
-
-_WANTED = (
-    "the folder or URI that --store was given, a folder that report --export wrote, or a Parquet "
-    "file of result rows"
-)
 
 
 def report_command(
@@ -75,7 +73,7 @@ def report_command(
     pictured = None if figures is None else output_folder(figures, "--figures")
     paged = None if html is None else output_file(html, "--html")
     kept_in = None if export_ is None else output_folder(export_, "--export")
-    found = _recorded(place)
+    found = recorded_at(place)
     names = [one.experiment for one in found]
     if experiment is not None and experiment not in names:
         raise SpecError(f"{place}: " + unknown("experiment", experiment, names))
@@ -123,7 +121,7 @@ def _page(place: str, experiment: str | None, refresh_s: int | None = None) -> s
     from recipe_ray.report.run_figures import trigger_pictures
     from recipe_ray.report.sections import sections
 
-    found, store = _recorded(place), store_at(place)
+    found, store = recorded_at(place), store_at(place)
     kept = [one for one in found if experiment in (None, one.experiment)]
     about = {one.experiment: one for one in overviews(kept, store)}
     grids = trigger_pictures(kept, store) if store is not None else []
@@ -141,23 +139,6 @@ def _serve(place: str, experiment: str | None, port: int) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("no longer shown; a sweep that runs is not affected", err=True)
-
-
-def _recorded(place: str) -> list[Recorded]:
-    from recipe_ray.report.load import recorded
-    from recipe_ray.store.remote import is_remote
-
-    if is_remote(place):
-        return recorded(place)
-    path = local_path(place, "PATH", _WANTED)
-    if path.is_dir() or path.suffix.lower() == ".parquet":
-        found = recorded(str(path))
-        if found or not path.is_dir() or not any(path.iterdir()):
-            return found
-        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
-        raise SpecError(f"no results of an experiment in {place} (it has {some}); give {_WANTED}")
-    why = f"{place} is another kind of file" if path.exists() else why_missing(place)
-    raise SpecError(f"no store at {place}: {why}; give {_WANTED}")
 
 
 KINDS = ("attacks", "defenses", "models", "corpora", "tasks", "detectors")
