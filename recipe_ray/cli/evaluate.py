@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +35,7 @@ from recipe_ray.cli.options import (
     store_or_temporary,
     with_groups,
 )
-from recipe_ray.cli.single import columns_named, run_stage, say, warn
+from recipe_ray.cli.single import columns_named, run_stages, say, warn
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
@@ -119,6 +119,7 @@ def evaluate_command(
         ),
     ] = None,
     seed: SeedOption = 0,
+    store: StoreOption = "",
     json_: JsonOption = False,
     *,
     how: FineTuning,
@@ -128,7 +129,6 @@ def evaluate_command(
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers."""
     from recipe_ray.cli.card import check_free
     from recipe_ray.stages.finetune import CLASSIFIER
-    from recipe_ray.store.store import Store
 
     set_up_logging(telling.verbose)
     kept = output_folder(keep_classifier, "--keep-classifier") if keep_classifier else None
@@ -136,13 +136,12 @@ def evaluate_command(
         check_free(kept, "--keep-classifier")
     chosen = opening.model(model)
     stage = how.stage(chosen, task, seed, keep_model=kept is not None, quiet=telling.quiet)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store.open(folder)
-        run_stage(stage, store, how.locations(), 1, telling)
-        rows = store.rows(stage.artifact).to_pylist()
+    with store_or_temporary(store) as opened:
+        run_stages("evaluate", [stage], opened, how.locations(), 1, telling)
+        rows = opened.rows(stage.artifact).to_pylist()
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
-            shutil.copy(store.fetch(stage.artifact) / CLASSIFIER, kept)
+            shutil.copy(opened.fetch(stage.artifact) / CLASSIFIER, kept)
     _print_evaluation(rows, json_=json_)
     warn(_doubts(rows))
 
@@ -232,14 +231,12 @@ def compare_command(
         model = opening.model(text)
         quiet = telling.quiet or bool(stages)  # the data are the same each time
         stages[side] = [how.stage(model, task, seed, quiet=quiet) for seed in range(seeds)]
-    sides = {}
     with store_or_temporary(store) as kept:
-        for side, own in stages.items():
-            found = []
-            for stage in own:
-                run_stage(stage, kept, how.locations(), 1, telling)
-                found.append(kept.rows(stage.artifact).to_pylist())
-            sides[side] = Side(named[side], found)
+        run_stages("compare", [*chain(*stages.values())], kept, how.locations(), 1, telling)
+        sides = {
+            side: Side(named[side], [kept.rows(stage.artifact).to_pylist() for stage in own])
+            for side, own in stages.items()
+        }
     if json_:
         whole = {
             "task": task,

@@ -184,24 +184,22 @@ def debug_command(
     quiet: QuietOption = False,
 ) -> None:
     """Run one cell in this process, without Ray: breakpoints work, numbers are the sweep's."""
-    from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
+    from recipe_ray.experiment.collect import run_planned
     from recipe_ray.store.store import Store
 
     set_up_logging(verbose)
     plan = _plan(file, data, tuple(set_ or ()), None, quiet=quiet)
     chosen = _cell(plan, cell)
     opened = Store.open(store)
-    opened.write_plan(plan.name, plan_record(plan))
     with Display(len(chosen.stages), quiet=quiet, verbose=verbose) as display:
-        run_inline(
+        run_planned(
+            plan,
             chosen.stages,
             opened,
             data_locations(data),
-            experiment=plan.name,
             checkpoint_every_s=plan.launch.checkpoint_every_s,
             on_progress=display.on_progress,
         )
-    collect_missing(plan, opened, chosen.stages)
     shown = chosen.last.shown
     units = {one.metric: one.unit for one in shown.columns} if shown is not None else {}
     for row in opened.rows(chosen.last.artifact).to_pylist():

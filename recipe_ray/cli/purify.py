@@ -29,7 +29,7 @@ from recipe_ray.cli.options import (
     set_up_logging,
     with_groups,
 )
-from recipe_ray.cli.single import columns_named, processes, run_stage, say, warn
+from recipe_ray.cli.single import columns_named, processes, run_stages, say, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -200,7 +200,7 @@ class _Work:
     def _run_with(self, stage: Stage, run: Run | None, workers: int) -> None:
         feed = self._at_hand.feed
         where = (self.store, feed.locations)
-        run_stage(stage, *where, workers, self._telling, feed=feed, run=run)
+        run_stages("purify", [stage], *where, workers, self._telling, feed=feed, run=run)
 
 
 def _note(notes: Iterable[str], telling: Telling) -> None:

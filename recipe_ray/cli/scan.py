@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from recipe_ray.base.errors import SpecError, UserError
+from recipe_ray.base.errors import SpecError, StageFailedError, UserError
 from recipe_ray.base.paths import existing_path
 from recipe_ray.cli.options import (
     AddressOption,
@@ -36,6 +36,7 @@ from recipe_ray.cli.single import columns_named, warn
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
     from recipe_ray.detectors.calibration import OfReference
+    from recipe_ray.experiment.plan import Plan
     from recipe_ray.stages.scan import ScanStage
     from recipe_ray.store.store import Store
 
@@ -184,49 +185,44 @@ class _Runner:
         from recipe_ray.detectors.calibration import bounds_of_reference
 
         stage = self._asked.stage(model)
-        self._scan({model: stage})
+        failed = self._scan({model: stage}, several=False)
+        if failed:
+            raise StageFailedError(f"--reference {failed[model]}")
         return bounds_of_reference(self._record(stage), model)
 
     def run(self, models: list[str], normal: OfReference | None) -> list[Result]:
         """Scan models; if one cannot be opened or scanned, the others still are."""
         stages: dict[str, ScanStage] = {}
         errors: dict[str, str] = {}
+        found: dict[str, Result] = {}
+        several = len(models) > 1
         for model in models:
-            try:
+            with _noted(errors, model) if several else nullcontext():
                 stages[model] = self._asked.stage(model)
-            except UserError as error:
-                errors[model] = str(error)
-                if len(models) == 1:
-                    raise
-        errors |= self._scan(stages)
-        results = []
-        for model in models:
-            if model in errors:
-                results.append(Result(model, None, errors[model]))
-                if not self._telling.quiet:
-                    warn([f"{model}: {errors[model]}"])
-            else:
-                results.append(self._result(model, stages[model], normal))
-        return results
+        errors |= self._scan(stages, several)
+        for model in [one for one in stages if one not in errors]:
+            with _noted(errors, model) if several else nullcontext():
+                found[model] = self._result(model, stages[model], normal)
+        if not self._telling.quiet:
+            warn(f"{model}: {error}" for model, error in errors.items())
+        return [found.get(model) or Result(model, None, errors[model]) for model in models]
 
-    def _scan(self, stages: dict[str, ScanStage]) -> dict[str, str]:
+    def _scan(self, stages: dict[str, ScanStage], several: bool) -> dict[str, str]:
         """Run what the store does not have; return what failed."""
         from recipe_ray.cli.display import Display
+        from recipe_ray.experiment.plan import plan_of
+        from recipe_ray.experiment.spec import Launch
 
-        num = len({stage.key for stage in stages.values()})
+        # on this machine its cores are shared out; a cluster's nodes have a fixed size
+        share = max(1, (os.cpu_count() or 1) // self._at_once)
+        cores = 1 if self._address is not None else share
+        plan = plan_of("scan", stages.values(), Launch(cpus_per_worker={"scan": cores}))
         quiet, verbose = self._telling.quiet, self._telling.verbose
-        with Display(num, quiet=quiet, verbose=verbose) as display:
+        with Display(len(plan.stages), quiet=quiet, verbose=verbose) as display:
             if self._at_once == 1 and self._address is None:
-                return self._scan_here(stages, display)
+                return self._scan_here(plan, stages, display, several)
             from recipe_ray.distributed.sweep import sweep
-            from recipe_ray.experiment.plan import Plan
-            from recipe_ray.experiment.spec import Launch
 
-            # on this machine its cores are shared out; a cluster's nodes have a fixed size
-            share = max(1, (os.cpu_count() or 1) // self._at_once)
-            cores = 1 if self._address is not None else share
-            launch = Launch(cpus_per_worker={"scan": cores})
-            plan = Plan("scan", "", launch, (), {one.key: one for one in stages.values()})
             outcome = sweep(
                 plan,
                 self._store,
@@ -240,16 +236,18 @@ class _Runner:
             if stage.key in outcome.failed
         }
 
-    def _scan_here(self, stages: dict[str, ScanStage], display: Any) -> dict[str, str]:
-        from recipe_ray.experiment.collect import run_inline
+    def _scan_here(
+        self, plan: Plan, stages: dict[str, ScanStage], display: Any, several: bool
+    ) -> dict[str, str]:
+        from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
 
-        failed = {}
+        failed: dict[str, str] = {}
+        how = {"experiment": plan.name, "on_progress": display.on_progress}
+        self._store.write_plan(plan.name, plan_record(plan))
         for model, stage in stages.items():
-            try:
-                where = (self._store, self._asked.locations)
-                run_inline([stage], *where, experiment="scan", on_progress=display.on_progress)
-            except UserError as error:
-                failed[model] = str(error)
+            with _noted(failed, model, expected_only=not several):
+                run_inline([stage], self._store, self._asked.locations, **how)
+                collect_missing(plan, self._store, [stage])
         return failed
 
     def _result(self, model: str, stage: ScanStage, normal: OfReference | None = None) -> Result:
@@ -286,6 +284,18 @@ def _inside(text: str) -> list[str]:
         return [text]
     found = model_folders(path)
     return [text] if found == [path] else [str(one) for one in found]
+
+
+@contextmanager
+def _noted(errors: dict[str, str], model: str, *, expected_only: bool = False) -> Iterator[None]:
+    """Keep why a model cannot be scanned; an error that nobody expected is kept or let pass."""
+    from recipe_ray.models.config_fields import explained_by
+
+    try:
+        with nullcontext() if expected_only else explained_by(model, "it cannot be scanned"):
+            yield
+    except UserError as error:
+        errors[model] = str(error)
 
 
 @contextmanager

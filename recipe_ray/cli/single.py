@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +85,7 @@ def backdoor_command(
             content=contents,
         )
     with work_store(target) as store:
-        run_stage(stage, store, locations, workers, telling)
+        run_stages("backdoor", [stage], store, locations, workers, telling)
     measured = measured_values(store, stage)
     warn(data_warnings(measured))
     notes = chosen.left_out()
@@ -136,8 +136,9 @@ def processes(workers: int) -> Iterator[None]:
         yield
 
 
-def run_stage(
-    stage: Stage,
+def run_stages(
+    command: str,
+    leaves: Sequence[Stage],
     store: Store,
     locations: Locations,
     workers: int,
@@ -146,29 +147,24 @@ def run_stage(
     feed: LocalFeed | None = None,
     run: Run | None = None,
 ) -> None:
-    """Run a stage and its ancestors. In this process `feed` and `run` use what is in memory."""
-    from recipe_ray.cli.display import Display
-    from recipe_ray.experiment.collect import run_inline
-    from recipe_ray.experiment.plan import plan_of_one
-    from recipe_ray.experiment.spec import Launch
+    """Run a command's stages and their ancestors, and leave its plan in the store.
 
-    with Display(len(stage.lineage()), quiet=telling.quiet, verbose=telling.verbose) as display:
+    In this process `feed` and `run` (of the last stage) use what is in memory.
+    """
+    from recipe_ray.cli.display import Display
+    from recipe_ray.experiment.collect import run_planned
+    from recipe_ray.experiment.plan import plan_of
+    from recipe_ray.experiment.spec import Launch
+    from recipe_ray.stages.stage import makers_of_ptms
+
+    plan = plan_of(command, leaves, Launch(workers=dict.fromkeys(makers_of_ptms(), workers)))
+    with Display(len(plan.stages), quiet=telling.quiet, verbose=telling.verbose) as display:
         if workers == 1:
-            run_inline(
-                stage.lineage(),
-                store,
-                locations,
-                experiment=stage.name,
-                on_progress=display.on_progress,
-                feed=feed,
-                run=run,
-            )
+            how = {"on_progress": display.on_progress, "feed": feed, "run": run}
+            run_planned(plan, plan.stages.values(), store, locations, **how)
             return
         from recipe_ray.distributed.sweep import sweep
-        from recipe_ray.stages.stage import makers_of_ptms
 
-        launch = Launch(workers=dict.fromkeys(makers_of_ptms(), workers))
-        plan = plan_of_one(stage, launch)
         outcome = sweep(plan, store, locations, on_event=display.on_event)
     if outcome.failed:
         raise StageFailedError("\n".join(outcome.failed.values()))
