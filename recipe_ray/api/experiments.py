@@ -69,18 +69,11 @@ def swept(
 
 def run_cell(plan: Plan, cell: Cell, store: Store, locations: Locations, watcher: Watcher) -> None:
     """Run a cell in this process; raise what its first failing stage raised."""
-    from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
+    from recipe_ray.experiment.collect import run_planned
 
-    store.write_plan(plan.name, plan_record(plan))
-    run_inline(
-        cell.stages,
-        store,
-        locations,
-        experiment=plan.name,
-        checkpoint_every_s=plan.launch.checkpoint_every_s,
-        on_progress=watcher.on_progress,
-    )
-    collect_missing(plan, store, cell.stages)
+    every_s = plan.launch.checkpoint_every_s
+    how = {"checkpoint_every_s": every_s, "on_progress": watcher.on_progress}
+    run_planned(plan, cell.stages, store, locations, **how)
 
 
 def run_here(plan: Plan, store: Store, locations: Locations, listener: Listener) -> SweepOutcome:

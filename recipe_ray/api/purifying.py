@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from recipe_ray.api.places import Named, data_locations, output_folder
-from recipe_ray.api.running import HERE, Listener, Workers, run_stage
+from recipe_ray.api.running import HERE, Listener, Workers, run_stages
 from recipe_ray.base.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -189,8 +189,8 @@ class _Work:
 
     def _run_at(self, workers: Workers, stage: Stage, run: Run | None) -> None:
         feed = self._at_hand.feed
-        about = (stage, self.store, feed.locations, self._listener, workers)
-        run_stage(*about, feed=feed, run=run)
+        about = (self.store, feed.locations, self._listener, workers)
+        run_stages("purify", [stage], *about, feed=feed, run=run)
 
 
 class _Evaluating:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from recipe_ray.api.places import Named
 from recipe_ray.api.running import Listener, Watcher
 from recipe_ray.api.scan_report import Result
-from recipe_ray.base.errors import SpecError, UserError
+from recipe_ray.base.errors import SpecError, StageFailedError, UserError
 from recipe_ray.base.paths import existing_path, expanded
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
     from recipe_ray.detectors.calibration import OfReference
     from recipe_ray.detectors.detector import Detector
+    from recipe_ray.experiment.plan import Plan
     from recipe_ray.stages.scan import ScanStage
     from recipe_ray.store.store import Store
 
@@ -91,50 +93,47 @@ class Scanner:
         """Scan models, or those in folders of them; if one fails, the others still are scanned.
 
         `reference`: a clean model that says what is normal. Raises UserError if the only model
-        cannot be opened.
+        cannot be opened, or the reference cannot be scanned.
         """
         normal = self._normal(reference) if reference is not None else None
         models = {_shown(one): one for word in given for one in _inside(word)}
         stages: dict[str, ScanStage] = {}
         errors: dict[str, str] = {}
+        found: dict[str, Result] = {}
+        several = len(models) > 1
         for name, model in models.items():
-            try:
+            with _noted(errors, name) if several else nullcontext():
                 stages[name] = self._asked.stage(model)
-            except UserError as error:
-                errors[name] = str(error)
-                if len(models) == 1:
-                    raise
-        errors |= self._scan(stages)
-        return [
-            Result(name, None, errors[name])
-            if name in errors
-            else self._result(name, stages[name], normal)
-            for name in models
-        ]
+        errors |= self._scan(stages, several)
+        for name in [one for one in stages if one not in errors]:
+            with _noted(errors, name) if several else nullcontext():
+                found[name] = self._result(name, stages[name], normal)
+        return [found.get(name) or Result(name, None, errors[name]) for name in models]
 
     def _normal(self, model: Named) -> OfReference:
         """Scan a clean model; return what is normal by detector."""
         from recipe_ray.detectors.calibration import bounds_of_reference
 
-        stage = self._asked.stage(model)
-        self._scan({_shown(model): stage})
-        return bounds_of_reference(self._record(stage), _shown(model))
+        stage, name = self._asked.stage(model), _shown(model)
+        failed = self._scan({name: stage}, several=False)
+        if failed:
+            raise StageFailedError(f"--reference {failed[name]}")
+        return bounds_of_reference(self._record(stage), name)
 
-    def _scan(self, stages: dict[str, ScanStage]) -> dict[str, str]:
+    def _scan(self, stages: dict[str, ScanStage], several: bool) -> dict[str, str]:
         """Run what the store does not have; return what failed."""
-        num = len({stage.key for stage in stages.values()})
-        with self._listener.watching(num) as watcher:
-            if self._at_once == 1 and self._address is None:
-                return self._scan_here(stages, watcher)
-            from recipe_ray.distributed.sweep import sweep
-            from recipe_ray.experiment.plan import Plan
-            from recipe_ray.experiment.spec import Launch
+        from recipe_ray.experiment.plan import plan_of
+        from recipe_ray.experiment.spec import Launch
 
-            # on this machine its cores are shared out; a cluster's nodes have a fixed size
-            share = max(1, (os.cpu_count() or 1) // self._at_once)
-            cores = 1 if self._address is not None else share
-            launch = Launch(cpus_per_worker={"scan": cores})
-            plan = Plan("scan", "", launch, (), {one.key: one for one in stages.values()})
+        # on this machine its cores are shared out; a cluster's nodes have a fixed size
+        share = max(1, (os.cpu_count() or 1) // self._at_once)
+        cores = 1 if self._address is not None else share
+        plan = plan_of("scan", stages.values(), Launch(cpus_per_worker={"scan": cores}))
+        with self._listener.watching(len(plan.stages)) as watcher:
+            if self._at_once == 1 and self._address is None:
+                return self._scan_here(plan, stages, watcher, several)
+            from recipe_ray.distributed.sweep import sweep
+
             outcome = sweep(
                 plan,
                 self._store,
@@ -148,16 +147,18 @@ class Scanner:
             if stage.key in outcome.failed
         }
 
-    def _scan_here(self, stages: dict[str, ScanStage], watcher: Watcher) -> dict[str, str]:
-        from recipe_ray.experiment.collect import run_inline
+    def _scan_here(
+        self, plan: Plan, stages: dict[str, ScanStage], watcher: Watcher, several: bool
+    ) -> dict[str, str]:
+        from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
 
-        failed = {}
+        failed: dict[str, str] = {}
+        how: dict[str, Any] = {"experiment": plan.name, "on_progress": watcher.on_progress}
+        self._store.write_plan(plan.name, plan_record(plan))
         for model, stage in stages.items():
-            try:
-                where = (self._store, self._asked.locations)
-                run_inline([stage], *where, experiment="scan", on_progress=watcher.on_progress)
-            except UserError as error:
-                failed[model] = str(error)
+            with _noted(failed, model, expected_only=not several):
+                run_inline([stage], self._store, self._asked.locations, **how)
+                collect_missing(plan, self._store, [stage])
         return failed
 
     def _result(self, model: str, stage: ScanStage, normal: OfReference | None) -> Result:
@@ -170,6 +171,18 @@ class Scanner:
         from recipe_ray.stages.scan import read_scan
 
         return read_scan(self._store, stage)
+
+
+@contextmanager
+def _noted(errors: dict[str, str], model: str, *, expected_only: bool = False) -> Iterator[None]:
+    """Keep why a model cannot be scanned; an error that nobody expected is kept or let pass."""
+    from recipe_ray.models.config_fields import explained_by
+
+    try:
+        with nullcontext() if expected_only else explained_by(model, "it cannot be scanned"):
+            yield
+    except UserError as error:
+        errors[model] = str(error)
 
 
 def listed(file: str | None) -> Iterator[str]:

@@ -87,6 +87,7 @@ def evaluate_command(
         ),
     ] = None,
     seed: SeedOption = 0,
+    store: StoreOption = "",
     json_: JsonOption = False,
     *,
     how: Tuning,
@@ -103,8 +104,8 @@ def evaluate_command(
         check_free(kept, "--keep-classifier")
     chosen, tuning = opening.model(model), how.of(task)
     stage = tuning.stage(chosen, seed, screen, keep_model=kept is not None)
-    with store_or_temporary("") as store:
-        rows = tuned(stage, store, tuning.locations(), screen, kept).to_pylist()
+    with store_or_temporary(store) as opened:
+        rows = tuned(stage, opened, tuning.locations(), screen, kept).to_pylist()
     _print_evaluation(rows, json_=json_)
     for doubt in doubts(rows):
         screen.warn(doubt)
