@@ -175,7 +175,7 @@ def test_a_failed_stage_of_an_experiment_is_named_and_the_other_cells_run(
         (lambda: recipe_ray.purify(MODEL, "T.txt", "out", floor=MODEL), "--evaluate TASK"),
         (lambda: recipe_ray.purify(MODEL, "T.txt", "out", changes="fit.steps=3"), "give a dict"),
         (lambda: recipe_ray.purify(MODEL, "T.txt", "out", workers=0), "workers: expected 1"),
-        (lambda: recipe_ray.evaluate(MODEL, "sst"), "did you mean 'sst2'"),
+        (lambda: recipe_ray.evaluate(MODEL, "sst22"), "did you mean 'sst2'"),
         (lambda: recipe_ray.evaluate(MODEL, {"path": "a"}), "no `name`"),
         (lambda: recipe_ray.evaluate(MODEL, "snippets", triggers=["", "a"]), "not empty"),
         (lambda: recipe_ray.compare(MODEL, MODEL, "snippets", seeds=0), "seeds: expected 1"),

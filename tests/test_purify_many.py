@@ -81,7 +81,7 @@ def test_a_dry_run_refuses_what_the_run_would(shell: Shell) -> None:
     [
         (["--triggers", "cf"], "--triggers: it is measured on a task; give --evaluate"),
         (["--floor", MODEL], "give --evaluate TASK"),
-        (["--evaluate", "sst"], "did you mean 'sst2'"),
+        (["--evaluate", "sst22"], "did you mean 'sst2'"),
         (["--evaluate-set", "steps=1"], "--evaluate-set: it is measured"),
         (["--push-to-hub", "me/clean"], "no terminal: --yes"),
         (["--push-to-hub", "me", "--yes"], "owner/name"),

@@ -20,7 +20,7 @@ from recipe_ray.base.errors import DataError, UserError
 from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.printable import in_a_row
 from recipe_ray.base.strict_yaml import read_yaml
-from recipe_ray.data.hub import fetch_card, snapshot_in
+from recipe_ray.data.hub import check_repo, fetch_card, snapshot_in
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -187,14 +187,13 @@ def check_head(card: str) -> None:
     The same that `RepoCard.validate` asks the hub, as far as it can be told without.
     """
     from huggingface_hub import ModelCard
-    from huggingface_hub.utils import validate_repo_id
 
-    data = ModelCard(card).data
+    data: Any = ModelCard(card).data  # untyped
     if not data.to_dict():
         raise ValueError("the card has no metadata")
     for repo in (data.base_model, *(data.datasets or ())):
         if repo is not None:
-            validate_repo_id(repo)
+            check_repo(repo)
 
 
 def hub_data_sets(content: Any) -> list[str]:

@@ -96,10 +96,15 @@ class Evaluated:
         from huggingface_hub import EvalResult
 
         names = {"acc": "accuracy", "aasr": "AASR", "masr": "MASR"}
-        about = {"task_type": self.task_type, "dataset_type": "other", "dataset_name": self.task}
         found = self.sides["after"].estimates
         return [
-            EvalResult(**about, metric_type=names[name], metric_value=round(found[name].mean, 6))
+            EvalResult(
+                task_type=self.task_type,
+                dataset_type="other",
+                dataset_name=self.task,
+                metric_type=names[name],
+                metric_value=round(found[name].mean, 6),
+            )
             for name in names
             if name in found
         ]

@@ -150,8 +150,8 @@ def run_stages(
             return
         from recipe_ray.distributed.sweep import sweep
 
-        where = {"address": workers.address, "on_event": watcher.on_event}
-        outcome = sweep(plan, store, locations, **where)
+        where = workers.address
+        outcome = sweep(plan, store, locations, address=where, on_event=watcher.on_event)
     if outcome.failed:
         raise StageFailedError("\n".join(outcome.failed.values()))
 
