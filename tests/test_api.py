@@ -180,7 +180,7 @@ def test_a_failed_stage_of_an_experiment_is_named_and_the_other_cells_run(
         (lambda: recipe_ray.evaluate(MODEL, "snippets", triggers=["", "a"]), "not empty"),
         (lambda: recipe_ray.compare(MODEL, MODEL, "snippets", seeds=0), "seeds: expected 1"),
         (lambda: recipe_ray.scan([], "T.txt"), "one or more"),
-        (lambda: recipe_ray.scan(MODEL, "T.txt", detectors=["vocab"]), "'vocabulary'"),
+        (lambda: recipe_ray.scan(MODEL, "T.txt", detectors="vocab"), "'vocabulary'"),
         (lambda: recipe_ray.run("missing.yaml"), "missing.yaml does not exist"),
         (lambda: recipe_ray.run({"name": "a", "gird": {}}), "did you mean 'grid'"),
         (lambda: recipe_ray.run({"grid": [1]}, in_process=True), "the experiment"),

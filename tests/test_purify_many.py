@@ -199,3 +199,11 @@ def test_a_trigger_that_acts_more_than_in_the_clean_model_is_warned_of(
     assert any("the backdoor is not gone" in one for one in found.warnings) == left
     del sides["floor"]
     assert Evaluated("sst2", ("cf",), 0, sides).residue == 0
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_any_work(shell: Shell) -> None:
+    done = purify(shell, MODEL, "--address", "127.0.0.1:1")
+    assert done.code == 2
+    assert "--address" in done.err
+    assert "127.0.0.1:1" in done.err
+    assert not Path("out").exists()

@@ -39,7 +39,7 @@ def scan(
     data: Named,
     *,
     reference: Named | None = None,
-    detectors: Sequence[Named] = (),
+    detectors: Named | Sequence[Named] = (),
     text_column: str | None = None,
     seed: int = 0,
     store: Place = "",
@@ -63,13 +63,13 @@ def scan(
     from recipe_ray.api.outcomes import ScanOutcome
     from recipe_ray.api.scans import Asked, Scanner, exit_code
 
-    given = [models] if isinstance(models, (str, PurePath, Mapping)) else list(models)
+    given, looking = _listed(models), _listed(detectors)
     if not given:
         raise SpecError("models: give one or more")
     _at_least(1, at_once=at_once)
     opening = _opening(revision, allow_pickle, ignore_adapter)
     with quiet_libraries(), store_or_temporary(str(store)) as kept:
-        asked = Asked.of(data, detectors, seed, opening, text_column)
+        asked = Asked.of(data, looking, seed, opening, text_column)
         listener = Listener(progress)
         found = Scanner(asked, kept, at_once, address, listener).scanned(given, reference)
     return ScanOutcome.of(found, exit_code(found))
@@ -342,6 +342,10 @@ def results(store: Place = "runs/store", experiment: str | None = None) -> Resul
 def _opening(revision: str | None, allow_pickle: bool, ignore_adapter: bool) -> dict[str, Any]:
     about = {"allow_pickle": allow_pickle, "ignore_adapter": ignore_adapter}
     return {"revision": revision, **about}
+
+
+def _listed(given: Named | Sequence[Named]) -> list[Named]:
+    return [given] if isinstance(given, (str, PurePath, Mapping)) else list(given)
 
 
 def _at_least(least: float, **given: float) -> None:
