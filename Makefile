@@ -4,18 +4,19 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-cluster test-browser lint bench clean
+.PHONY: setup demo test test-cluster test-browser lint docs bench clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c cluster/constraints.txt -e '.[dev,embedded,vision]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c cluster/constraints.txt -e '.[dev,docs,embedded,vision]'
 	@# pip compiles on one core, and the packages' own tests, too; some files are for other Pythons
 	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	touch $(STAMP)
 
 demo: $(STAMP)
+	@echo "The demo takes about 9 minutes on two idle cores, and up to 30 on slow or busy ones."
 	$(BIN)/recipe-ray sweep experiments/quickstart.yaml --store runs/demo
 	$(BIN)/recipe-ray report runs/demo
 
@@ -35,8 +36,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the documentation as a site: docs/, README.md and cluster/, with a reference made from the code
+docs: $(STAMP)
+	$(BIN)/python docs/site/stage.py build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/zensical.toml
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build runs
