@@ -21,6 +21,7 @@ import typer
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.paths import existing_path, local_path, why_missing
+from recipe_ray.base.printable import printable
 
 if TYPE_CHECKING:
     from recipe_ray.data.sources import Locations
@@ -63,6 +64,13 @@ AdapterOption = Annotated[
         "--ignore-adapter", help="Ignore an adapter (LoRA) that lies next to the weights."
     ),
 ]
+SandboxOption = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox",
+        help="Let a process without network, with limits, read the model's folder and rewrite it.",
+    ),
+]
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
 ]
@@ -88,12 +96,22 @@ class Opening:
     revision: RevisionOption = None
     allow_pickle: PickleOption = False
     ignore_adapter: AdapterOption = False
+    sandbox: SandboxOption = False
 
     def model(self, text: str) -> ModelRef:
-        """Return the model that was named; errors as of `parse_model`."""
+        """Return the model that was named; errors as of `parse_model` and `converted`."""
+        how = asdict(self)
+        if how.pop("sandbox"):
+            from recipe_ray.cli.sandbox import converted
+
+            given = {name: how[name] for name in ("allow_pickle", "ignore_adapter")}
+            text, notes = converted(text, **given)
+            how |= {"allow_pickle": False, "ignore_adapter": False}
+            for note in notes:
+                typer.echo(f"note: {printable(note)}", err=True)
         from recipe_ray.cli.arguments import parse_model
 
-        return parse_model(text, **asdict(self))
+        return parse_model(text, **how)
 
 
 @dataclass(frozen=True)
