@@ -21,7 +21,7 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def _bert() -> Path:
+def tiny() -> Path:
     """Return a whole BERT, two layers and 16 wide, with a word-piece tokenizer of its own."""
     words = sorted({"".join(filter(str.isalpha, w.lower())) for w in " ".join(SENTENCES).split()})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -105,9 +105,9 @@ def prepare(words: str) -> None:
     Path("own.csv").write_text(OWN)
     named = words.split()
     for name in {"tiny", "model"} & set(named):
-        shutil.copytree(_bert(), name)
+        shutil.copytree(tiny(), name)
     if "e.yaml" in named:
-        shutil.copytree(_bert(), "tiny", dirs_exist_ok=True)
+        shutil.copytree(tiny(), "tiny", dirs_exist_ok=True)
         Path("e.yaml").write_text(experiment())
     for name, make in {"vgg": vgg, "store": store, "kept": kept}.items():
         if name in named:
