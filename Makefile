@@ -4,18 +4,19 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-cluster test-browser lint bench clean
+.PHONY: setup demo test test-cluster test-browser test-hostile lint docs audit bench clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c cluster/constraints.txt -e '.[dev,embedded,vision]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c cluster/constraints.txt -e '.[dev,docs,embedded,vision]'
 	@# pip compiles on one core, and the packages' own tests, too; some files are for other Pythons
 	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	touch $(STAMP)
 
 demo: $(STAMP)
+	@echo "The demo takes about 9 minutes on two idle cores, and up to 30 on slow or busy ones."
 	$(BIN)/recipe-ray sweep experiments/quickstart.yaml --store runs/demo
 	$(BIN)/recipe-ray report runs/demo
 
@@ -30,13 +31,29 @@ test-cluster: $(STAMP)
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser
 
+# every hostile input in a process of its own, then the fuzzers for minutes each
+test-hostile: $(STAMP)
+	$(BIN)/python -m tests.hostile
+	RECIPE_RAY_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz.py --timeout 3600
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the documentation as a site: docs/, README.md and cluster/, with a reference made from the code
+docs: $(STAMP)
+	$(BIN)/python docs/site/stage.py build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/zensical.toml
+
+# known holes in the pinned versions; needs the vulnerability service of PyPI, and fails without
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r cluster/constraints.txt
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build runs

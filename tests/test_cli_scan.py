@@ -9,10 +9,10 @@ import pytest
 from image_samples import labelled_parquet, tiny_vgg
 from shell import Outcome, Shell, shell
 
+from recipe_ray.api import scans
+from recipe_ray.api.scan_report import RULES, Result, as_html, as_sarif, printed
 from recipe_ray.base.errors import DataError, StoreError
 from recipe_ray.base.printable import printable
-from recipe_ray.cli import scan as cli_scan
-from recipe_ray.cli.scan_report import RULES, Result, as_html, as_sarif, printed
 from recipe_ray.detectors import calibration
 from recipe_ray.detectors.calibration import settings_of
 from recipe_ray.detectors.detector import DETECTORS
@@ -140,9 +140,9 @@ def test_one_model_that_fails_in_any_way_holds_up_no_other(
     error: BaseException, place: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where, name = {
-        "opening": (cli_scan._Asked, "stage"),
+        "opening": (scans.Asked, "stage"),
         "scanning": (DETECTORS.get("patches"), "search"),
-        "reading": (cli_scan._Runner, "_result"),
+        "reading": (scans.Scanner, "_result"),
     }[place]
     real, calls = getattr(where, name), []
 

@@ -91,6 +91,9 @@ def ray_starts() -> Iterator[tuple[str, list[str]]]:
         head = "groupName" not in group
         options = [f"--{name}={value}" for name, value in group["rayStartParams"].items()]
         yield f"kuberay {'head' if head else 'worker'}", [*(["--head"] if head else []), *options]
+    guide = (ROOT / "docs/guides/two-machines.md").read_text()
+    for options in re.findall(r"^    \S*ray start (.*)$", guide, re.MULTILINE):
+        yield f"guide {'first' if '--head' in options else 'worker'}", shlex.split(options)
     script = read("slurm.sbatch").replace("\\\n", " ")
     (common,) = re.findall(r"^common=\((.*)\)$", script, re.MULTILINE)
     for start in re.findall(r"ray start (.*) &$", script, re.MULTILINE):
@@ -175,14 +178,14 @@ def test_ray_knows_every_option_it_is_started_with() -> None:
     from ray.scripts.scripts import start
 
     starts = list(ray_starts())
-    assert len(starts) == 2 * (len(LAUNCHED) + len(("kuberay", "slurm")))
+    assert len(starts) == 2 * (len(LAUNCHED) + len(("kuberay", "slurm", "guide")))
     for where, options in starts:
         given = start.make_context("start", options, resilient_parsing=True).params
-        assert given["head"] is where.endswith("head"), where
-        if given["head"]:
+        assert given["head"] is where.endswith(("head", "first")), where
+        if where.endswith("head"):
             assert (given["num_cpus"], given["num_gpus"]) == (0, 0), where  # nothing trains there
         assert 10**9 <= given["object_store_memory"] <= 8 * 10**9, where
-        assert given["object_spilling_directory"], where
+        assert given["object_spilling_directory"] or where.startswith("guide"), where
         # in Kubernetes the operator has to reach it, and a policy says who else may
         reachable = "0.0.0.0" if where == "kuberay head" else "127.0.0.1"
         assert given["dashboard_host"] == reachable, where

@@ -147,7 +147,7 @@ def save_other_families(folder: Path) -> None:
 
 def family_of(repo: str) -> str:
     """Return the family that `MODEL` on the command line is taken for."""
-    from recipe_ray.cli.arguments import parse_model
+    from recipe_ray.api.arguments import parse_model
 
     return parse_model(repo, allow_pickle=False, revision=None).name
 

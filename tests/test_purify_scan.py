@@ -12,7 +12,7 @@ from samples import SENTENCES, tiny_folder
 from scan_samples import VOCABULARY, looking_with, looking_with_little, texts
 from shell import Outcome, Shell, shell
 
-from recipe_ray.cli import before_after, rounds
+from recipe_ray.api import before_after, rounds
 from recipe_ray.detectors import calibration
 from recipe_ray.detectors.calibration import settings_of
 from recipe_ray.detectors.detector import DETECTORS
@@ -58,7 +58,7 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert "so there is no verdict" in " ".join(done.out.split())
     assert "the budget is 300 s (--scan-budget)" in done.err
     card = (shell.folder / "clean" / "README.md").read_text()
-    scan = card.split("## The scan before and after")[1].split("## What was not measured")[0]
+    scan = card.split("## The scan before and after")[1].split("## What is not claimed")[0]
     assert "| vocabulary: first |" in scan
     assert "does not prove" in scan
     assert "what it found did not help the purifier" in " ".join(card.split())
@@ -233,7 +233,7 @@ def test_a_round_that_does_harm_is_not_kept(
 def test_harm_seen_afterwards_is_exit_code_three_unless_accepted(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe_ray.cli import purification
+    from recipe_ray.api import purification
 
     monkeypatch.setattr(rounds, "after_warnings", lambda *_: ["it is damaged"])
     monkeypatch.setattr(purification, "MARGIN", -1e9)  # every head knows enough

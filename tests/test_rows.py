@@ -60,8 +60,18 @@ def test_rows_of_another_schema_version_are_refused_with_both_versions() -> None
     newer = measured().replace_schema_metadata({"recipe_ray_schema_version": "9"})
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(newer, sink)
-    with pytest.raises(StoreError, match=r"place/rows.parquet.*version 9.*reads version 2"):
+    with pytest.raises(StoreError, match=r"place/rows.parquet.*version 9.*reads version 2 and 1"):
         decode_rows(bytes(sink.getvalue()), "place/rows.parquet")
+
+
+def test_rows_that_only_claim_to_be_of_schema_1_are_named_as_damaged() -> None:
+    sink = pa.BufferOutputStream()
+    lacking = measured().drop_columns(["comparison", "seed"])
+    pa.parquet.write_table(
+        lacking.replace_schema_metadata({"recipe_ray_schema_version": "1"}), sink
+    )
+    with pytest.raises(StoreError, match=r"rows\.parquet: damaged: rows without seed"):
+        decode_rows(bytes(sink.getvalue()), "rows.parquet")
 
 
 def test_a_parquet_file_of_somebody_else_is_refused() -> None:

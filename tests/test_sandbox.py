@@ -17,15 +17,15 @@ from headless_samples import headless
 from safetensors.torch import load_file
 from samples import raised_by, tiny_folder
 
+from recipe_ray.api import sandbox, sandboxed
+from recipe_ray.api.sandbox import converted
 from recipe_ray.base.errors import SpecError
-from recipe_ray.cli import sandbox, sandboxed
 from recipe_ray.cli.options import Opening
-from recipe_ray.cli.sandbox import converted
 
 HOW = {"allow_pickle": False, "ignore_adapter": False}
 ISOLATED = """
 import socket, sys
-from recipe_ray.cli.sandboxed import leave_network, limit
+from recipe_ray.api.sandboxed import leave_network, limit
 leave_network()
 limit(10**8, 10**6, 5)
 try:
@@ -53,10 +53,8 @@ def test_the_child_has_no_network_and_cannot_take_more_than_its_limits(tmp_path:
     assert (tmp_path / "big").stat().st_size <= 10**6
 
 
-def test_what_is_opened_is_what_the_child_wrote(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = headless(tmp_path)
+def test_what_is_opened_is_what_the_child_wrote(tmp_path: Path) -> None:
+    given = headless(tmp_path, "encoder without pooler")
     weights = load_file(given / "model.safetensors")
     torch.save(weights, given / "pytorch_model.bin")
     (given / "model.safetensors").unlink()

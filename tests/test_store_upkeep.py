@@ -23,6 +23,8 @@ from recipe_ray.store.verify import verify_store
 
 __all__ = ["shell"]  # fixture
 
+# made from docs/results/sst2_two_attacks.parquet with the code of commit aa0c983 (schema version 1)
+SCHEMA_1 = FOLDER.with_name("schema_1_store")
 ORPHAN = ArtifactId("purify", "old", "feedfeed")
 DEAD = "feedfeedfeed-1-1-0000"
 
@@ -56,6 +58,23 @@ def test_a_store_of_the_first_release_opens_reports_and_verifies(
     assert "por" in report.out
     checked = shell("store", "verify", "--store", local.uri)
     assert (checked.code, checked.out.splitlines()[-1]) == (0, "nothing is damaged")
+
+
+def test_a_store_of_schema_1_reports_with_floors_verifies_and_is_kept_as_schema_2(
+    tmp_path: Path, shell: Shell
+) -> None:
+    shutil.copytree(SCHEMA_1, tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    shown = shell("report", store.uri, "--markdown").out
+    published = (FOLDER.parents[1] / "docs/results/sst2_two_attacks.md").read_text()
+    lines = [line for line in published.splitlines() if "por" in line and line.startswith("|")]
+    assert [line for line in lines if line in shown] == lines != []
+    assert shell("store", "verify", "--store", store.uri).code == 0
+    assert shell("report", store.uri, "--export", "kept").code == 0
+    assert shell("report", "kept", "--markdown").out == shown
+    # a stage's own rows name no experiment: they may be compared with no other stage's
+    own = [store.rows(artifact) for artifact in store.committed().values()]
+    assert len({name for rows in own for name in rows["comparison"].to_pylist()}) == len(own) == 3
 
 
 def test_each_damaged_thing_is_named_and_hides_no_other(local: Store, shell: Shell) -> None:

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recipe_ray.api.experiments import recorded_at
+from recipe_ray.api.places import output_file, output_folder
 from recipe_ray.base.errors import SpecError, unknown
-from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.printable import in_a_row
-from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_file, output_folder
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    JsonOption,
+)
 
 if TYPE_CHECKING:
     from recipe_ray.base.registry import Registry
     from recipe_ray.report.load import Recorded
-
-_WANTED = (
-    "the folder or URI that --store was given, a folder that report --export wrote, or a Parquet "
-    "file of result rows"
-)
 
 
 def report_command(
@@ -36,6 +35,13 @@ def report_command(
         ),
     ] = DEFAULT_STORE,
     experiment: Annotated[str | None, typer.Option(help="Only this experiment.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE,...",
+            help="Only rows with these values, and the clean PTM's: --only defense=none,recipe.",
+        ),
+    ] = None,
     markdown_: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     json_: JsonOption = False,
     figures: Annotated[
@@ -75,12 +81,12 @@ def report_command(
     pictured = None if figures is None else output_folder(figures, "--figures")
     paged = None if html is None else output_file(html, "--html")
     kept_in = None if export_ is None else output_folder(export_, "--export")
-    found = _recorded(place)
+    found = _recorded(place, only)
     names = [one.experiment for one in found]
     if experiment is not None and experiment not in names:
         raise SpecError(f"{place}: " + unknown("experiment", experiment, names))
     if serve:
-        _serve(place, experiment, port)
+        _serve(place, experiment, only, port)
         return
     shown = sections(found, experiment)
     if json_:
@@ -105,7 +111,7 @@ def report_command(
         grids = trigger_pictures(kept, store) if store is not None else []
         written += draw(shown, pictured, about, grids)
     if paged is not None:
-        text = _page(place, experiment)
+        text = _page(place, experiment, only)
         paged.parent.mkdir(parents=True, exist_ok=True)
         paged.write_text(text, encoding="utf-8")
         written.append(paged)
@@ -115,7 +121,9 @@ def report_command(
         typer.echo(f"wrote {file}", err=True)
 
 
-def _page(place: str, experiment: str | None, refresh_s: int | None = None) -> str:
+def _page(
+    place: str, experiment: str | None, only: list[str] | None, refresh_s: int | None = None
+) -> str:
     """Return the page of what is at a place now."""
     from recipe_ray.report.html import page
     from recipe_ray.report.load import store_at
@@ -123,19 +131,19 @@ def _page(place: str, experiment: str | None, refresh_s: int | None = None) -> s
     from recipe_ray.report.run_figures import trigger_pictures
     from recipe_ray.report.sections import sections
 
-    found, store = _recorded(place), store_at(place)
+    found, store = _recorded(place, only), store_at(place)
     kept = [one for one in found if experiment in (None, one.experiment)]
     about = {one.experiment: one for one in overviews(kept, store)}
     grids = trigger_pictures(kept, store) if store is not None else []
     return page(sections(found, experiment), about, grids, refresh_s)
 
 
-def _serve(place: str, experiment: str | None, port: int) -> None:
+def _serve(place: str, experiment: str | None, only: list[str] | None, port: int) -> None:
     from recipe_ray.report.charts import require_library
     from recipe_ray.report.serve import REFRESH_S, PageServer
 
     require_library()
-    with PageServer(lambda: _page(place, experiment, REFRESH_S), port) as server:
+    with PageServer(lambda: _page(place, experiment, only, REFRESH_S), port) as server:
         typer.echo(f"{server.url} shows {place}, on this machine only; Ctrl-C ends it", err=True)
         try:
             server.serve_forever()
@@ -143,21 +151,16 @@ def _serve(place: str, experiment: str | None, port: int) -> None:
             typer.echo("no longer shown; a sweep that runs is not affected", err=True)
 
 
-def _recorded(place: str) -> list[Recorded]:
-    from recipe_ray.report.load import recorded
-    from recipe_ray.store.remote import is_remote
+def _recorded(place: str, only: list[str] | None) -> list[Recorded]:
+    from recipe_ray.report.load import narrowed
 
-    if is_remote(place):
-        return recorded(place)
-    path = local_path(place, "PATH", _WANTED)
-    if path.is_dir() or path.suffix.lower() == ".parquet":
-        found = recorded(str(path))
-        if found or not path.is_dir() or not any(path.iterdir()):
-            return found
-        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
-        raise SpecError(f"no results of an experiment in {place} (it has {some}); give {_WANTED}")
-    why = f"{place} is another kind of file" if path.exists() else why_missing(place)
-    raise SpecError(f"no store at {place}: {why}; give {_WANTED}")
+    found = recorded_at(place)
+    for one in only or ():
+        column, sign, values = one.partition("=")
+        if not sign or not values:
+            raise SpecError(f"--only {one}: write COLUMN=VALUE,..., e.g. defense=none,recipe")
+        found = narrowed(found, column, values.split(","))
+    return found
 
 
 KINDS = ("attacks", "defenses", "models", "corpora", "tasks", "detectors")

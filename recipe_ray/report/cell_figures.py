@@ -97,7 +97,7 @@ def _rows(title: str, cells: Cells, everything: Cells, metric: str) -> Panel:
         values.append({"row": row, "state": state, "told": told, "clean": clean, **value_fields})
     y = names_axis("row", names)
     x = percent_axis("mean", f"{metric} (%)")
-    colour = coloured("state", STATES, STATE_COLOURS)
+    colour = coloured("state", STATES, STATE_COLOURS) | {"legend": {"columns": 3}}
     shape = {
         **{"field": "shape", "type": "nominal", "legend": None},
         "scale": {"domain": ["measured", "at chance"], "range": ["circle", "cross"]},

@@ -6,14 +6,14 @@ files are opened as foreign ones: no pipe, no link out of the folder, no endless
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recipe_ray.base.errors import StoreError
+from recipe_ray.base.errors import SpecError, StoreError, unknown
 from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.paths import path_part
 from recipe_ray.base.spec import explained
@@ -78,6 +78,28 @@ def recorded(place: str) -> list[Recorded]:
         return [one for folder in kept for one in _of_rows([folder / ROWS], path)]
     files = sorted(path.glob("*.parquet"))
     return _of_rows(files, path) if files else _of_store(Store.open(place))
+
+
+def narrowed(found: Iterable[Recorded], column: str, values: Collection[str]) -> list[Recorded]:
+    """Return the experiments with the rows whose `column` has one of these values, as text.
+
+    The clean PTM's rows stay, for they are the floor of the rest. Raises SpecError if there is no
+    such column, or no row has one of the values.
+    """
+    every = list(found)
+    names = [field.name for field in result_schema() if field.name not in ("metric", "value")]
+    if column not in names:
+        raise SpecError("--only: " + unknown("column", column, names))
+    cast = [one.rows[column].cast(pa.string()) for one in every]
+    known = {value for own in cast for value in pc.unique(own).to_pylist() if value is not None}
+    if strange := [value for value in values if value not in known]:
+        raise SpecError(f"--only {column}: " + unknown("value", strange[0], sorted(known)))
+    kept = []
+    for one, own in zip(every, cast, strict=True):
+        clean = pc.and_(pc.equal(one.rows["attack"], "none"), pc.equal(one.rows["defense"], "none"))
+        chosen = pc.is_in(own, pa.array(sorted(values), pa.string()))
+        kept.append(replace(one, rows=one.rows.filter(pc.or_kleene(chosen, clean))))
+    return kept
 
 
 def store_at(place: str) -> Store | None:

@@ -69,7 +69,7 @@ def unsealed_json(data: bytes, shown: str, repair: str) -> dict[str, Any]:
     return value
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 2  # 1 had no column `comparison`, and is still read
 
 _VERSION_FIELD = b"recipe_ray_schema_version"
 _MARK_FIELD = b"recipe_ray_collected_for"
@@ -230,18 +230,46 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
             f"{shown}: damaged, not a readable Parquet file ({error}); {repair}"
         ) from error
     found = (table.schema.metadata or {}).get(_VERSION_FIELD, b"none").decode(errors="replace")
-    if found != str(SCHEMA_VERSION):
+    if found not in ("1", str(SCHEMA_VERSION)):
         raise StoreError(
-            f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION}. "
-            "Use the recipe-ray version that wrote it, or another store"
+            f"{shown}: result schema version {found}; this program reads version {SCHEMA_VERSION} "
+            "and 1. Use the recipe-ray version that wrote it, or another store"
         )
     lacking = [name for name in _ALWAYS if name not in table.column_names]
     lacking += [name for name in _ALWAYS if name not in lacking and table[name].null_count]
     if lacking:
         raise StoreError(f"{shown}: damaged: rows without {', '.join(lacking)}; {repair}")
+    if found == "1":
+        table = _of_schema_1(table, shown, repair)
     for name in table.column_names:
         if pa.types.is_floating(table[name].type) and _is_absurd(table[name]):
             raise StoreError(f"{shown}: damaged: {name} beyond {_LARGEST:g}; {repair}")
     own = (SEAL.encode(), _MARK_FIELD)
     kept = {name: value for name, value in table.schema.metadata.items() if name not in own}
     return table.replace_schema_metadata(kept)
+
+
+def _of_schema_1(table: pa.Table, shown: str, repair: str) -> pa.Table:
+    """Return rows of schema version 1 with the column `comparison`, in today's order.
+
+    What may be compared was then decided by the report: fine-tunings of one model on one task in
+    one experiment. A stage's own rows name no experiment, so they are compared with none.
+    """
+    import pyarrow as pa
+
+    schema = measurement_schema()
+    apart = "experiment" if "experiment" in table.column_names else "stage"
+    names = [name for name in schema.names if name != "comparison"]
+    if lacking := [name for name in names if name not in table.column_names]:
+        raise StoreError(f"{shown}: damaged: rows without {', '.join(lacking)}; {repair}")
+    sets = [table[name].to_pylist() for name in (apart, "model", "task")]
+    compared = [
+        json.dumps(["schema 1", *one]) if one[-1] is not None else None
+        for one in zip(*sets, strict=True)
+    ]
+    added = table.append_column("comparison", pa.array(compared, pa.string()))
+    whole = result_schema() if apart == "experiment" else schema
+    try:
+        return added.select(whole.names).cast(whole)
+    except (KeyError, pa.ArrowException) as error:
+        raise StoreError(f"{shown}: not rows of schema version 1 ({error}); {repair}") from error

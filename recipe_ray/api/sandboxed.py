@@ -64,7 +64,7 @@ def limit(memory: int, written: int, seconds: int) -> None:
 
 def convert(asked: dict[str, Any]) -> list[str]:
     """Read the model as any command does, write it again, and return notes of what was left out."""
-    from recipe_ray.cli.arguments import parse_model
+    from recipe_ray.api.arguments import parse_model
     from recipe_ray.models.config_fields import explained_by
 
     limit(asked["memory"], asked["written"], asked["seconds"])

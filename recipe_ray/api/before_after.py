@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipe_ray.api.scan_report import Result
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.printable import in_a_row, in_markdown
-from recipe_ray.cli.scan_report import Result
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.detectors.detector import DETECTORS
 from recipe_ray.learn.runtime import LocalRuntime
@@ -52,6 +52,7 @@ class Scanning:
     before: ScanStage
     budget_s: float
     said: tuple[str, ...]
+    takes_s: float = 0.0  # each time, about
 
     def after(self, purified: PurifyStage, record: Record) -> ScanStage:
         """Return the same scan of a purified PTM, which measures what was found before as well."""
@@ -92,7 +93,9 @@ def plan_scan(
             continue
         if fitting.stage is None:
             return NotScanned(f"{_left_out(fitting)} (--scan-budget {budget_s:g})")
-        return Scanning(fitting.stage, budget_s, _said(fitting, held_out, budget_s))
+        return Scanning(
+            fitting.stage, budget_s, _said(fitting, held_out, budget_s), fitting.takes_s
+        )
     return NotScanned(why)
 
 

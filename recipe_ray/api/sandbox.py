@@ -9,6 +9,7 @@ nothing is opened: there is no fallback.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,13 +17,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from recipe_ray.api.places import Named
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.base.limits import Limit
 from recipe_ray.base.paths import expanded
 from recipe_ray.base.printable import printable
+
+logger = logging.getLogger("recipe_ray")
 
 SECONDS = Limit("SANDBOX_S", 300, "seconds", "the conversion of a model in --sandbox", ModelError)
 MEMORY = Limit(
@@ -39,14 +43,15 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []  # until this process ends
 _PASSED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
-def converted(model: str, *, allow_pickle: bool, ignore_adapter: bool) -> tuple[str, list[str]]:
-    """Return a folder with the model that a child process has written, and notes of what it left.
+def converted(given: Named, *, allow_pickle: bool, ignore_adapter: bool) -> str:
+    """Return a folder with the model that a child process has written; the log has what it left.
 
     The folder stays until this process ends. Raises SpecError for what is no local folder;
     ModelError if the child refuses the model, exceeds a limit, or cannot be isolated.
     """
+    model = str(given)
     folder = expanded(model)
-    if not folder.is_dir():
+    if not isinstance(given, (str, PurePath)) or not folder.is_dir():
         raise SpecError(
             f"--sandbox: {model} is no folder on this machine, and the process that reads a model "
             "has no network; download it (`hf download OWNER/NAME --local-dir FOLDER`) and give "
@@ -66,9 +71,10 @@ def converted(model: str, *, allow_pickle: bool, ignore_adapter: bool) -> tuple[
         "written": WRITTEN * size + 2**20,
         "seconds": SECONDS.value,
     }
-    said = _child(model, asked, place)
-    notes = said.get("notes")
-    return str(target), [str(note) for note in notes] if isinstance(notes, list) else []
+    notes = _child(model, asked, place).get("notes")
+    for note in notes if isinstance(notes, list) else ():
+        logger.warning("%s: %s", model, printable(str(note)))
+    return str(target)
 
 
 def _sizes(folder: Path) -> Iterator[int]:
@@ -84,7 +90,7 @@ def _child(model: str, asked: dict[str, Any], place: Path) -> dict[str, Any]:
     environment |= {name: v for name, v in os.environ.items() if name.startswith("RECIPE_RAY_MAX_")}
     environment |= {"HOME": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-    words = [sys.executable, "-P", "-m", "recipe_ray.cli.sandboxed", json.dumps(asked)]
+    words = [sys.executable, "-P", "-m", "recipe_ray.api.sandboxed", json.dumps(asked)]
     told = place / "said"
     with told.open("wb") as out:
         child = subprocess.Popen(

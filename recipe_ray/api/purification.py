@@ -65,7 +65,7 @@ def find_preset(name: str) -> Recipe:
 @cache
 def studied_drift(reads: str) -> tuple[float, str] | None:
     """Return the drift to warn above, and what it is, for models of `text` or `image`; or None."""
-    data = json.loads((files("recipe_ray.cli") / "studied_drift.json").read_text())
+    data = json.loads((files("recipe_ray.api") / "studied_drift.json").read_text())
     return (data["bounds"][reads], data["meaning"][reads]) if reads in data["bounds"] else None
 
 
