@@ -55,12 +55,20 @@ def parse_model(
     allow_pickle: bool = False,
     revision: str | None = None,
     ignore_adapter: bool = False,
+    sandbox: bool = False,
 ) -> ModelRef:
     """Return the model of a registered name, a mapping, a local folder or a hub id, pinned.
 
-    Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
-    not read: before any data are read, which would be blamed for it.
+    With `sandbox` it is what a process apart writes of a folder (`sandbox.py`). Raises SpecError
+    for a word that is none of these, ModelError for a folder of a kind that is not read: before
+    any data are read, which would be blamed for it.
     """
+    if sandbox:
+        from recipe_ray.api.sandbox import converted
+
+        how = {"allow_pickle": allow_pickle, "ignore_adapter": ignore_adapter}
+        given_as = converted(given_as, **how)
+        allow_pickle = ignore_adapter = False
     flags = {
         "allow_pickle": allow_pickle or None,
         "ignore_adapter": ignore_adapter or None,

@@ -58,6 +58,13 @@ AdapterOption = Annotated[
         "--ignore-adapter", help="Ignore an adapter (LoRA) that lies next to the weights."
     ),
 ]
+SandboxOption = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox",
+        help="Let a process without network, with limits, read the model's folder and rewrite it.",
+    ),
+]
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
 ]
@@ -83,6 +90,7 @@ class Opening:
     revision: RevisionOption = None
     allow_pickle: PickleOption = False
     ignore_adapter: AdapterOption = False
+    sandbox: SandboxOption = False
 
     def model(self, text: str) -> ModelRef:
         """Return the model that was named; errors as of `parse_model`."""

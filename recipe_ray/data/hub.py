@@ -143,7 +143,9 @@ def _as_they_stand(config: Any) -> bool:
 class HubPlace(Spec):
     """What a catalogue says of a data set on the hub."""
 
-    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name")
+    repo: str = Field(
+        pattern=r"^\w[\w-]*(\.[\w-]+)*(/\w[\w-]*(\.[\w-]+)*)?$", description="owner/name"
+    )
     revision: str = Field(min_length=1, description="commit, or a branch, which may change")
     config: str | None = None
     columns: dict[str, str] = Field(
