@@ -229,7 +229,7 @@ def _card(done: Purified, notes: tuple[str, ...], source: Provenance, folder: Pa
         evaluated.task if evaluated is not None else "",
         evaluated.rows if evaluated is not None else (),
     )
-    return purified_card(about, done.plan.recipe, told, done.kept.measured)
+    return purified_card(about, done.plan.defense, told, done.kept.measured)
 
 
 def _result(done: Purified, notes: tuple[str, ...], source: Provenance) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class Defense(Component):
         return []
 
     @property
+    def held_by_head(self) -> bool:
+        """Whether only the PTM's own pre-training head holds what the PTM knows."""
+        return False
+
+    @property
     def num_epochs(self) -> float | None:
         """Passes over the auxiliary data, if the defense trains by epochs."""
         return None

@@ -223,6 +223,11 @@ class Unlearn(Defense):
         named = [(f"detector {d.label()!r} reads {d.reads}s", d.reads) for d in self.detectors]
         return [*named, *self.plus.reads()]
 
+    @property
+    def held_by_head(self) -> bool:
+        """Whether the defense before it is; its own term holds the states."""
+        return self.plus.held_by_head
+
     def default_label(self) -> str:
         """Return its name, and that of the defense before it."""
         own = f"{self.name}-implants" if self.implants else self.name
