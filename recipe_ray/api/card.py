@@ -28,6 +28,10 @@ was present, or that it is gone.{scan} What can be said is that RECIPE removed t
 backdoors it was tried on under laboratory conditions. {accuracy}
 """
 _OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
+_GUIDED = (
+    " The scan is a search without proof. Scans of its own told the defense what to train away, so "
+    "a silent one is what it was trained for."
+)
 _OF_TASK = "; the purifier saw neither those of the measurement above nor their labels"
 _NO_TASK = ", and none were used"
 _ACCURACY = "Accuracy on your task was not\nmeasured: fine-tune both models and compare."
@@ -68,7 +72,7 @@ def purified_card(about: About, defense: Defense, told: Told, measured: Mapping[
     """
     claims = {
         "task": _OF_TASK if told.task else _NO_TASK,
-        "scan": _OF_SCAN if told.scan else "",
+        "scan": _GUIDED if defense.scans else _OF_SCAN if told.scan else "",
         "accuracy": _ACCURACY_OF_TASK if told.task else _ACCURACY,
     }
     return "\n".join(

@@ -175,7 +175,11 @@ class Purified:
         lines: list[str] = []
         if self.before is not None and self.kept.scan is not None:
             both = (self.before, self.kept.scan)
-            said = [line for one in meaning(*both) for line in textwrap.wrap(one, WIDTH)]
+            said = [
+                line
+                for one in meaning(*both, trained_for=self.plan.defense.scans)
+                for line in textwrap.wrap(one, WIDTH)
+            ]
             lines += [*table(side_by_side(*both)), *said]
         if self.evaluated is not None:
             title = f"fine-tuned on {self.evaluated.task}"
@@ -215,7 +219,13 @@ def _card(done: Purified, notes: tuple[str, ...], source: Provenance, folder: Pa
         both = (done.before, done.kept.scan)
         assert isinstance(done.scanning, Scanning)
         rows = as_markdown(side_by_side(*both))
-        scan = (*done.scanning.said, "", *rows, "", *meaning(*both))
+        scan = (
+            *done.scanning.said,
+            "",
+            *rows,
+            "",
+            *meaning(*both, trained_for=done.plan.defense.scans),
+        )
     why = done.scanning.why if isinstance(done.scanning, NotScanned) else ""
     told = Told(
         done.plan.data,

@@ -40,6 +40,7 @@ class Defense(Component):
     """A way to clean a PTM."""
 
     acts: ClassVar[bool] = True
+    scans: ClassVar[bool] = False  # whether it trains against what a scan finds
     draws: ClassVar[bool] = True  # whether a seed changes what comes out
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,7 @@ class Found:
 class Unlearn(Defense):
     """Scans, and trains away what it finds, until the scan is silent."""
 
+    scans: ClassVar[bool] = True
     needs = ("HasStates",)
 
     detectors: tuple[AnyDetector, ...] = Field(
