@@ -83,6 +83,7 @@ def purify(
     aux_size: int | None = None,
     text_column: str | None = None,
     preset: str | None = None,
+    defense: Named | None = None,
     changes: Changes = (),
     accept_harm: bool = False,
     scan: bool = True,
@@ -106,7 +107,8 @@ def purify(
     """Clean a model with RECIPE into the new folder `out`; neither triggers nor labels are needed.
 
     `aux`: unlabelled data of the model's kind, 11 samples or more, a few thousand are usual.
-    `changes`: fields of RECIPE that are set, such as {"fit.steps": 300}; the rule chooses the rest.
+    `defense`: another way than RECIPE with settings by the rule, such as "unlearn". `changes`: its
+    fields that are set, such as {"fit.steps": 300}; the rule chooses RECIPE's others.
     `scan`: scan before and after, each for about `scan_budget_s` seconds. `until_clean`: purify
     until the scan is silent, at most `max_rounds` times. `evaluate`: a task to fine-tune on before
     and after, and with `floor` a clean model; `triggers` are measured there and never reach the
@@ -140,6 +142,7 @@ def purify(
         aux_size=aux_size,
         text_column=text_column,
         preset=preset,
+        defense=defense,
         changes=_changes(changes),
         accept_harm=accept_harm,
         scan_budget_s=scan_budget_s if scan else None,

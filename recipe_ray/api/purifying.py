@@ -51,6 +51,7 @@ class Asked:
     aux_size: int | None = None
     text_column: str | None = None
     preset: str | None = None
+    defense: Named | None = None
     changes: Sequence[str] = ()
     accept_harm: bool = False
     scan_budget_s: float | None = BUDGET_S
@@ -68,6 +69,8 @@ class Asked:
 
         if self.most_rounds is not None and self.scan_budget_s is None:
             raise SpecError("--until-clean needs the scan: leave out --no-scan")
+        if self.preset is not None and self.defense is not None:
+            raise SpecError("--preset and --defense both choose the settings: give one of them")
         if self.evaluation is None and self.floor is not None:
             raise SpecError("--floor: it is fine-tuned as the model is; give --evaluate TASK, too")
         target = output_folder(self.out, "--out")
@@ -76,14 +79,20 @@ class Asked:
 
     def prepared(self, listener: Listener) -> tuple[ModelRef, Purification, AtHand]:
         """Return the model, what is to be done, and what was read for it; say all of it."""
-        from recipe_ray.api.arguments import columns_named, parse_corpus, parse_model
+        from recipe_ray.api.arguments import (
+            columns_named,
+            parse_corpus,
+            parse_defense,
+            parse_model,
+        )
         from recipe_ray.api.purification import prepare
 
         locations = data_locations(self.data)
         chosen = parse_model(self.model, **self.opening)
         columns = columns_named(text=self.text_column)
         found = parse_corpus(self.aux, self.aux_size, columns, chosen)
-        about = (locations, self.seed, self.preset, list(self.changes))
+        defense = None if self.defense is None else parse_defense(self.defense)
+        about = (locations, self.seed, self.preset, list(self.changes), defense)
         plan, at_hand = prepare(chosen, found.component, *about)
         for note in found.notes:
             listener.say(note)

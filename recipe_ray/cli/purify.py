@@ -149,6 +149,10 @@ def purify_command(
     ] = None,
     text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(help="Another way than RECIPE's rule: unlearn, ..., or a YAML mapping."),
+    ] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
         bool,
@@ -202,6 +206,7 @@ def purify_command(
         aux_size=aux_size,
         text_column=text_column,
         preset=preset,
+        defense=defense,
         changes=tuple(set_ or ()),
         accept_harm=accept_harm,
         scan_budget_s=None if no_scan else scan_budget,
