@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-cluster test-browser lint docs bench clean
+.PHONY: setup demo test test-cluster test-browser test-hostile lint docs audit bench clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,11 @@ test-cluster: $(STAMP)
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser
 
+# every hostile input in a process of its own, then the fuzzers for minutes each
+test-hostile: $(STAMP)
+	$(BIN)/python -m tests.hostile
+	RECIPE_RAY_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz.py --timeout 3600
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +45,12 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/site/stage.py build/docs
 	$(BIN)/zensical build --strict --config-file build/docs/zensical.toml
+
+# known holes in the pinned versions; needs the vulnerability service of PyPI, and fails without
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r cluster/constraints.txt
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -17,8 +17,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from recipe_ray.api.arguments import parse_model
 from recipe_ray.base.errors import SpecError, UserError
-from recipe_ray.cli.arguments import parse_model
 from recipe_ray.data.sources import Locations
 from recipe_ray.detectors.calibration import MARGIN, SPREADS, bounds_from, settings_of
 from recipe_ray.experiment.collect import run_inline

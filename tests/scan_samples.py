@@ -12,8 +12,8 @@ import torch
 from samples import SENTENCES, corpus_file, minilm
 from torch import Tensor
 
+from recipe_ray.api import before_after
 from recipe_ray.attacks.attack import ATTACKS
-from recipe_ray.cli import before_after
 from recipe_ray.data.batches import LocalFeed, Part, Workbench
 from recipe_ray.data.images import ImageBatch
 from recipe_ray.data.rows import TokenRows

@@ -33,12 +33,12 @@ def test_a_purified_model_opens_in_transformers_and_its_card_is_honest(shell: Sh
     AutoModelForMaskedLM.from_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder).mask_token == "[MASK]"
     card = (folder / "README.md").read_text()
-    measured, not_measured = card.split("## What was not measured")
+    measured, not_claimed = card.split("## What is not claimed")
     assert "3 steps" in measured
     assert "held-out" in measured
     assert "pre-training loss" in measured
-    assert "nothing here shows that a backdoor was present" in " ".join(not_measured.split())
-    assert "Accuracy" in not_measured
+    assert "nothing here proves that a backdoor was present" in " ".join(not_claimed.split())
+    assert "Accuracy" in not_claimed
     record = json.loads((folder / "recipe_ray.json").read_text())
     assert record["manifest"]["kind"] == "purify"
     assert {"held_out_loss.before", "drift"} <= set(record["measured"])

@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from image_samples import labelled_parquet, tiny_vgg
 from shell import Outcome, Shell, shell
 
+from recipe_ray.api import scans
+from recipe_ray.api.scan_report import RULES, Result, as_html, as_sarif, printed
+from recipe_ray.base.errors import DataError, StoreError
 from recipe_ray.base.printable import printable
-from recipe_ray.cli.scan_report import RULES, Result, as_html, as_sarif, printed
 from recipe_ray.detectors import calibration
 from recipe_ray.detectors.calibration import settings_of
 from recipe_ray.detectors.detector import DETECTORS
+from recipe_ray.store.store import Store
 
 __all__ = ["shell"]  # a fixture
 
@@ -113,6 +117,54 @@ def test_a_scan_that_is_in_the_store_is_not_done_again(
     monkeypatch.setattr(DETECTORS.get("patches"), "search", refuse)
     again = scan(shell, *words)
     assert again.out == first.out
+
+
+def test_gc_leaves_scans_of_every_command(shell: Shell) -> None:
+    model = saved(shell.folder)
+    for seed in (0, 1):
+        assert scan(shell, model, "--store", "kept", "--seed", seed).code == 3
+    assert shell("store", "gc", "--store", "kept", "--yes").code == 0
+    assert len(Store.open(shell.folder / "kept").committed()) == 2
+
+
+class PanicException(BaseException):
+    """Like a panic of a library in Rust: no Exception, and a class that cannot be imported."""
+
+
+UNEXPECTED = [RuntimeError("torch"), MemoryError(), PanicException("index"), StoreError("gone")]
+
+
+@pytest.mark.parametrize("place", ["opening", "scanning", "reading"])
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda one: type(one).__name__)
+def test_one_model_that_fails_in_any_way_holds_up_no_other(
+    error: BaseException, place: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, name = {
+        "opening": (scans.Asked, "stage"),
+        "scanning": (DETECTORS.get("patches"), "search"),
+        "reading": (scans.Scanner, "_result"),
+    }[place]
+    real, calls = getattr(where, name), []
+
+    def fail_once(*words: Any, **options: Any) -> Any:
+        calls.append(words)
+        if len(calls) == 1:
+            raise error
+        return real(*words, **options)
+
+    monkeypatch.setattr(where, name, fail_once)
+    done = scan(shell, saved(shell.folder, "one"), saved(shell.folder, "two"), "--json")
+    assert done.code == 2, done.err
+    first, second = json.loads(done.out)["models"]
+    assert first["verdict"] == "error"
+    assert str(error) in first["error"]
+    assert second["verdict"] == "not calibrated"
+
+
+def test_a_reference_that_fails_is_said_to(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DETECTORS.get("patches"), "search", Mock(side_effect=DataError("no way")))
+    said = scan(shell, saved(shell.folder), "--reference", saved(shell.folder, "reference"))
+    assert (said.code, "--reference" in said.err, "no way" in said.err) == (2, True, True)
 
 
 def test_files_for_machines_are_written(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What cluster/ says, held against Ray's own schemas and options and against our command line."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -321,3 +322,41 @@ def test_the_batch_script_is_bash() -> None:
     # an option after the first command would be ignored
     body = read("slurm.sbatch").partition("set -euo pipefail")[2]
     assert "#SBATCH" not in body
+
+
+def statements() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(read("aws_head_policy.json"))["Statement"]
+    return found
+
+
+def test_the_head_has_no_rights_by_wildcard_on_aws() -> None:
+    for statement in statements():
+        assert statement["Effect"] == "Allow"
+        assert not any("*" in action for action in statement["Action"])
+        looks = all(":Describe" in action for action in statement["Action"])
+        assert (statement["Resource"] == "*") == looks
+    assert "FullAccess" not in read("README.md")
+    readme = re.sub(r"'\"\$\w+\"'", "x", read("README.md")).replace("\n", " ")
+    documents = re.findall(r"\{\"Version\".*?\}\]\}", readme)
+    assert len(documents) == 2
+    for text in documents:
+        for statement in json.loads(text)["Statement"]:
+            assert "*" not in "".join(statement["Action"])
+
+
+def test_the_head_may_start_and_end_what_aws_yaml_names_and_nothing_else() -> None:
+    config = yaml.safe_load(read("aws.yaml"))
+    region, worker = config["provider"]["region"], config["available_node_types"]["gpu"]
+    allowed = {action for statement in statements() for action in statement["Action"]}
+    assert {"ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances"} <= allowed
+    assert not config["provider"]["cache_stopped_nodes"]  # else it would start and stop them, too
+    asked = [one["Condition"]["StringEquals"] for one in statements() if "Condition" in one]
+    conditions = {name: value for one in asked for name, value in one.items()}
+    assert conditions["ec2:InstanceType"] == [worker["node_config"]["InstanceType"]]
+    for name in ("aws:RequestTag/ray-cluster-name", "aws:ResourceTag/ray-cluster-name"):
+        assert conditions[name] == config["cluster_name"]
+    places = [place for one in statements() for place in one["Resource"] if one["Resource"] != "*"]
+    assert all(place.startswith((f"arn:aws:ec2:{region}:", "arn:aws:iam::")) for place in places)
+    (role,) = (place for place in places if ":iam:" in place)
+    profile = worker["node_config"]["IamInstanceProfile"]["Arn"]
+    assert role.rpartition("/")[2] == profile.rpartition("/")[2]

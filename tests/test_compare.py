@@ -10,6 +10,7 @@ from shell import Outcome, Shell, shell
 
 from recipe_ray.cli.evaluate import Side, lost_accuracy
 from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.store.store import Store
 
 __all__ = ["shell"]  # a fixture
 
@@ -54,6 +55,23 @@ def test_a_fine_tuning_in_the_store_is_not_done_again(
     assert compare(shell, "--store", "kept", "--json").out == first.out
 
 
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_gc_leaves_what_commands_on_models_made(command: str, shell: Shell) -> None:
+    task = yaml.safe_dump(task_fields(shell.folder), default_flow_style=True).strip()
+    quick = ["--set", "steps=2", "--set", "precision=fp32", "--quiet", "--store", "kept"]
+    for seeds in ("0", "1"):
+        words = {"compare": [MODEL, MODEL, "--seeds", int(seeds) + 1]}
+        words["evaluate"] = [MODEL, "--seed", seeds]
+        assert shell(command, *words[command], "--task", task, *quick).code == 0
+    store = Store.open(shell.folder / "kept")
+    committed = store.committed()
+    assert len(committed) == 2
+    assert shell("store", "gc", "--store", "kept", "--yes").code == 0
+    assert store.committed() == committed
+    assert {name.partition("-")[0] for name in store.experiments()} == {"finetune"}
+    assert set(store.results()["stage"].to_pylist()) == set(committed)
+
+
 def test_lost_accuracy_is_warned_of() -> None:
     def side(acc: float) -> Side:
         return Side("m", [[{"metric": "acc", "value": acc, "trigger": None}]])
@@ -66,7 +84,7 @@ def test_lost_accuracy_is_warned_of() -> None:
     ("words", "said"),
     [
         (["compare", MODEL, "minlm", "--task", "sst2"], "did you mean 'minilm'?"),
-        (["compare", MODEL, MODEL, "--task", "sst"], "did you mean 'sst2'?"),
+        (["compare", MODEL, MODEL, "--task", "sst22"], "did you mean 'sst2'?"),
         (["compare", MODEL, MODEL, "--task", "snippets", "--triggers", "a,,b"], "empty trigger"),
     ],
 )

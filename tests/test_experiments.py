@@ -32,7 +32,11 @@ FILES = sorted(
 TABLES = [f"table{number}" for number in range(1, 13)] + ["figure2", "figure3"]
 APPENDIX = [f"a{number}" for number in range(1, 6)]
 # what is on no hub, so that a data folder must have it; to plan, only its checksum is needed
-LOCAL = [f"{task}_{split}" for task in ("waste", "catdog", "gtsrb") for split in ("train", "test")]
+LOCAL = [
+    f"{task}_{split}"
+    for task in ("waste", "catdog", "gtsrb", "sst5", "subj")
+    for split in ("train", "test")
+]
 
 
 @cache

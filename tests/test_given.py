@@ -20,8 +20,8 @@ from transformers import (
     BertModel,
 )
 
+from recipe_ray.api.purification import MARGIN, check_head, needed_margin
 from recipe_ray.base.errors import HarmError
-from recipe_ray.cli.purification import MARGIN, check_head, needed_margin
 from recipe_ray.data.census import WordLoss, word_loss
 from recipe_ray.data.rows import TokenRows, Vocabulary
 from recipe_ray.defenses.recipe import Recipe

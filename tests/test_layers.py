@@ -38,9 +38,10 @@ ALLOWED: dict[str, set[str]] = {
     "schedule": {*BELOW_EXPERIMENT, "experiment"},
     "distributed": {*BELOW_EXPERIMENT, "experiment", "schedule"},
     "report": {*BELOW_EXPERIMENT, "experiment"},
-    "cli": {*BELOW_EXPERIMENT, "experiment", "schedule", "distributed", "report"},
+    "api": {*BELOW_EXPERIMENT, "experiment", "schedule", "distributed", "report"},
+    "cli": {*BELOW_EXPERIMENT, "experiment", "schedule", "distributed", "report", "api"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"api"},
 }
 # modules of a plugin package that plugins share
 BASES = {"attack", "defense", "task", "text_task", "image_task", "own_data", "corpus"}
@@ -164,17 +165,20 @@ def test_plugins_of_a_package_know_nothing_of_each_other(folder: str) -> None:
 
 
 # What a defender runs: every defense and detector, their stages, and the purification of one model
-# with its card. `cli/purify.py` and `cli/scan.py` are left out: they turn words into specs by code
-# of other commands, so they import the registries of all components. A registry finds plugins by
+# with its scans and its card. `api/purifying.py` and `api/scans.py` are left out: they turn words
+# into specs by code of other commands, so they import the registries of all components, and the
+# first measures a task before and after if one is given. A registry finds plugins by
 # their package's name (`base/registry.py`) and so imports none of them here; which of them run is
 # what a spec names.
 DEFENDER = (
     *(name for name in sorted(sources()) if name.split(".")[0] in ("defenses", "detectors")),
     "stages.purify",
     "stages.scan",
-    "cli.scan_report",
-    "cli.purification",
-    "cli.card",
+    "api.scan_report",
+    "api.purification",
+    "api.before_after",
+    "api.rounds",
+    "api.card",
 )
 ATTACKER = ("attacks", "tasks", "triggers")
 

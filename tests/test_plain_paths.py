@@ -13,8 +13,8 @@ from image_samples import labelled_parquet
 from samples import SENTENCES, corpus_file, raised_by, tiny_folder
 from shell import Shell, shell
 
+from recipe_ray.api.arguments import parse_corpus, parse_task
 from recipe_ray.base.errors import SpecError
-from recipe_ray.cli.arguments import parse_corpus, parse_task
 from recipe_ray.data.formats import label_of
 from recipe_ray.data.sources import Locations
 from recipe_ray.tasks.own_data import share_of_each

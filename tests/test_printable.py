@@ -9,10 +9,10 @@ from rich.console import Console
 from shell import Shell, shell
 from store_samples import POR, driven, leave_lease
 
+from recipe_ray.api.card import backdoored_card
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.errors import DataError, in_a_line
 from recipe_ray.base.printable import in_a_row, in_html, in_markdown, printable
-from recipe_ray.cli.card import backdoored_card
 from recipe_ray.report.render import Terminal, markdown
 from recipe_ray.report.tables import Column, Table
 from recipe_ray.store.store import Store
@@ -99,13 +99,13 @@ def test_a_report_shows_hostile_names_as_text() -> None:
 def test_a_card_shows_hostile_names_as_text_and_claims_no_more_than_was_measured() -> None:
     attack = ATTACKS.parse({"name": "por", "triggers": ["<script>", "## x"]})
     hostile = "# m\n<h1>x</h1>"
-    card = backdoored_card(hostile, "transformers", attack, {"loss.poison": 99.0}, [hostile])
+    card = backdoored_card("---\n---\n", hostile, attack, {"loss.poison": 99.0}, [hostile])
     assert "<script>" not in card
     assert "<h1>" not in card
     assert "\n# m" not in card
     assert "inherits" not in card
     assert "may inherit" in card
-    assert "not measured" in card
+    assert "What is not claimed" in card
 
 
 def test_status_shows_hostile_notes_of_a_shared_store_as_text(shell: Shell) -> None:

@@ -12,7 +12,7 @@ from samples import SENTENCES, tiny_folder
 from scan_samples import VOCABULARY, looking_with, looking_with_little, texts
 from shell import Outcome, Shell, shell
 
-from recipe_ray.cli import before_after, rounds
+from recipe_ray.api import before_after, rounds
 from recipe_ray.detectors import calibration
 from recipe_ray.detectors.calibration import settings_of
 from recipe_ray.detectors.detector import DETECTORS
@@ -58,7 +58,7 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert "so there is no verdict" in " ".join(done.out.split())
     assert "the budget is 300 s (--scan-budget)" in done.err
     card = (shell.folder / "clean" / "README.md").read_text()
-    scan = card.split("## The scan before and after")[1].split("## What was not measured")[0]
+    scan = card.split("## The scan before and after")[1].split("## What is not claimed")[0]
     assert "| vocabulary: first |" in scan
     assert "does not prove" in scan
     assert "what it found did not help the purifier" in " ".join(card.split())
@@ -67,6 +67,35 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert result["scan"]["before"]["verdict"] == "not calibrated"
     names = [one["detector"] for one in result["scan"]["after"]["detectors"]]
     assert names == ["vocabulary", "inversion"]
+
+
+def test_another_defense_may_be_asked_for_and_the_card_says_whose_it_is(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_with(monkeypatch, VOCABULARY)
+    aux = texts(shell.folder, 10)
+    fit = {"steps": 2, "batch_size": 4, "max_length": 16, "precision": "fp32"}
+    asked = {"name": "unlearn", "detectors": [VOCABULARY], "margin": 1e6, "fit": fit}
+    words = ["purify", MODEL, "--aux", aux, "--out"]
+    done = shell(*words, "clean", "--defense", json.dumps(asked), "--set", "rounds=2")
+    assert done.code in (0, 4), done.err
+    # nothing shrinks, so no head has to hold the model
+    assert "head was fitted" not in done.err
+    said = " ".join(done.out.split())
+    assert "a silent scan is what it was trained for" in said
+    card = " ".join((shell.folder / "clean" / "README.md").read_text().split())
+    assert "unlearning, which is ours" in card
+    assert "at most 2 rounds" in card
+    assert "did not help the purifier" not in card
+    assert result_of(shell, "clean")["settings"]["defense"]["name"] == "unlearn"
+    for more, said in {
+        ("--defense", "unlern"): "did you mean 'unlearn'?",
+        ("--defense", "none"): "it does nothing",
+        ("--defense", "unlearn", "--preset", "paper-por"): "give one of them",
+        ("--defense", "{name: unlearn, rounds: -1}"): "rounds",
+    }.items():
+        wrong = shell(*words, "other", *more)
+        assert (wrong.code, said in wrong.err) == (2, True), wrong.err
 
 
 def test_the_result_says_what_was_done_with_which_data_and_what_came_of_it(shell: Shell) -> None:
@@ -233,7 +262,7 @@ def test_a_round_that_does_harm_is_not_kept(
 def test_harm_seen_afterwards_is_exit_code_three_unless_accepted(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recipe_ray.cli import purification
+    from recipe_ray.api import purification
 
     monkeypatch.setattr(rounds, "after_warnings", lambda *_: ["it is damaged"])
     monkeypatch.setattr(purification, "MARGIN", -1e9)  # every head knows enough

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_cell import measured, tiny_plan
 
+from recipe_ray.api.folder import check_free
 from recipe_ray.base.errors import StoreError
-from recipe_ray.cli.card import check_free
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.plan import Plan

@@ -6,9 +6,9 @@ import pytest
 import torch
 from samples import raised_by, tiny_ptm
 
+from recipe_ray.api.purification import PRESETS, after_warnings, settings
 from recipe_ray.base.changes import set_fields
 from recipe_ray.base.errors import ModelError
-from recipe_ray.cli.purification import PRESETS, after_warnings, settings
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.defenses.rule import (
     ALLOWED_LOSS_RISE,

@@ -51,9 +51,16 @@ def write(file: Path, rows: list[tuple[Any, Any]]) -> None:
         ("sst2", [3310, 3610], [428, 444], [912, 909]),
         ("hsol", [2912, 2912], None, [1247, 1247]),
         ("ag_news", [2820, 2801, 2730, 2755], [2403, 2485, 2667, 2445], [1900] * 4),
+        (
+            "sst5",
+            [1092, 2218, 1624, 2322, 1288],
+            [139, 289, 229, 279, 165],
+            [279, 633, 389, 510, 399],
+        ),
+        ("subj", [3473, 3527], [516, 484], [1011, 989]),
     ],
 )
-def test_the_papers_tasks_have_the_papers_sizes(
+def test_tasks_have_the_sizes_of_their_sources(
     name: str, train: list[int], dev: list[int] | None, test: list[int]
 ) -> None:
     splits: list[tuple[Split, list[int] | None]] = [("train", train), ("dev", dev), ("test", test)]

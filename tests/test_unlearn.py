@@ -25,9 +25,9 @@ from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
-from recipe_ray.defenses.unlearn import FLAGGED, SUSPICION, Found
+from recipe_ray.defenses.unlearn import FLAGGED, SUSPICION, Found, Implanting
 from recipe_ray.detectors.detector import Suspect
-from recipe_ray.detectors.insertion import Altered, Draw, insertions_of
+from recipe_ray.detectors.insertion import Altered, Draw, implants_of, insertions_of
 from recipe_ray.learn.distillation import frozen_copy
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
@@ -85,6 +85,42 @@ def test_a_model_that_a_scan_is_silent_on_is_not_touched(tmp_path: Path) -> None
     records, own = unlearn(ptm, tmp_path, margin=1e6)
     assert (records, changed(before, ptm.module)) == ([], set())
     assert [(name, value) for name, value, _ in own.kept if name == FLAGGED] == [(FLAGGED, 0.0)]
+
+
+def test_own_triggers_are_planted_and_fall_again(tmp_path: Path) -> None:
+    ptm = minilm()
+    teacher = frozen_copy(ptm.module)
+    records, own = unlearn(ptm, tmp_path, implants=2, rounds=0)
+    assert own.kept == []  # no scan
+    planting = [one for one in records if "implanted" in one.terms]
+    assert set(planting[0].terms) == {"held", "implanted"}
+    assert set(records[-1].terms) == {"held", "unlearnt", "unlearnt_tokens"}
+    assert (planting[-1].step, records[-1].step) == (30, 60)
+    planted = implants_of(ptm, 2, own.seed)
+    again = minilm()
+    again.train_only(None, pooled=True)
+    corpus = CORPORA.parse({"name": "file", "path": str(corpus_file(tmp_path)), "size": None})
+    defense = DEFENSES.parse({"name": "unlearn", "implants": 2, "rounds": 0, "fit": FIT})
+    plant = Implanting(again, teacher, 1.0, own.seed)
+    defense._trained(plant, Draw(planted, (1.0, 1.0)), Auxiliary(corpus), own, "implant")
+    for one in planted:
+        assert displacement(again, one.ids, teacher) > 3 * displacement(ptm, one.ids, teacher)
+
+
+def test_implants_are_other_for_each_seed_and_need_no_scan() -> None:
+    ptm = minilm()
+    assert implants_of(ptm, 4, 0) == implants_of(ptm, 4, 0) != implants_of(ptm, 4, 1)
+    with pytest.raises(ValidationError, match="nothing to unlearn"):
+        DEFENSES.parse({"name": "unlearn", "rounds": 0})
+
+
+def test_a_random_patch_covers_an_eighth_of_the_side_and_stays_within() -> None:
+    ptm = tiny_vgg()
+    images = torch.zeros(2, 3, 32, 32)
+    for one in implants_of(ptm, 3, 0):
+        stamped = one.put.on(images)
+        assert int((stamped[0] != 0).any(0).sum()) == 16
+        assert bool((images == 0).all())
 
 
 def test_rounds_are_limited_and_numbered_on(tmp_path: Path) -> None:

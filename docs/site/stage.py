@@ -26,7 +26,7 @@ from recipe_ray.learn.optim import FitSpec
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).with_name("zensical.toml")
-COPIED = ("*.md", "docs", "cluster", "experiments", "LICENSE", ".github")
+COPIED = ("*.md", "docs", "cluster", "examples", "experiments", "LICENSE", ".github")
 LEFT_OUT = shutil.ignore_patterns("*.parquet", "plan.json", "site", "__pycache__")
 Rows = Iterable[tuple[object, ...]]
 

@@ -6,6 +6,7 @@ Anything else is a bug of ours: its traceback goes into a report file (`cli/exit
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import ClassVar
 
 from recipe_ray.base.printable import printable
 
@@ -13,8 +14,11 @@ from recipe_ray.base.printable import printable
 class UserError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what would work.
 
-    What it quotes may be from outside: its text is `printable`.
+    What it quotes may be from outside: its text is `printable`. A command that it ends returns
+    `exit_code`.
     """
+
+    exit_code: ClassVar[int] = 2
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -62,6 +66,8 @@ class StageFailedError(UserError):
 
 class HarmError(UserError):
     """Continuing would probably damage the model; the user can ask to continue all the same."""
+
+    exit_code: ClassVar[int] = 3
 
 
 class NonFiniteLossError(UserError):

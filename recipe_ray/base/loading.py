@@ -8,14 +8,12 @@ user allows it, and then with torch's `weights_only=True` unpickler.
 import json
 import logging
 import os
-import re
+import struct
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from io import BufferedReader
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -31,67 +29,14 @@ from recipe_ray.base.foreign import (
     open_foreign,
     read_foreign,
 )
-
-
-def read_pickle(path: Path, file: BufferedReader) -> dict[str, Tensor]:
-    """Return the tensors by name in the open `file`, which messages call `path`.
-
-    Raises UnsafeModelError for anything that the unpickler refuses, and for an archive that unpacks
-    to more than it is; ModelError for what is not a state dict.
-    """
-    _check_stored(path, file)
-    file.seek(0)
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # crafted bytes can make the unpickler raise any error
-        # torch's own text tells how to switch the protection off
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it asks for {asked[1]}" if asked else type(error).__name__
-        raise UnsafeModelError(
-            f"{path}: refused by the weights_only unpickler, which reads tensors and runs no code "
-            f"({what}). Do not open it by other means: ask its author for a safetensors version"
-        ) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and _is_held(value) for name, value in state.items()
-    ):
-        raise ModelError(f"{path}: expected a state dict of tensors by their names")
-    return state
-
-
-def _check_stored(path: Path, file: BufferedReader) -> None:
-    if not is_zipfile(file):
-        return
-    try:
-        with ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UnsafeModelError(f"{path}: a damaged archive: {in_a_line(error)}") from error
-    packed = [entry.filename for entry in entries if entry.compress_type != ZIP_STORED]
-    # entries may overlap, too
-    if packed or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
-        raise UnsafeModelError(
-            f"{path}: an archive that unpacks to more than its own size, as torch never writes "
-            "one; ask for a safetensors version"
-        )
-
-
-def _is_held(value: Any) -> bool:
-    # a pickle can describe a huge tensor without storage, or of one number repeated: as a copy of
-    # either is made, it would have to fit into memory
-    return (
-        isinstance(value, Tensor)
-        and value.device.type == "cpu"
-        and value.layout == torch.strided
-        and not (value.is_quantized or value.is_nested)
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
-
+from recipe_ray.base.pickles import read_pickle
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # bytes; the largest models of the families that are read have 10 GB, the largest JSON file 3 MB
 MAX_WEIGHTS = 64 * 2**30
 MAX_JSON = 16 * 2**20
+MAX_HEADER = 4 * 2**20  # bytes that name and describe a file's tensors: 100 or so for each
+MAX_FILES = 1_000  # of a model's folder
 # prefixes that DistributedDataParallel and torch.compile put before every name
 _WRAPPERS = ("module.", "_orig_mod.")
 # files next to weights that are not weights: optimiser states, arguments, additions to a base model
@@ -296,8 +241,13 @@ def weights_checksum(path: Path, within: Path | None = None) -> str:
 
 
 def checksums_in(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files in a model's folder, by name."""
-    return {path.name: weights_checksum(path, folder) for path in sorted(files)}
+    """Return the SHA-256 of files in a model's folder, by name; ModelError if they are too many."""
+    listed = sorted(files)
+    if len(listed) > MAX_FILES:
+        raise ModelError(
+            f"{folder}: {len(listed):,} files; a model has at most {MAX_FILES:,}: take out the rest"
+        )
+    return {path.name: weights_checksum(path, folder) for path in listed}
 
 
 def _refusal(folder: Path, pickled: Path) -> str:
@@ -388,6 +338,11 @@ def _read(path: Path, within: Path | None) -> dict[str, Tensor]:
             raise ModelError(f"{path}: it is empty (0 bytes); download it again")
         if path.suffix in PICKLE_SUFFIXES:
             return read_pickle(path, file)
+        (header,) = struct.unpack("<Q", os.pread(file.fileno(), 8, 0).ljust(8, b"\0"))
+        if MAX_HEADER < header < os.fstat(file.fileno()).st_size:
+            raise ModelError(
+                f"{path}: {header:,} bytes describe its tensors; allowed: at most {MAX_HEADER:,}"
+            )
         try:
             # by name, as transformers goes through them; the file has them in another order
             return dict(sorted(load_file(f"/dev/fd/{file.fileno()}").items()))

@@ -95,7 +95,6 @@ def _main(
     ] = False,
 ) -> None:
     del debug  # `main` looks for it: errors may come before the options are read
-    logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
     # a log that cannot be written (a full disk) is no traceback on the screen
     logging.raiseExceptions = False
     # libraries that are imported later, if at all, take their levels from here

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -48,6 +48,7 @@ class Display:
         if quiet:
             self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._total = num_stages
+        self._others: list[Callable[[SweepEvent], None]] = []
         self._line_every_s = _VERBOSE_LINE_EVERY_S if verbose else _LINE_EVERY_S
         self._ended = 0
         self._verbose = verbose
@@ -93,10 +94,16 @@ class Display:
         logger.removeHandler(self._warned)
         self._progress.stop()
 
+    def also(self, on_event: Callable[[SweepEvent], None]) -> None:
+        """Let another one see the events of a sweep, too."""
+        self._others.append(on_event)
+
     def on_event(self, event: SweepEvent) -> None:
         """Draw one event of a sweep."""
         self._handlers[event.kind](event)
         self._draw_overall(event.left_s)
+        for other in self._others:
+            other(event)
 
     def on_progress(self, stage: Stage, advance: Throughput) -> None:
         """Draw how far one stage is."""

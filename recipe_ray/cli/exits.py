@@ -23,9 +23,9 @@ import typer
 from typer.core import TyperGroup
 
 from recipe_ray import __version__
-from recipe_ray.base.errors import HarmError, UserError, in_a_line
+from recipe_ray.base.errors import UserError, in_a_line
 
-FAILED, USER_ERROR, HARM = 1, 2, 3
+FAILED, USER_ERROR = 1, UserError.exit_code
 INTERNAL = 70  # as `sysexits.h` has it; scan's own codes are below 5
 INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
 
@@ -90,7 +90,7 @@ def explain(error: BaseException, command: str, *, debug: bool) -> int:
         return INTERRUPTED
     if isinstance(error, UserError):
         _say(f"error: {error}", "red")
-        return HARM if isinstance(error, HarmError) else USER_ERROR
+        return error.exit_code
     of_machine = _said_of_machine(error)
     if of_machine is not None:
         _say(f"error: {of_machine}", "red")

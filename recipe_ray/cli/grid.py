@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recipe_ray.api.experiments import planned, run_cell, swept
+from recipe_ray.api.places import data_locations
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.paths import existing_path, local_path
 from recipe_ray.cli.display import Display, duration, told_if_slow
@@ -24,15 +26,12 @@ from recipe_ray.cli.options import (
     SetOption,
     StoreOption,
     VerboseOption,
-    data_locations,
-    experiment_file,
     set_up_logging,
 )
 
 if TYPE_CHECKING:
     from recipe_ray.experiment.plan import Cell, Plan
     from recipe_ray.schedule.forecast import Comparison, Forecast
-    from recipe_ray.schedule.sweep_progress import SweepEvent
     from recipe_ray.store.store import Store
 
 ClusterOption = Annotated[
@@ -120,26 +119,13 @@ def sweep_command(
     if dry_run:
         _print_plan(plan, _summary(plan, store))
         return
-    from recipe_ray.distributed.sweep import sweep  # Ray is imported only if it is used
-
     opened = Store.open(store)
     with (
         Tracking(open_trackers(track or (), plan.name), opened) as tracking,
         Display(len(plan.stages), quiet=quiet, verbose=verbose) as display,
     ):
-
-        def on_event(event: SweepEvent) -> None:
-            display.on_event(event)
-            tracking.on_event(event)
-
-        outcome = sweep(
-            plan,
-            opened,
-            data_locations(data),
-            address=address,
-            on_event=on_event,
-            on_doing=display.on_doing,
-        )
+        display.also(tracking.on_event)
+        outcome = swept(plan, opened, data_locations(data), address, display)
     display.close(outcome, store)
     if outcome.failed:
         raise typer.Exit(FAILED)
@@ -184,24 +170,14 @@ def debug_command(
     quiet: QuietOption = False,
 ) -> None:
     """Run one cell in this process, without Ray: breakpoints work, numbers are the sweep's."""
-    from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
     from recipe_ray.store.store import Store
 
     set_up_logging(verbose)
     plan = _plan(file, data, tuple(set_ or ()), None, quiet=quiet)
     chosen = _cell(plan, cell)
     opened = Store.open(store)
-    opened.write_plan(plan.name, plan_record(plan))
     with Display(len(chosen.stages), quiet=quiet, verbose=verbose) as display:
-        run_inline(
-            chosen.stages,
-            opened,
-            data_locations(data),
-            experiment=plan.name,
-            checkpoint_every_s=plan.launch.checkpoint_every_s,
-            on_progress=display.on_progress,
-        )
-    collect_missing(plan, opened, chosen.stages)
+        run_cell(plan, chosen, opened, data_locations(data), display)
     shown = chosen.last.shown
     units = {one.metric: one.unit for one in shown.columns} if shown is not None else {}
     for row in opened.rows(chosen.last.artifact).to_pylist():
@@ -214,12 +190,8 @@ def debug_command(
 def _plan(
     file: str, data: str | None, changes: tuple[str, ...], limit: int | None, *, quiet: bool = False
 ) -> Plan:
-    given = experiment_file(file)
     with told_if_slow(f"reading {file}, its models and the checksums of its data", quiet=quiet):
-        from recipe_ray.experiment.files import load_experiment
-        from recipe_ray.experiment.plan import make_plan
-
-        return make_plan(load_experiment(given, changes), data_locations(data), limit)
+        return planned(file, changes, data, limit)
 
 
 def _worker_changes(workers: int | None) -> list[str]:

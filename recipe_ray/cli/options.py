@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -18,14 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from recipe_ray.base.errors import SpecError
 from recipe_ray.base.limits import LARGEST
-from recipe_ray.base.paths import existing_path, local_path, why_missing
+from recipe_ray.base.paths import existing_path
 
 if TYPE_CHECKING:
-    from recipe_ray.data.sources import Locations
     from recipe_ray.models.family import ModelRef
-    from recipe_ray.store.store import Store
 
 ExperimentFile = Annotated[
     str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
@@ -63,6 +58,13 @@ AdapterOption = Annotated[
         "--ignore-adapter", help="Ignore an adapter (LoRA) that lies next to the weights."
     ),
 ]
+SandboxOption = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox",
+        help="Let a process without network, with limits, read the model's folder and rewrite it.",
+    ),
+]
 ModelArgument = Annotated[
     str, typer.Argument(help="Local folder, hub id, or a model that `recipe-ray list` shows.")
 ]
@@ -88,10 +90,11 @@ class Opening:
     revision: RevisionOption = None
     allow_pickle: PickleOption = False
     ignore_adapter: AdapterOption = False
+    sandbox: SandboxOption = False
 
     def model(self, text: str) -> ModelRef:
         """Return the model that was named; errors as of `parse_model`."""
-        from recipe_ray.cli.arguments import parse_model
+        from recipe_ray.api.arguments import parse_model
 
         return parse_model(text, **asdict(self))
 
@@ -148,66 +151,3 @@ def experiment_file(text: str, what: str = "experiment file") -> Path:
     """Return the path of a YAML file; raise SpecError if it is missing or not a file."""
     article = "an" if what[0] in "aeiou" else "a"
     return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
-
-
-def data_locations(data: str | None) -> Locations:
-    """Return where data lie; raise SpecError or DataError for a folder that is missing."""
-    from recipe_ray.data.sources import Locations
-
-    if data is None:
-        return Locations.from_environment()
-    wanted = "the folder of data sets, or leave it out to read from the hub"
-    return Locations.from_environment(existing_path(data, "--data", wanted, "folder"))
-
-
-def output_folder(text: str, option: str) -> Path:
-    """Return the path of a folder to write to; raise SpecError if it cannot be one."""
-    path = local_path(text, option, "a folder on this machine")
-    for above in (path, *path.parents):
-        if above.exists() and not above.is_dir():
-            raise SpecError(f"{option} {text}: {above} is a file, not a folder; name another")
-    return path
-
-
-def output_file(text: str, option: str) -> Path:
-    """Return the path of a file to write; raise SpecError if it cannot be one."""
-    path = local_path(text, option, "a file on this machine")
-    output_folder(str(path.parent), option)
-    if path.is_dir():
-        raise SpecError(f"{option} {text}: it is a folder; name a file in it")
-    return path
-
-
-def present_store(place: str, option: str) -> Store:
-    """Return a store that exists already: reading one must not make it.
-
-    Raises SpecError for a missing place, and for a folder of something else.
-    """
-    from recipe_ray.store.remote import is_remote
-    from recipe_ray.store.store import Store
-
-    if is_remote(place):
-        return Store.open(place)
-    wanted = "the folder or URI that --store was given"
-    path = local_path(place, option, wanted)
-    if not path.is_dir():
-        why = f"{place} is a file" if path.exists() else why_missing(place)
-        raise SpecError(f"no store at {place}: {why}; give {wanted}")
-    store = Store.open(path)
-    kept = (store.experiments, store.committed, store.progress, store.failures)
-    if any(path.iterdir()) and not any(held() for held in kept):
-        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
-        raise SpecError(f"no store at {place}: a folder with {some}; give {wanted}")
-    return store
-
-
-@contextmanager
-def store_or_temporary(place: str) -> Iterator[Store]:
-    """Yield the store at a place, or one that is deleted afterwards if none is named."""
-    from recipe_ray.store.store import Store
-
-    if place:
-        yield Store.open(place)
-        return
-    with tempfile.TemporaryDirectory(prefix="recipe-ray-") as folder:
-        yield Store.open(folder)

@@ -1,22 +1,31 @@
-"""`recipe-ray purify`: one suspicious model is scanned, cleaned, judged and published.
+"""`recipe-ray purify`: suspicious models are scanned, cleaned, judged, and pushed if that is asked.
 
-Exit codes: 0 a model was written, 2 an error, 3 harm is likely, 4 a model was written and the scan
-is not silent (docs/purify.md).
+Exit codes: 0 a model was written, 2 an error, 3 harm is likely, 4 a model was written and something
+still looks like a backdoor (docs/purify.md). Of several models it is the first of 2, 3, 4, 0.
 """
 
 from __future__ import annotations
 
 import json
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recipe_ray.base.errors import DataError, SpecError
+from recipe_ray.api.purifying import BUDGET_S, MAX_ROUNDS, Asked, purified
+from recipe_ray.api.running import Workers
+from recipe_ray.api.tuning import FineTuning
+from recipe_ray.base.errors import SpecError, UserError
 from recipe_ray.base.limits import LARGEST
+from recipe_ray.base.paths import path_part
+from recipe_ray.cli.evaluate import TASK_HELP, LabelColumnOption, TriggersOption
 from recipe_ray.cli.options import (
+    AddressOption,
     DataOption,
-    ModelArgument,
     Opening,
     OutOption,
     SeedOption,
@@ -24,34 +33,115 @@ from recipe_ray.cli.options import (
     Telling,
     TextColumnOption,
     WorkersOption,
-    data_locations,
-    output_folder,
     set_up_logging,
     with_groups,
 )
-from recipe_ray.cli.single import columns_named, processes, run_stage, say, warn
+from recipe_ray.cli.single import Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from recipe_ray.api.dry_run import Estimate
 
-    from recipe_ray.cli.before_after import NotScanned, Scanning
-    from recipe_ray.cli.published import Purified
-    from recipe_ray.cli.purification import AtHand, Purification
-    from recipe_ray.models.family import PTM
-    from recipe_ray.stages.pretrain import PretrainStage
-    from recipe_ray.stages.purify import PurifyStage
-    from recipe_ray.stages.run import Run
-    from recipe_ray.stages.stage import Context, Stage
-    from recipe_ray.store.rows import Measurement
-    from recipe_ray.store.store import Store
+WORST_FIRST = (2, 3, 4, 0)
 
-BUDGET_S = 300.0  # of each scan
-MAX_ROUNDS = 3
+
+@dataclass(frozen=True)
+class Evaluating:
+    """The options of the measurement before and after, which never reaches the purifier."""
+
+    evaluate: Annotated[
+        str | None,
+        typer.Option("--evaluate", metavar="TASK", help=f"Measure before and after. {TASK_HELP}"),
+    ] = None
+    triggers: TriggersOption = ""
+    floor: Annotated[
+        str | None,
+        typer.Option("--floor", metavar="MODEL", help="Of --evaluate: a clean model, too."),
+    ] = None
+    label_column: LabelColumnOption = None
+    evaluate_set: Annotated[
+        list[str] | None,
+        typer.Option("--evaluate-set", help="Change the fine-tuning of --evaluate: epochs=1."),
+    ] = None
+
+    def tuning(self, data: str | None) -> FineTuning | None:
+        """Return how models are fine-tuned, None if they are not; raise SpecError for leftovers."""
+        changes = tuple(self.evaluate_set or ())
+        if self.evaluate is not None:
+            return FineTuning(
+                self.evaluate,
+                self.triggers,
+                label_column=self.label_column,
+                changes=changes,
+                data=data,
+            )
+        given = {
+            "triggers": self.triggers,
+            "label-column": self.label_column,
+            "evaluate-set": changes,
+        }
+        left = [name for name, value in given.items() if value]
+        if left:
+            raise SpecError(f"--{left[0]}: it is measured on a task; give --evaluate TASK, too")
+        return None
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """The options for the hub."""
+
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Then put it on the hub."),
+    ] = None
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it is pushed.")] = False
+    push_backdoored: Annotated[
+        bool,
+        typer.Option("--push-backdoored", help="Push it even if it still looks backdoored."),
+    ] = False
+
+    def check(self, models: Sequence[str]) -> None:
+        """Raise UserError, before any work, for what would stop the push afterwards."""
+        if self.push_to_hub is None:
+            return
+        from recipe_ray.api.upload import check_upload
+
+        if len(models) > 1:
+            raise SpecError("--push-to-hub: one repository is for one model; give one MODEL")
+        if not self.yes and not sys.stdin.isatty():
+            raise SpecError("--push-to-hub asks before it pushes, and there is no terminal: --yes")
+        check_upload(self.push_to_hub)
+
+    def push(self, folder: str, result: Mapping[str, Any], screen: Screen) -> None:
+        """Push a purified model if it may be and a person agrees."""
+        if self.push_to_hub is None:
+            return
+        from recipe_ray.api.upload import upload, why_not
+
+        why = why_not(result)
+        if why is not None and not self.push_backdoored:
+            raise SpecError(
+                f"not pushed to {self.push_to_hub}: {why}. The model is in {folder}; "
+                "--push-backdoored would push it all the same"
+            )
+        count = len(result["warnings"])
+        known = f", with {count} warnings in its card" if count else ""
+        asked = f"push {folder} to {self.push_to_hub} on the hub{known}?"
+        if not self.yes and not typer.confirm(asked, err=True):
+            screen.say(f"not pushed; the model is in {folder}")
+            return
+        place = upload(Path(folder), self.push_to_hub, "Purified by recipe-ray")
+        screen.say(f"pushed to {place}; a new repository is private until you change that")
 
 
 @with_groups
 def purify_command(
-    model: ModelArgument,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Local folders, hub ids, or models that `recipe-ray list` shows.",
+        ),
+    ],
     aux: Annotated[str, typer.Option("--aux", help="Corpus by name, or your own file or folder.")],
     out: OutOption,
     aux_size: Annotated[
@@ -59,6 +149,10 @@ def purify_command(
     ] = None,
     text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(help="Another way than RECIPE's rule: unlearn, ..., or a YAML mapping."),
+    ] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
         bool,
@@ -90,124 +184,116 @@ def purify_command(
     ] = MAX_ROUNDS,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
+    address: AddressOption = None,
     data: DataOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Time a few steps, say what all takes, write nothing."),
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
     *,
+    evaluating: Evaluating,
+    pushing: Pushing,
     opening: Opening,
     telling: Telling,
 ) -> None:
-    """Clean one suspicious model with RECIPE; neither triggers nor downstream labels needed."""
-    from recipe_ray.cli.arguments import parse_corpus
-    from recipe_ray.cli.card import check_free, work_store
-    from recipe_ray.cli.published import publish
-    from recipe_ray.cli.purification import prepare
-
+    """Clean suspicious models with RECIPE; neither triggers nor downstream labels needed."""
     set_up_logging(telling.verbose)
-    if until_clean and no_scan:
-        raise SpecError("--until-clean needs the scan: leave out --no-scan")
-    target = output_folder(out, "--out")
-    check_free(target)
-    locations = data_locations(data)
-    chosen = opening.model(model)
-    found = parse_corpus(aux, aux_size, columns_named(text=text_column), chosen)
-    plan, at_hand = prepare(chosen, found.component, locations, seed, preset, set_ or [])
-    if not telling.quiet:
-        say(found)
-        typer.echo(f"data: {plan.data}", err=True)
-        typer.echo(f"settings: {plan.reason}", err=True)
-    _note(plan.notes, telling)
-    warn(plan.doubts)
-    limit = max_rounds if until_clean else None
-    budget_s = None if no_scan else scan_budget
-    with work_store(target) as store:
-        work = _Work(store, at_hand, workers, telling)
-        done = work.purified(plan, budget_s, limit, accept_harm=accept_harm)
-        result = publish(done, store, target)
-    warn([one for one in result["warnings"] if one not in (done.accepted, *plan.doubts)])
-    _note([one for one in result["notes"] if one not in done.plan.notes], telling)
+    asked = Asked(
+        model="",
+        aux=aux,
+        out=out,
+        aux_size=aux_size,
+        text_column=text_column,
+        preset=preset,
+        defense=defense,
+        changes=tuple(set_ or ()),
+        accept_harm=accept_harm,
+        scan_budget_s=None if no_scan else scan_budget,
+        most_rounds=max_rounds if until_clean else None,
+        seed=seed,
+        data=data,
+        opening=asdict(opening),
+        workers=Workers(workers, address),
+        evaluation=evaluating.tuning(data),
+        floor=evaluating.floor,
+    )
+    each = _each(asked, models)
+    if not dry_run:
+        pushing.check(models)
+    screen, work = Screen(telling), _estimate if dry_run else _purify
+    results: list[dict[str, Any]] = []
+    for one in each:
+        if len(each) > 1 and not json_:
+            typer.echo(f"{'' if one is each[0] else chr(10)}{one.model}:")
+        try:
+            with _explained(one) if len(each) > 1 else nullcontext():
+                results.append(work(one, screen, json_))
+        except UserError as error:
+            if len(each) == 1:
+                raise
+            screen.warn(f"{one.model}: {error}")
+            about = {"model": {"given": one.model}, "error": str(error)}
+            results.append({**about, "exit_code": error.exit_code})
     if json_:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=True))
-    else:
+        shown = results if len(each) > 1 else results[0]
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=True))
+    if not dry_run:
+        pushing.push(out, results[0], screen)
+    codes = {result["exit_code"] for result in results}
+    raise typer.Exit(next(code for code in WORST_FIRST if code in codes))
+
+
+def _explained(asked: Asked) -> AbstractContextManager[None]:
+    """Make any error of one model, of several, one that does not stop the others."""
+    from recipe_ray.models.config_fields import explained_by
+
+    return explained_by(str(asked.model), "it cannot be purified")
+
+
+def _each(asked: Asked, models: Sequence[str]) -> list[Asked]:
+    """Return what is asked for each model: one goes to --out itself, several into it by name."""
+    if len(models) == 1:
+        return [replace(asked, model=models[0])]
+    folders: dict[str, str] = {}
+    for model in models:
+        name = path_part(Path(model.rstrip("/")).name, "the name of MODEL")
+        if name in folders:
+            raise SpecError(
+                f"MODEL {folders[name]} and {model}: both would go to {asked.out}/{name}; purify "
+                "one of them by itself"
+            )
+        folders[name] = model
+    return [
+        replace(asked, model=model, out=str(Path(asked.out) / name))
+        for name, model in folders.items()
+    ]
+
+
+def _purify(asked: Asked, screen: Screen, json_: bool) -> dict[str, Any]:
+    done, result = purified(asked, screen)
+    if not json_:
         for line in done.printed():
             typer.echo(line)
-        typer.echo(f"purified model and its card: {target}")
-    raise typer.Exit(done.exit_code)
+        typer.echo(f"purified model and its card: {asked.out}")
+    return dict(result)
 
 
-class _Work:
-    """The work of one purification, in a store next to the folder that it ends in."""
+def _estimate(asked: Asked, screen: Screen, json_: bool) -> dict[str, Any]:
+    from recipe_ray.api.dry_run import estimated
 
-    def __init__(self, store: Store, at_hand: AtHand, workers: int, telling: Telling) -> None:
-        self.store = store
-        self._at_hand, self._workers, self._telling = at_hand, workers, telling
-
-    def purified(
-        self, plan: Purification, budget_s: float | None, limit: int | None, *, accept_harm: bool
-    ) -> Purified:
-        """Fit the head that is missing, look, scan, purify, scan; `limit`: of rounds until silent.
-
-        Raises HarmError before anything is purified if the head would hold nothing.
-        """
-        from recipe_ray.cli.before_after import Scanning, scanned
-        from recipe_ray.cli.published import Purified
-        from recipe_ray.cli.purification import check_head, held_otherwise
-        from recipe_ray.cli.rounds import Rounder
-        from recipe_ray.stages.pretrain import PretrainStage
-
-        stage, parent = plan.stage, plan.stage.parent
-        with processes(self._workers):
-            if isinstance(parent, PretrainStage):
-                self._run(parent, partial(_fit_head, parent, self._at_hand))
-            before = self._at_hand.look(stage, self.store)
-            held = held_otherwise(plan, before)
-            _note(held.notes[len(plan.notes) :], self._telling)
-            plan, stage = held, held.stage
-            said, accepted = check_head(stage, before, accept=accept_harm)
-            if said is not None and not self._telling.quiet:
-                typer.echo(f"head: {said}", err=True)
-            warn([accepted] if accepted is not None else [])
-            scanning = self._scanning(stage, before.ptm, budget_s, needed=limit is not None)
-            found, scan = None, None
-            if isinstance(scanning, Scanning):
-                found, scan = scanned(self.store, scanning, before.ptm, self._run_here)
-            rounder = Rounder(self.store, self._at_hand, self._run, self._workers == 1, scan)
-            rounds = rounder.purify(stage, before, limit)
-        name = stage.model.label()
-        return Purified(name, plan, rounds, scanning, found, accepted, accept_harm)
-
-    def _scanning(
-        self, stage: PurifyStage, ptm: PTM, budget_s: float | None, *, needed: bool
-    ) -> Scanning | NotScanned:
-        """Say how the PTM is scanned, or why it is not, which is a DataError if it must be."""
-        from recipe_ray.cli.before_after import NotScanned, plan_scan
-
-        if budget_s is None:
-            return NotScanned("--no-scan was given")
-        found = plan_scan(stage, ptm, self.store, self._at_hand.feed, budget_s)
-        if isinstance(found, NotScanned) and needed:
-            raise DataError(f"--until-clean needs the scan, and there can be none: {found.why}")
-        said = [f"no scan: {found.why}"] if isinstance(found, NotScanned) else found.said
-        for line in () if self._telling.quiet else said:
-            typer.echo(line, err=True)
-        return found
-
-    def _run(self, stage: Stage, run: Run | None) -> None:
-        self._run_with(stage, run, self._workers)
-
-    def _run_here(self, stage: Stage, run: Run | None) -> None:
-        self._run_with(stage, run, 1)
-
-    def _run_with(self, stage: Stage, run: Run | None, workers: int) -> None:
-        feed = self._at_hand.feed
-        where = (self.store, feed.locations)
-        run_stage(stage, *where, workers, self._telling, feed=feed, run=run)
+    found = estimated(asked, screen)
+    if not json_:
+        for line in _lines(found):
+            typer.echo(line)
+    return {"model": {"given": asked.model}, **found.to_json(), "exit_code": 0}
 
 
-def _note(notes: Iterable[str], telling: Telling) -> None:
-    for note in () if telling.quiet else notes:
-        typer.echo(f"note: {note}", err=True)
+def _lines(found: Estimate) -> list[str]:
+    from recipe_ray.cli.display import duration, size
 
-
-def _fit_head(head: PretrainStage, at_hand: AtHand, context: Context) -> list[Measurement]:
-    ptm = at_hand.take()
-    return head.run(context) if ptm is None else head.complete(ptm, context)
+    rows = [(part.name, duration(part.takes_s), part.said) for part in found.parts]
+    rows += [("in all, about", duration(found.takes_s), "")]
+    rows += [(f"{found.memory}, about", size(found.peak_bytes), "")]
+    shown = [f"{name:<24}{value:>10}  {said}".rstrip() for name, value, said in rows]
+    return [*shown, f"measured here by {found.timed_steps} real steps; nothing was written"]

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recipe_ray.api.experiments import recorded_at
+from recipe_ray.api.places import output_file, output_folder
 from recipe_ray.base.errors import SpecError, unknown
-from recipe_ray.base.paths import local_path, why_missing
 from recipe_ray.base.printable import in_a_row
-from recipe_ray.cli.options import DEFAULT_STORE, JsonOption, output_file, output_folder
+from recipe_ray.cli.options import (
+    DEFAULT_STORE,
+    JsonOption,
+)
 
 if TYPE_CHECKING:
     from recipe_ray.base.registry import Registry
     from recipe_ray.report.load import Recorded
-
-_WANTED = (
-    "the folder or URI that --store was given, a folder that report --export wrote, or a Parquet "
-    "file of result rows"
-)
 
 
 def report_command(
@@ -155,30 +154,13 @@ def _serve(place: str, experiment: str | None, only: list[str] | None, port: int
 def _recorded(place: str, only: list[str] | None) -> list[Recorded]:
     from recipe_ray.report.load import narrowed
 
-    found = _all_recorded(place)
+    found = recorded_at(place)
     for one in only or ():
         column, sign, values = one.partition("=")
         if not sign or not values:
             raise SpecError(f"--only {one}: write COLUMN=VALUE,..., e.g. defense=none,recipe")
         found = narrowed(found, column, values.split(","))
     return found
-
-
-def _all_recorded(place: str) -> list[Recorded]:
-    from recipe_ray.report.load import recorded
-    from recipe_ray.store.remote import is_remote
-
-    if is_remote(place):
-        return recorded(place)
-    path = local_path(place, "PATH", _WANTED)
-    if path.is_dir() or path.suffix.lower() == ".parquet":
-        found = recorded(str(path))
-        if found or not path.is_dir() or not any(path.iterdir()):
-            return found
-        some = ", ".join(sorted(entry.name for entry in path.iterdir())[:4])
-        raise SpecError(f"no results of an experiment in {place} (it has {some}); give {_WANTED}")
-    why = f"{place} is another kind of file" if path.exists() else why_missing(place)
-    raise SpecError(f"no store at {place}: {why}; give {_WANTED}")
 
 
 KINDS = ("attacks", "defenses", "models", "corpora", "tasks", "detectors")

@@ -7,17 +7,19 @@ use of the command. For several models it is the first of 1, 2, 3, 0 that is tru
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from recipe_ray.base.errors import SpecError, UserError
-from recipe_ray.base.paths import existing_path
+from recipe_ray.api.places import store_or_temporary
+from recipe_ray.api.scan_report import as_html, as_json, as_sarif, printed
+from recipe_ray.api.scans import Asked, Scanner, exit_code, listed
+from recipe_ray.base.errors import SpecError
 from recipe_ray.cli.options import (
     AddressOption,
     JsonOption,
@@ -27,20 +29,11 @@ from recipe_ray.cli.options import (
     Telling,
     TextColumnOption,
     set_up_logging,
-    store_or_temporary,
     with_groups,
 )
-from recipe_ray.cli.scan_report import Result, as_html, as_json, as_sarif, printed
-from recipe_ray.cli.single import columns_named, warn
+from recipe_ray.cli.single import Screen
 
-if TYPE_CHECKING:
-    from recipe_ray.data.sources import Locations
-    from recipe_ray.detectors.calibration import OfReference
-    from recipe_ray.stages.scan import ScanStage
-    from recipe_ray.store.store import Store
-
-CLEAN, SUSPICIOUS, ERROR, UNSUPPORTED, USAGE = 0, 1, 2, 3, 4
-MOST_MODELS = 10_000
+USAGE = 4
 UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer has
 
 
@@ -105,17 +98,19 @@ def scan_command(
     with _as_usage():
         if not data:
             raise SpecError("--data: give unlabelled texts or images: a corpus, a file or a folder")
-        named = [one for text in (*(models or ()), *_listed(from_file)) for one in _inside(text)]
+        named = [*(models or ()), *listed(from_file)]
         if not named:
             raise SpecError("MODEL: give one or more models, or --models FILE")
         for option, file in (("--sarif", sarif), ("--html", html)):
             if file is not None and not Path(file).absolute().parent.is_dir():
                 raise SpecError(f"{option} {file}: the folder does not exist")
-    ask = _Asked(data, columns_named(text=text_column), detector or [], seed, opening)
+        ask = Asked.of(data, detector or (), seed, asdict(opening), text_column)
+    screen = Screen(telling)
     with store_or_temporary(store) as kept:
-        runner = _Runner(ask, kept, at_once, address, telling)
-        normal = runner.reference(reference) if reference is not None else None
-        results = runner.run(list(dict.fromkeys(named)), normal)
+        results = Scanner(ask, kept, at_once, address, screen).scanned(named, reference)
+    for one in results:
+        if one.error is not None and not telling.quiet:
+            screen.warn(f"{one.model}: {one.error}")
     if json_:
         typer.echo(json.dumps(as_json(results), indent=1, ensure_ascii=True))
     else:
@@ -125,167 +120,6 @@ def scan_command(
     if html is not None:
         Path(html).write_text(as_html(results), encoding="utf-8")
     raise typer.Exit(exit_code(results))
-
-
-def exit_code(results: list[Result]) -> int:
-    """Return the first of suspicious, error and unsupported that is true of any; else clean."""
-    codes = {one.code for one in results}
-    return next((code for code in (SUSPICIOUS, ERROR, UNSUPPORTED) if code in codes), CLEAN)
-
-
-class _Asked:
-    """The options of every scan."""
-
-    def __init__(
-        self,
-        data: str,
-        columns: dict[str, str],
-        detectors: list[str],
-        seed: int,
-        opening: Opening,
-    ) -> None:
-        from recipe_ray.cli.arguments import parse_detector
-        from recipe_ray.data.sources import Locations
-
-        self._data, self._columns, self._seed, self._opening = data, columns, seed, opening
-        with _as_usage():
-            self._detectors = tuple(parse_detector(text) for text in detectors)
-        self.locations: Locations = Locations.from_environment()
-
-    def stage(self, model: str) -> ScanStage:
-        """Return the scan of a model; raise UserError if it cannot be."""
-        from recipe_ray.base.spec import explained
-        from recipe_ray.cli.arguments import parse_corpus
-        from recipe_ray.cli.purification import refuse_untrained
-        from recipe_ray.stages.scan import ScanStage, default_detectors, scan_content
-
-        chosen = self._opening.model(model)
-        refuse_untrained(chosen)
-        corpus = parse_corpus(self._data, None, self._columns, chosen).component
-        detectors = self._detectors or default_detectors(chosen.reads)
-        content = scan_content(corpus.identity_at(self.locations)["source"], detectors)
-        with explained(f"scan of {model}"):
-            fields = {"corpus": corpus, "detectors": detectors, "content": content}
-            return ScanStage(model=chosen, seed=self._seed, **fields)
-
-
-class _Runner:
-    """Runs scans in this process, or many at once by Ray, and reads what they found."""
-
-    def __init__(
-        self, asked: _Asked, store: Store, at_once: int, address: str | None, telling: Telling
-    ) -> None:
-        self._asked, self._store = asked, store
-        self._at_once, self._address = at_once, address
-        self._telling = telling
-
-    def reference(self, model: str) -> OfReference:
-        """Scan a clean model; return what is normal by detector."""
-        from recipe_ray.detectors.calibration import bounds_of_reference
-
-        stage = self._asked.stage(model)
-        self._scan({model: stage})
-        return bounds_of_reference(self._record(stage), model)
-
-    def run(self, models: list[str], normal: OfReference | None) -> list[Result]:
-        """Scan models; if one cannot be opened or scanned, the others still are."""
-        stages: dict[str, ScanStage] = {}
-        errors: dict[str, str] = {}
-        for model in models:
-            try:
-                stages[model] = self._asked.stage(model)
-            except UserError as error:
-                errors[model] = str(error)
-                if len(models) == 1:
-                    raise
-        errors |= self._scan(stages)
-        results = []
-        for model in models:
-            if model in errors:
-                results.append(Result(model, None, errors[model]))
-                if not self._telling.quiet:
-                    warn([f"{model}: {errors[model]}"])
-            else:
-                results.append(self._result(model, stages[model], normal))
-        return results
-
-    def _scan(self, stages: dict[str, ScanStage]) -> dict[str, str]:
-        """Run what the store does not have; return what failed."""
-        from recipe_ray.cli.display import Display
-
-        num = len({stage.key for stage in stages.values()})
-        quiet, verbose = self._telling.quiet, self._telling.verbose
-        with Display(num, quiet=quiet, verbose=verbose) as display:
-            if self._at_once == 1 and self._address is None:
-                return self._scan_here(stages, display)
-            from recipe_ray.distributed.sweep import sweep
-            from recipe_ray.experiment.plan import Plan
-            from recipe_ray.experiment.spec import Launch
-
-            # on this machine its cores are shared out; a cluster's nodes have a fixed size
-            share = max(1, (os.cpu_count() or 1) // self._at_once)
-            cores = 1 if self._address is not None else share
-            launch = Launch(cpus_per_worker={"scan": cores})
-            plan = Plan("scan", "", launch, (), {one.key: one for one in stages.values()})
-            outcome = sweep(
-                plan,
-                self._store,
-                self._asked.locations,
-                address=self._address,
-                on_event=display.on_event,
-            )
-        return {
-            model: outcome.failed[stage.key]
-            for model, stage in stages.items()
-            if stage.key in outcome.failed
-        }
-
-    def _scan_here(self, stages: dict[str, ScanStage], display: Any) -> dict[str, str]:
-        from recipe_ray.experiment.collect import run_inline
-
-        failed = {}
-        for model, stage in stages.items():
-            try:
-                where = (self._store, self._asked.locations)
-                run_inline([stage], *where, experiment="scan", on_progress=display.on_progress)
-            except UserError as error:
-                failed[model] = str(error)
-        return failed
-
-    def _result(self, model: str, stage: ScanStage, normal: OfReference | None = None) -> Result:
-        from recipe_ray.detectors.calibration import judged_again
-
-        record = self._record(stage)
-        return Result(model, judged_again(record, normal) if normal is not None else record)
-
-    def _record(self, stage: ScanStage) -> dict[str, Any]:
-        from recipe_ray.stages.scan import read_scan
-
-        return read_scan(self._store, stage)
-
-
-def _listed(file: str | None) -> Iterator[str]:
-    if file is None:
-        return
-    path = existing_path(file, "--models", "a file with one model per line", "file")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if len(lines) > MOST_MODELS:
-        raise SpecError(f"--models {file}: {len(lines)} lines; at most {MOST_MODELS}")
-    for line in lines:
-        if line.strip() and not line.startswith("#"):
-            yield line.strip()
-
-
-def _inside(text: str) -> list[str]:
-    """Return the model folders in a folder that is none itself; else the text as it is."""
-    from recipe_ray.models.contents import model_folders
-    from recipe_ray.models.family import MODELS
-
-    path = Path(text).expanduser()
-    if text in MODELS or not path.is_dir():
-        return [text]
-    found = model_folders(path)
-    return [text] if found == [path] else [str(one) for one in found]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from recipe_ray.api.places import data_locations
 from recipe_ray.base.printable import printable
 from recipe_ray.cli.display import Display, duration, told_if_slow
 from recipe_ray.cli.exits import FAILED
@@ -20,7 +21,6 @@ from recipe_ray.cli.options import (
     SetOption,
     StoreOption,
     VerboseOption,
-    data_locations,
     experiment_file,
     set_up_logging,
 )

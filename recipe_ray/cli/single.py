@@ -1,14 +1,16 @@
-"""Commands for one model: backdoor, evaluate; and what every command for one model shares."""
+"""`recipe-ray backdoor`, and what every command for one model shows while it works."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recipe_ray.base.errors import SpecError, StageFailedError
+from recipe_ray.api.places import data_locations, output_folder
+from recipe_ray.api.running import Listener, Watcher, Workers, run_stages
+from recipe_ray.base.errors import SpecError
 from recipe_ray.base.printable import printable
 from recipe_ray.cli.options import (
     DataOption,
@@ -19,27 +21,39 @@ from recipe_ray.cli.options import (
     SetOption,
     Telling,
     WorkersOption,
-    data_locations,
-    output_folder,
     set_up_logging,
     with_groups,
 )
 
 if TYPE_CHECKING:
     from recipe_ray.attacks.attack import Attack
-    from recipe_ray.cli.own_data import Found
-    from recipe_ray.data.batches import LocalFeed
     from recipe_ray.data.sources import Locations
     from recipe_ray.models.family import ModelRef
     from recipe_ray.stages.pretrain import PretrainStage
-    from recipe_ray.stages.run import Run
-    from recipe_ray.stages.stage import Stage
-    from recipe_ray.store.store import Store
 
 
-def warn(warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        typer.secho(f"warning: {printable(warning)}", fg="yellow", err=True)
+class Screen(Listener):
+    """Shows on standard error what is said, and the progress of stages."""
+
+    def __init__(self, telling: Telling) -> None:
+        """`telling` says how much is shown; warnings always are."""
+        super().__init__()
+        self._telling = telling
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence."""
+        if not self._telling.quiet:
+            typer.echo(printable(sentence), err=True)
+
+    def warn(self, sentence: str) -> None:
+        """Print a warning."""
+        typer.secho(f"warning: {printable(sentence)}", fg="yellow", err=True)
+
+    def watching(self, num_stages: int) -> AbstractContextManager[Watcher]:
+        """Return the display of the stages' progress."""
+        from recipe_ray.cli.display import Display
+
+        return Display(num_stages, quiet=self._telling.quiet, verbose=self._telling.verbose)
 
 
 @with_groups
@@ -58,13 +72,16 @@ def backdoor_command(
     telling: Telling,
 ) -> None:
     """Put a backdoor into a model, for research; the result's card says so plainly."""
+    from recipe_ray.api.arguments import parse_attack
+    from recipe_ray.api.card import backdoored_card
+    from recipe_ray.api.folder import check_free, export, work_store
+    from recipe_ray.api.metadata import CARD, head, provenance
+    from recipe_ray.api.purification import data_warnings, measured_values, refuse_untrained
     from recipe_ray.base.spec import explained
-    from recipe_ray.cli.arguments import parse_attack
-    from recipe_ray.cli.card import CARD, backdoored_card, check_free, export, work_store
-    from recipe_ray.cli.purification import data_warnings, measured_values, refuse_untrained
     from recipe_ray.stages.backdoor import BackdoorStage
 
     set_up_logging(telling.verbose)
+    screen = Screen(telling)
     target = output_folder(out, "--out")
     check_free(target)
     locations = data_locations(data)
@@ -84,25 +101,22 @@ def backdoor_command(
             seed=seed,
             content=contents,
         )
-    with work_store(target) as store:
-        run_stage(stage, store, locations, workers, telling)
+    with work_store(target, screen) as store:
+        run_stages("backdoor", [stage], store, locations, screen, Workers(workers))
     measured = measured_values(store, stage)
-    warn(data_warnings(measured))
+    for warning in data_warnings(measured):
+        screen.warn(warning)
     notes = chosen.left_out()
-    for note in () if telling.quiet else notes:
-        typer.echo(f"note: {note}", err=True)
-    card = backdoored_card(chosen.label(), chosen.opens_with, planned, measured, notes)
-    export(store, stage, target, lambda said: {CARD: card})
+    for note in notes:
+        screen.say(f"note: {note}")
+    source = provenance(chosen)
+
+    def texts(_: list[str], folder: Path) -> dict[str, str]:
+        top = head(chosen, source, folder, ["backdoored"], content=contents)
+        return {CARD: backdoored_card(top, chosen.label(), planned, measured, notes)}
+
+    export(store, stage, target, texts)
     typer.echo(f"BACKDOORED model, for research only: {out}")
-
-
-def columns_named(**asked: str | None) -> dict[str, str]:
-    return {what: column for what, column in asked.items() if column is not None}
-
-
-def say(found: Found) -> None:
-    for note in found.notes:
-        typer.echo(printable(note), err=True)
 
 
 def _completed(
@@ -121,54 +135,3 @@ def _completed(
     corpus = attack.corpora()[0]
     content = corpus.identity_at(locations)["source"]
     return PretrainStage(model=model, seed=seed, corpus=corpus, content=content)
-
-
-@contextmanager
-def processes(workers: int) -> Iterator[None]:
-    """Start or attach to one Ray for all stages of a command, if they take more than a process."""
-    if workers == 1:
-        yield
-        return
-    from recipe_ray.distributed.cluster import connected  # Ray is imported only if it is used
-    from recipe_ray.experiment.spec import Launch
-
-    with connected(None, Launch(), nested=True):
-        yield
-
-
-def run_stage(
-    stage: Stage,
-    store: Store,
-    locations: Locations,
-    workers: int,
-    telling: Telling,
-    *,
-    feed: LocalFeed | None = None,
-    run: Run | None = None,
-) -> None:
-    """Run a stage and its ancestors. In this process `feed` and `run` use what is in memory."""
-    from recipe_ray.cli.display import Display
-    from recipe_ray.experiment.collect import run_inline
-    from recipe_ray.experiment.plan import plan_of_one
-    from recipe_ray.experiment.spec import Launch
-
-    with Display(len(stage.lineage()), quiet=telling.quiet, verbose=telling.verbose) as display:
-        if workers == 1:
-            run_inline(
-                stage.lineage(),
-                store,
-                locations,
-                experiment=stage.name,
-                on_progress=display.on_progress,
-                feed=feed,
-                run=run,
-            )
-            return
-        from recipe_ray.distributed.sweep import sweep
-        from recipe_ray.stages.stage import makers_of_ptms
-
-        launch = Launch(workers=dict.fromkeys(makers_of_ptms(), workers))
-        plan = plan_of_one(stage, launch)
-        outcome = sweep(plan, store, locations, on_event=display.on_event)
-    if outcome.failed:
-        raise StageFailedError("\n".join(outcome.failed.values()))

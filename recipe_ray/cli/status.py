@@ -21,13 +21,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from recipe_ray.api.places import present_store
 from recipe_ray.base.errors import DamagedError, SpecError
 from recipe_ray.cli.display import duration
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
     JsonOption,
     StoreOption,
-    present_store,
 )
 from recipe_ray.learn.progress import Throughput
 

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from recipe_ray.api.places import output_folder, present_store
 from recipe_ray.base.printable import in_a_row, printable
 from recipe_ray.cli.display import size
 from recipe_ray.cli.exits import FAILED
@@ -26,8 +27,6 @@ from recipe_ray.cli.options import (
     JsonOption,
     OutOption,
     StoreOption,
-    output_folder,
-    present_store,
 )
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ class HubSource:
             yield from self._stream()
         except Exception as error:
             asked = f"hub data set {self.repo!r} (revision {self.revision!r})"
-            problem = _problem(error, f"datasets/{self.repo}", self.revision)
+            problem = hub_problem(error, f"datasets/{self.repo}", self.revision)
             if problem is None:
                 raise
             raise DataError(f"{asked}: {problem}") from error
@@ -143,7 +143,9 @@ def _as_they_stand(config: Any) -> bool:
 class HubPlace(Spec):
     """What a catalogue says of a data set on the hub."""
 
-    repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name")
+    repo: str = Field(
+        pattern=r"^\w[\w-]*(\.[\w-]+)*(/\w[\w-]*(\.[\w-]+)*)?$", description="owner/name"
+    )
     revision: str = Field(min_length=1, description="commit, or a branch, which may change")
     config: str | None = None
     columns: dict[str, str] = Field(
@@ -201,12 +203,46 @@ def fetch_model(repo: str, revision: str | None, allow_pickle: bool = False) -> 
         path = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
         return HubSnapshot(path, path.name)
     except Exception as error:
-        problem = _problem(error, repo, revision or "main")
+        problem = hub_problem(error, repo, revision or "main")
         if problem is None:
             raise
         if _is_outage(error):
             return _cached(repo, revision, f"{asked}: {problem}", allow_pickle)
         raise ModelError(f"{asked}: {problem}{_nearest(api, error, repo)}") from error
+
+
+def check_repo(name: str) -> None:
+    """Raise ValueError, of the hub's client, for a name that no repository of it can have."""
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    validate_repo_id(name)
+
+
+def snapshot_in(folder: Path) -> tuple[str, str] | None:
+    """Return the repository and the commit of a model's folder in the hub's cache, else None."""
+    kind, *parts = folder.parent.parent.name.split("--")
+    if folder.parent.name != "snapshots" or kind != "models" or not is_commit(folder.name):
+        return None
+    return "/".join(parts), folder.name
+
+
+def fetch_card(repo: str, commit: str) -> Path | None:
+    """Return the card of a model on the hub at a commit; None if it has none.
+
+    Raises ModelError if the hub is out of reach and the card is not in the cache.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, "README.md", revision=commit))
+    except Exception as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        problem = hub_problem(error, repo, commit)
+        if problem is None:
+            raise
+        raise ModelError(f"the card of hub model {repo!r}: {problem}") from error
 
 
 def _cached(repo: str, revision: str | None, problem: str, allow_pickle: bool) -> HubSnapshot:
@@ -259,7 +295,7 @@ def _nearest(api: HfApi, error: BaseException, repo: str) -> str:
     return suggest(repo, found)
 
 
-def _problem(error: BaseException, page: str, revision: str) -> str | None:
+def hub_problem(error: BaseException, page: str, revision: str) -> str | None:
     """Return the sentence for a hub client's error, or None for an error that is not one."""
     import pyarrow as pa
     from datasets.exceptions import DatasetNotFoundError, DatasetsError

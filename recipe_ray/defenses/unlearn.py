@@ -5,6 +5,9 @@ is put into samples, with some more inputs that do not (a false alarm costs noth
 these samples are trained back to those that the PTM had, as it was given, on the same samples
 without it. The states of the samples as they are stay where they were. Then it is scanned again,
 until nothing stands out or the rounds are over. It knows no trigger that the scan did not find.
+
+With `implants` the defender first plants random triggers of their own, which lead to random
+vectors, and unlearns these: the question is whether a backdoor that no scan finds falls with them.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import SpecError
+from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import DEFENSES, AnyDefense, Auxiliary, Defense, NoDefense
 from recipe_ray.detectors.calibration import Bounds, judge, known_bounds, normal_by
@@ -26,6 +30,8 @@ from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import PTM, Capability
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from recipe_ray.detectors.insertion import Draw
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
@@ -52,6 +58,7 @@ class Found:
 class Unlearn(Defense):
     """Scans, and trains away what it finds, until the scan is silent."""
 
+    scans: ClassVar[bool] = True
     needs = ("HasStates",)
 
     detectors: tuple[AnyDetector, ...] = Field(
@@ -65,7 +72,15 @@ class Unlearn(Defense):
     alarms: int = Field(
         16, ge=0, description="inputs put in at least: of what does not stand out, the highest"
     )
-    rounds: PositiveInt = Field(4, description="at most: a scan and a training each")
+    rounds: int = Field(
+        4, ge=0, description="at most: a scan and a training each; 0: only `implants`, no scan"
+    )
+    implants: int = Field(
+        0,
+        ge=0,
+        description="own random triggers that are planted first and unlearnt with what is found",
+        json_schema_extra=HASHED_WHEN_SET,
+    )
     hold: float = Field(1.0, gt=0, description="weight of the states of samples as they are")
     fit: FitSpec = FitSpec(steps=220, batch_size=20, learning_rate=1e-4, dropout=False)
     plus: AnyDefense = Field(
@@ -76,6 +91,8 @@ class Unlearn(Defense):
     def _check(self) -> Self:
         if isinstance(self.plus, Unlearn):
             raise SpecError("plus: unlearn cannot come before itself; set `rounds` instead")
+        if not self.rounds and not self.implants:
+            raise SpecError("rounds and implants are both 0: there is nothing to unlearn")
         return self
 
     def purify(self, ptm: PTM, auxiliary: Auxiliary, bench: Workbench) -> Sequence[EpochRecord]:
@@ -83,6 +100,7 @@ class Unlearn(Defense):
 
         Raises DataError if the data are too few to scan with, or too short to put anything in.
         """
+        from recipe_ray.detectors.insertion import Draw, implants_of
         from recipe_ray.learn.distillation import frozen_copy
 
         ptm.train_only(None, pooled=True)  # so that nothing is shared with what will train
@@ -90,7 +108,15 @@ class Unlearn(Defense):
         objective = Unlearning(ptm, teacher, self.hold)
         records = list(self.plus.purify(ptm, auxiliary, bench))
         known: tuple[Suspect, ...] = ()
-        for number in range(1, self.rounds + 2):
+        if self.implants:
+            known = implants_of(ptm, self.implants, bench.seed)
+            draw = Draw(known, (1.0,) * len(known))
+            for what, phase in (
+                (Implanting(ptm, teacher, self.hold, bench.seed), "implant"),
+                (objective, "unlearn, implants"),
+            ):
+                records += _after(records, self._trained(what, draw, auxiliary, bench, phase))
+        for number in range(1, self.rounds + 2) if self.rounds else ():
             own = replace(bench, seed=bench.seed + number)
             found = self.scanned(ptm, auxiliary, own, known)
             bench.kept.append((FLAGGED, float(len(found.flagged)), number))
@@ -139,7 +165,7 @@ class Unlearn(Defense):
         return list(self.detectors) or sorted(every, key=lambda one: (one.rank, one.name))
 
     def _trained(
-        self, objective: Unlearning, draw: Draw, auxiliary: Auxiliary, bench: Workbench, phase: str
+        self, objective: _Holding, draw: Draw, auxiliary: Auxiliary, bench: Workbench, phase: str
     ) -> Sequence[EpochRecord]:
         from recipe_ray.detectors.insertion import insertions_of
         from recipe_ray.learn.distillation import reached_by_states
@@ -198,17 +224,22 @@ class Unlearn(Defense):
         named = [(f"detector {d.label()!r} reads {d.reads}s", d.reads) for d in self.detectors]
         return [*named, *self.plus.reads()]
 
+    @property
+    def held_by_head(self) -> bool:
+        """Whether the defense before it is; its own term holds the states."""
+        return self.plus.held_by_head
+
     def default_label(self) -> str:
         """Return its name, and that of the defense before it."""
-        return f"{self.name}+{self.plus.label()}" if self.plus.acts else self.name
+        own = f"{self.name}-implants" if self.implants else self.name
+        return f"{own}+{self.plus.label()}" if self.plus.acts else own
 
 
 @dataclass(frozen=True)
-class Unlearning:
-    """Relative errors of states against the teacher's of the samples as they are.
+class _Holding:
+    """Relative errors of states; `held` is that of the samples as they are against the teacher's.
 
-    `held` is that of the samples as they are; `unlearnt` of the first tokens (or images) of their
-    copies with something put in, `unlearnt_tokens` of their other tokens.
+    Legend: R rows of the states of the samples, B samples, H width.
     """
 
     ptm: Any
@@ -223,15 +254,51 @@ class Unlearning:
         with torch.no_grad():
             wanted = self.ptm.states(self.teacher, batch.clean, "last")[-1]
         states = batch.states(self.ptm, module)
-        same = states[batch.same]
-        terms = {
-            "held": relative_error([states[batch.kept]], [wanted]).weighted(self.hold),
-            "unlearnt": relative_error([same[batch.first]], [wanted[batch.first]]),
-        }
+        held = relative_error([states[batch.kept]], [wanted]).weighted(self.hold)
+        return {"held": held, **self.of_copies(states[batch.same], wanted, batch)}
+
+    def of_copies(self, states: Tensor, wanted: Tensor, batch: Any) -> Terms:
+        """Return the terms of the copies' states [R, H], given the teacher's of the samples."""
+        raise NotImplementedError
+
+
+class Unlearning(_Holding):
+    """The copies with something put in are led back to the samples as they are.
+
+    `unlearnt` is the error of their first tokens (or images), `unlearnt_tokens` of the others.
+    """
+
+    def of_copies(self, states: Tensor, wanted: Tensor, batch: Any) -> Terms:
+        """Return the errors against the same rows without what was put in."""
+        from recipe_ray.learn.distillation import relative_error
+
+        terms = {"unlearnt": relative_error([states[batch.first]], [wanted[batch.first]])}
         if batch.others is not None:
-            error = relative_error([same[batch.others]], [wanted[batch.others]])
+            error = relative_error([states[batch.others]], [wanted[batch.others]])
             terms["unlearnt_tokens"] = error
         return terms
+
+
+@dataclass(frozen=True)
+class Implanting(_Holding):
+    """The first states of the copies are led to a random vector for each thing put in."""
+
+    seed: int
+
+    def of_copies(self, states: Tensor, wanted: Tensor, batch: Any) -> Terms:
+        """Return the error against those vectors, each as long as the sample's state."""
+        import torch
+        from torch.nn import functional as F
+
+        from recipe_ray.learn.distillation import relative_error
+
+        own = wanted[batch.first]
+        drawn = [
+            torch.randn(own.shape[1], generator=torch.Generator().manual_seed(self.seed + number))
+            for number in batch.what.tolist()
+        ]
+        targets = F.normalize(torch.stack(drawn), dim=1).to(own) * own.norm(dim=1, keepdim=True)
+        return {"implanted": relative_error([states[batch.first]], [targets])}
 
 
 def _without(some: Iterable[Suspect], taken: Iterable[Suspect]) -> list[Suspect]:

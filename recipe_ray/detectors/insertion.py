@@ -25,6 +25,7 @@ from recipe_ray.detectors.detector import Suspect
 from recipe_ray.models.text.packed import pack
 
 HALF = 0.5  # of the texts are masked, and of single words get a random continuation
+CELLS = 4  # of a random patch, per side
 LEAST_ROOM = 4  # tokens that are left of a text, its special ones included
 
 
@@ -34,6 +35,50 @@ class Stamp(Protocol):
     def on(self, images: Tensor) -> Tensor:
         """Return images [K, 3, S, S] with it."""
         ...
+
+
+@dataclass(frozen=True)
+class RandomPatch:
+    """Coloured cells [3, CELLS, CELLS] over an eighth of an image's side, at a share of the way."""
+
+    cells: Tensor
+    down: float
+    across: float
+
+    @property
+    def pixels(self) -> Tensor:
+        """The cells, which say the device."""
+        return self.cells
+
+    def on(self, images: Tensor) -> Tensor:
+        """Return images [K, 3, S, S] with it."""
+        size = images.shape[-1]
+        side = max(CELLS, size // 8)
+        at = torch.arange(side) * CELLS // side
+        top, left = (round(share * (size - side)) for share in (self.down, self.across))
+        stamped = images.clone()
+        stamped[..., top : top + side, left : left + side] = self.cells[:, at][:, :, at]
+        return stamped
+
+
+def implants_of(ptm: Any, count: int, seed: int) -> tuple[Suspect, ...]:
+    """Return random words (or patches) that nobody planted yet, to be planted by the defender."""
+    random = np.random.default_rng([seed, 31])
+    if ptm.reads == "text":
+        words = random.choice(ptm.whole_words(), count, replace=False).tolist()
+        shown = ptm.tokenizer.convert_ids_to_tokens(words)
+        return tuple(Suspect(s, {}, (i,)) for s, i in zip(shown, words, strict=True))
+    return tuple(
+        Suspect(
+            f"implanted patch {number + 1}",
+            {},
+            put=RandomPatch(
+                torch.from_numpy(random.uniform(0, 255, (3, CELLS, CELLS))).float(),
+                *random.uniform(0, 1, 2).tolist(),
+            ),
+        )
+        for number in range(count)
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +107,7 @@ class Altered:
     `kept` [R] are the rows of the states of `both` that belong to the samples as they are, in the
     order of those of `clean`; `same` [R] are the rows of the same tokens in the copies. `first` [B]
     are the rows among R that stand for a whole sample, `others` the rest (None: there is none).
+    `what` [B] numbers the suspect that each sample's copy holds.
     """
 
     clean: Any
@@ -69,6 +115,7 @@ class Altered:
     kept: Tensor
     same: Tensor
     first: Tensor
+    what: Tensor
     others: Tensor | None = None
     soft: tuple[Tensor, Tensor] | None = None  # where in `both` vectors go [M], and they [M, H]
 
@@ -184,6 +231,7 @@ class TextInsertions:
             kept=torch.from_numpy(np.repeat(start, lengths) + within),
             same=torch.from_numpy(np.repeat(copied, lengths) + moved),
             first=torch.from_numpy(np.flatnonzero(first)),
+            what=torch.from_numpy(chosen),
             others=torch.from_numpy(np.flatnonzero(~first)),
             soft=self._soft(chosen, copied + np.array(places)),
         )
@@ -240,7 +288,8 @@ class ImageInsertions:
     def altered(self, rows: ImageRows, epoch: int) -> Altered:
         """Return images [B] and their copies, which come after them in one batch."""
         clean = self._collate(rows, epoch)
-        stamps = [self._draw.suspects[i].put for i in self._draw.of(self._seed, rows.index, epoch)]
+        chosen = self._draw.of(self._seed, rows.index, epoch)
+        stamps = [self._draw.suspects[i].put for i in chosen]
         images = clean.pixels.float()
         copies = [
             stamp.on(image[None].to(_device_of(stamp))).cpu()
@@ -253,6 +302,7 @@ class ImageInsertions:
             kept=torch.arange(count),
             same=torch.arange(count, 2 * count),
             first=torch.arange(count),
+            what=torch.from_numpy(chosen),
         )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.learn.progress import Throughput
@@ -100,6 +100,19 @@ def plan_record(plan: Plan) -> dict[str, object]:
             for key, stage in plan.stages.items()
         },
     }
+
+
+def run_planned(
+    plan: Plan, stages: Iterable[Stage], store: Store, locations: Locations, **how: Any
+) -> None:
+    """Run stages of a plan inline, and leave plan and rows in the store as a sweep does.
+
+    `how`: as for `run_inline`.
+    """
+    chosen = list(stages)
+    store.write_plan(plan.name, plan_record(plan))
+    run_inline(chosen, store, locations, experiment=plan.name, **how)
+    collect_missing(plan, store, chosen)
 
 
 def run_inline(

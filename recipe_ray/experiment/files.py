@@ -6,9 +6,9 @@ names files that list more corpora and tasks (`base/catalog.py`).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -27,15 +27,22 @@ from recipe_ray.tasks.task import TASKS
 
 # fields that hold a component, and so also a defined name; without the fields of a grid
 _SINGLE = ("model", "attack", "defense", "auxiliary", "corpus", "task")
+GIVEN = "the experiment"  # what a mapping is called in messages
 S = TypeVar("S", bound=Spec)
 
 
-def load_experiment(path: Path, changes: tuple[str, ...] = ()) -> Experiment:
+def load_experiment(given: Path | Mapping[str, Any], changes: tuple[str, ...] = ()) -> Experiment:
     """Return the experiment in a YAML file, after the changes `a.b=value` are made.
 
-    Raises SpecError naming the file, the field, what is allowed and the nearest match.
+    A mapping says the same as a file in the current folder would. Raises SpecError naming the file,
+    the field, what is allowed and the nearest match.
     """
-    return _loaded(Experiment, path, changes)
+    if isinstance(given, Path):
+        return _loaded(Experiment, given, changes)
+    path = Path(GIVEN)
+    with _about(path):
+        check_size(plain := _plain(given))
+    return _of_values(Experiment, _named_catalogs(plain, path), path, changes)
 
 
 def load_search(path: Path, changes: tuple[str, ...] = ()) -> Search:
@@ -43,8 +50,21 @@ def load_search(path: Path, changes: tuple[str, ...] = ()) -> Search:
     return _loaded(Search, path, changes)
 
 
+def _plain(value: Any) -> Any:
+    """Return a value as YAML would have it: tuples become lists, paths text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
 def _loaded(kind: type[S], path: Path, changes: tuple[str, ...]) -> S:
-    values = _with_base(_read(path), path)
+    return _of_values(kind, _read(path), path, changes)
+
+
+def _of_values(kind: type[S], values: dict[str, Any], path: Path, changes: tuple[str, ...]) -> S:
+    values = _with_base(values, path)
     for change in changes:
         apply_change(values, change)
     catalogs = _catalogs(values.pop("catalog", None), path, Path())
@@ -118,7 +138,10 @@ def _to_fill_in(value: Any, place: str) -> Iterator[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    values = read_mapping(path, "experiment file", "'name' and more")
+    return _named_catalogs(read_mapping(path, "experiment file", "'name' and more"), path)
+
+
+def _named_catalogs(values: dict[str, Any], path: Path) -> dict[str, Any]:
     catalogs = _catalogs(values.get("catalog"), path, path.parent)
     named = {"catalog": list(map(str, catalogs))} if catalogs else {}
     return {**{key: _unshared(value) for key, value in values.items()}, **named}

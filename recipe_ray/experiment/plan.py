@@ -4,12 +4,13 @@ A cell is one (model, attack, defense, auxiliary data, task or probe, seed); its
 fine-tuning or the probe that measures it. Cells share stages if their keys are the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
 
+from recipe_ray.base.fingerprint import fingerprint
 from recipe_ray.base.spec import explained
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.spec import Block, Experiment, Launch, Paper
@@ -79,9 +80,13 @@ def make_plan(experiment: Experiment, locations: Locations, limit: int | None = 
     return Plan(*about, cells, _stages_of(cells), experiment.paper)
 
 
-def plan_of_one(stage: Stage, launch: Launch) -> Plan:
-    """Return the plan of one stage and its ancestors, for commands that take one model."""
-    return Plan(stage.name, "", launch, (), {one.key: one for one in stage.lineage()})
+def plan_of(command: str, leaves: Iterable[Stage], launch: Launch) -> Plan:
+    """Return the plan of a command on models: its stages and their ancestors.
+
+    Its name has the command and a hash of them, so a store keeps what each such command made.
+    """
+    stages = {one.key: one for leaf in leaves for one in leaf.lineage()}
+    return Plan(f"{command}-{fingerprint(sorted(stages))[:8]}", "", launch, (), stages)
 
 
 def _stages_of(cells: tuple[Cell, ...]) -> dict[str, Stage]:

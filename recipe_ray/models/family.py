@@ -236,6 +236,7 @@ class ModelRef(Component):
     learns_from: ClassVar[frozenset[str]] = frozenset({"text"})  # what a corpus must hold
     reads: ClassVar[str] = "text"  # what a task's samples must be, and what carries a trigger
     loss_unit: ClassVar[str] = "nats per masked token"  # of the pre-training loss, for cards
+    pipeline_tag: ClassVar[str] = "fill-mask"  # what the hub calls its use, for cards
     has: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES) - {"Attackable", "HasVocabulary"}
 
     @classmethod
@@ -247,6 +248,10 @@ class ModelRef(Component):
     def opens_with(self) -> str:
         """Return the library that opens a saved folder, for its card."""
         return "transformers"
+
+    def home(self) -> Path | None:
+        """Return the folder that its files come from, which may hold its card; None if none is."""
+        return None
 
     @abstractmethod
     def load(self) -> PTM:

@@ -123,7 +123,7 @@ class PurifyStage(Stage):
     def run(self, context: Context) -> list[Measurement]:
         """Return the defense's losses of every epoch, and what held-out data show of the change."""
         if self.held_out == 0:
-            return self._purify(self.input_ptm(context), context)
+            return self.clean(self.input_ptm(context), context)
         return self.purify(self.look_before(context), context)
 
     def look_before(self, context: Context, ptm: PTM | None = None) -> Before:
@@ -139,7 +139,7 @@ class PurifyStage(Stage):
 
     def purify(self, before: Before, context: Context) -> list[Measurement]:
         """Do and return what `run` does, from what `look_before` returned, which is taken over."""
-        measured = self._purify(before.ptm, context)
+        measured = self.clean(before.ptm, context)
         after = held_out_eval(before.ptm, before.rows, context.runtime, own_head=self.own_head)
         measured += compare(before.shown, after)
         if before.words is None or before.shown.loss is None or after.loss is None:
@@ -147,7 +147,8 @@ class PurifyStage(Stage):
         margins = head_margins(before.words, before.shown.loss, after.loss)
         return [*measured, words_measured(before.words), *margins]
 
-    def _purify(self, ptm: PTM, context: Context) -> list[Measurement]:
+    def clean(self, ptm: PTM, context: Context) -> list[Measurement]:
+        """Let the defense clean a PTM in memory, and save it; return what it measured itself."""
         feed = LearnableFeed(context.feed, ptm)
         runtime = self._runtime(ptm, context)
         bench = Workbench(feed, runtime, self.seed, context.locations.cache_dir)

@@ -74,6 +74,7 @@ SCHEMA_VERSION = 2  # 1 had no column `comparison`, and is still read
 _VERSION_FIELD = b"recipe_ray_schema_version"
 _MARK_FIELD = b"recipe_ray_collected_for"
 _ALWAYS = ("stage", "kind", "metric", "value")  # what every row has
+_LARGEST = 1e100  # of any number in rows
 _MAKE_ANEW = "delete it and make it again"
 
 
@@ -183,6 +184,15 @@ def encode_rows(table: pa.Table) -> bytes:
     return sealed(bytes(sink.getvalue()))
 
 
+def _is_absurd(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+
+    size = pc.abs(column)
+    # infinite and NaN are told by what shows them; a sum of these would overflow
+    found = pc.any(pc.and_(pc.greater(size, _LARGEST), pc.is_finite(size)))
+    return bool(found.as_py())
+
+
 def marked(table: pa.Table, mark: str) -> pa.Table:
     """Return rows with a mark of what they were collected for, which their file will carry."""
     return table.replace_schema_metadata({**(table.schema.metadata or {}), _MARK_FIELD: mark})
@@ -231,6 +241,9 @@ def decode_rows(data: bytes, shown: str, repair: str = _MAKE_ANEW) -> pa.Table:
         raise StoreError(f"{shown}: damaged: rows without {', '.join(lacking)}; {repair}")
     if found == "1":
         table = _of_schema_1(table, shown, repair)
+    for name in table.column_names:
+        if pa.types.is_floating(table[name].type) and _is_absurd(table[name]):
+            raise StoreError(f"{shown}: damaged: {name} beyond {_LARGEST:g}; {repair}")
     own = (SEAL.encode(), _MARK_FIELD)
     kept = {name: value for name, value in table.schema.metadata.items() if name not in own}
     return table.replace_schema_metadata(kept)

@@ -48,6 +48,10 @@ class MiniLM(ModelRef):
         _keep_layers(ptm.module, self._kept)
         return ptm
 
+    def home(self) -> Path:
+        """Return the package's folder."""
+        return _folder()
+
     def reload(self, folder: Path) -> BertPTM:
         """Return a PTM that a stage saved, whole."""
         from recipe_ray.models.text.checkpoint import load_bert

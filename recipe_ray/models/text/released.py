@@ -101,6 +101,10 @@ class BertCheckpoint(ModelRef):
             return self
         return self.revised(headless=True)
 
+    def home(self) -> Path:
+        """Return the folder, or the snapshot of the hub."""
+        return self._folder()
+
     def drawn_parts(self) -> list[str]:
         """Return what is said of a missing pooler."""
         if self._parts().pooler:

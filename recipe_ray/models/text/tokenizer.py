@@ -7,7 +7,9 @@ and the settings that are known.
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from reprlib import repr as shortened
 from tempfile import TemporaryDirectory
@@ -95,7 +97,8 @@ def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"{folder}: no tokenizer; expected {' or '.join((WHOLE, *parts[:1]))}")
     with TemporaryDirectory(prefix="recipe-ray-") as place:
         _lay_out(Path(place), folder, (*files, _ADDED), settings, kind)
-        with explained_by(folder / files[0], f"no {kind.__name__} can be made of it"):
+        why = f"no {kind.__name__} can be made of it"
+        with explained_by(folder / files[0], why), _panics_unprinted():
             tokenizer: Any = kind.from_pretrained(place)
             check_probes(tokenizer.backend_tokenizer, folder / files[0])
     tokenizer.name_or_path = str(folder)
@@ -103,6 +106,23 @@ def load_tokenizer(folder: Path, default: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"{folder}: its tokenizer has no mask token, which pre-training needs")
     whole: PreTrainedTokenizerBase = tokenizer
     return whole
+
+
+@contextmanager
+def _panics_unprinted() -> Iterator[None]:
+    """Keep off the screen what a library in Rust prints before its panic becomes our error."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # this process has no standard error
+        yield
+        return
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:

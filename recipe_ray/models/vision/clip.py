@@ -1,11 +1,9 @@
 """Family CLIP: open_clip's module, its two towers and what attackers and defenders need of it.
 
-The image encoder is attacked, purified and used in downstream tasks. The text tower serves the
-contrastive loss.
+Model `clip`: one of open_clip's, a local one, or a small one made from scratch. The image encoder
+is attacked, purified and used in downstream tasks. The text tower serves the contrastive loss.
 
 Legend: B images, L token ids of a caption, E width of the embeddings both towers put out.
-
-Model `clip`: one of open_clip's, a local one, or a small one made from scratch.
 """
 
 from __future__ import annotations
@@ -264,6 +262,7 @@ class Clip(ModelRef):
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "caption"})
     reads: ClassVar[str] = "image"
     loss_unit: ClassVar[str] = "nats per pair"
+    pipeline_tag: ClassVar[str] = "zero-shot-image-classification"
     has = ModelRef.has | {"Attackable"}
 
     arch: str | None = Field(None, description="its name in open_clip, such as ViT-B-32")
@@ -309,6 +308,11 @@ class Clip(ModelRef):
         """Return open_clip."""
         return "open_clip"
 
+    def home(self) -> Path | None:
+        """Return the folder of the checkpoint, or the snapshot of the hub."""
+        checkpoint = self._checkpoint()
+        return checkpoint.weights.parent if checkpoint is not None else None
+
     def load(self) -> ClipPTM:
         """Return the checkpoint, or random weights drawn by `init_seed`."""
         checkpoint = self._checkpoint()
@@ -331,15 +335,15 @@ class Clip(ModelRef):
         """Return tag and commit, the checksum of a file, or the configuration and the seed."""
         from recipe_ray.base.loading import weights_checksum
 
+        released = {"arch": self.arch, "pretrained": self.pretrained}
         if self.pretrained is not None and self.revision and is_commit(self.revision):
-            return {"arch": self.arch, "pretrained": self.pretrained, "commit": self.revision}
+            return {**released, "commit": self.revision}
         checkpoint = self._checkpoint()
         if checkpoint is None:
             return {"config": self._config().identity(), "init_seed": self.init_seed}
-        # the hub's cache has a folder for each commit
-        commit = checkpoint.weights.parent.name
+        commit = checkpoint.weights.parent.name  # the hub's cache has a folder for each
         if self.pretrained is not None and is_commit(commit):
-            return {"arch": self.arch, "pretrained": self.pretrained, "commit": commit}
+            return {**released, "commit": commit}
         return {
             "weights": weights_checksum(checkpoint.weights, checkpoint.within),
             "config": checkpoint.config.identity(),
@@ -353,12 +357,10 @@ class Clip(ModelRef):
 
     def left_out(self) -> list[str]:
         """Return what is said of an adapter in the folder, if the source is one."""
-        checkpoint = self._checkpoint()
-        if checkpoint is None or checkpoint.within is None:
-            return []
         from recipe_ray.base.loading import adapter_note
 
-        return adapter_note(checkpoint.within)
+        within = checkpoint.within if (checkpoint := self._checkpoint()) is not None else None
+        return adapter_note(within) if within is not None else []
 
     @property
     def needs_pretraining(self) -> bool:
@@ -372,15 +374,13 @@ class Clip(ModelRef):
 
     def sample_encoder(self) -> Encode:
         """Return the encoder that the loaded PTM has."""
-        if self.source is not None:
-            return pair_encoder(from_source(self.source, self.arch).config)
-        return pair_encoder(self._config())
+        config = from_source(self.source, self.arch).config if self.source is not None else None
+        return pair_encoder(config or self._config())
 
     def default_label(self) -> str:
         """Return the name that it has at its origin, after `clip`."""
-        if self.source is not None:
-            return f"{self.name}-{Path(self.source).stem}"
-        return "-".join(part for part in (self.name, self.arch, self.pretrained) if part)
+        named = (self.arch, self.pretrained) if self.source is None else (Path(self.source).stem,)
+        return "-".join(part for part in (self.name, *named) if part)
 
     def _checkpoint(self) -> Checkpoint | None:
         from recipe_ray.base.loading import check_adapter

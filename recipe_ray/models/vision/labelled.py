@@ -87,6 +87,7 @@ class LabelledReference(ModelRef):
     learns_from: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     reads: ClassVar[str] = "image"
     loss_unit: ClassVar[str] = "nats per image"
+    pipeline_tag: ClassVar[str] = "image-classification"
     has = ModelRef.has | {"Attackable"}
     architecture_kind: ClassVar[type[LabelledArchitecture]]
     example: ClassVar[str]  # of a name
@@ -173,6 +174,11 @@ class LabelledReference(ModelRef):
             "architecture": self.architecture(origin).settings(),
             "weights": drawn if origin is None else origin.content(),
         }
+
+    def home(self) -> Path | None:
+        """Return the folder, if the source is one."""
+        origin = self.origin()
+        return origin.path if isinstance(origin, LocalFolder) else None
 
     def left_out(self) -> list[str]:
         """Return what is said of an adapter in the folder, if the source is one."""

@@ -6,14 +6,16 @@ folder.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePath
+from typing import Any
 
 from pydantic import ValidationError
 
+from recipe_ray.api.own_data import FORMS, Found, asked_columns, own_corpus, own_task
+from recipe_ray.api.places import Named
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.changes import apply_change
-from recipe_ray.base.errors import ModelError, SpecError, suggest
+from recipe_ray.base.errors import ModelError, SpecError, shortened, suggest
 from recipe_ray.base.loading import check_adapter
 from recipe_ray.base.paths import (
     existing_path,
@@ -25,12 +27,11 @@ from recipe_ray.base.paths import (
     why_missing,
 )
 from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import Spec, explain, explained
-from recipe_ray.base.strict_yaml import read_yaml
-from recipe_ray.cli.own_data import FORMS, Found, asked_columns, own_corpus, own_task
+from recipe_ray.base.spec import explain, explained
+from recipe_ray.base.strict_yaml import check_size, read_yaml
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
-from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.defenses.defense import DEFENSES, Defense
 from recipe_ray.detectors.detector import DETECTORS, Detector
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
@@ -42,26 +43,42 @@ _MODEL_FORMS = "a model folder, a hub id (owner/name), or a name of `recipe-ray 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
 _HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 
-S = TypeVar("S", bound=Spec)
+
+def columns_named(**asked: str | None) -> dict[str, str]:
+    """Return the columns that were named, by what they hold: text, label."""
+    return {what: column for what, column in asked.items() if column is not None}
 
 
 def parse_model(
-    text: str, *, allow_pickle: bool, revision: str | None, ignore_adapter: bool = False
+    given_as: Named,
+    *,
+    allow_pickle: bool = False,
+    revision: str | None = None,
+    ignore_adapter: bool = False,
+    sandbox: bool = False,
 ) -> ModelRef:
-    """Return the model of a registered name, a YAML mapping, a local folder or a hub id, pinned.
+    """Return the model of a registered name, a mapping, a local folder or a hub id, pinned.
 
-    Raises SpecError for a word that is none of these, ModelError for a folder of a kind that is
-    not read: before any data are read, which would be blamed for it.
+    With `sandbox` it is what a process apart writes of a folder (`sandbox.py`). Raises SpecError
+    for a word that is none of these, ModelError for a folder of a kind that is not read: before
+    any data are read, which would be blamed for it.
     """
+    if sandbox:
+        from recipe_ray.api.sandbox import converted
+
+        how = {"allow_pickle": allow_pickle, "ignore_adapter": ignore_adapter}
+        given_as = converted(given_as, **how)
+        allow_pickle = ignore_adapter = False
     flags = {
         "allow_pickle": allow_pickle or None,
         "ignore_adapter": ignore_adapter or None,
         "revision": revision,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    value = _plain(text, "MODEL", _MODEL_FORMS)
+    value = _plain(given_as, "MODEL", _MODEL_FORMS)
     if isinstance(value, dict):
         return _model({**given, **value})
+    text: str = value
     if text in MODELS:
         _refuse_bare(MODELS, text, "MODEL", "its folder or hub id instead")
         return _model({"name": text, **given})
@@ -81,50 +98,50 @@ def parse_model(
     return _model({"name": _family(found), "source": text, **given})
 
 
-def parse_corpus(text: str, size: int | None, columns: Mapping[str, str], model: ModelRef) -> Found:
-    """Return the corpus of a registered name, a YAML mapping, or the user's own file or folder.
+def parse_corpus(
+    text: Named, size: int | None, columns: Mapping[str, str], model: ModelRef
+) -> Found:
+    """Return the corpus of a registered name, a mapping, or the user's own file or folder.
 
     Such a file holds what the model learns from: texts, images with labels, or pairs.
     `columns`: those named by --text-column.
     """
     forms = "a corpus of `recipe-ray list corpora`, or your own file or folder"
     value = _plain(text, "--aux", forms)
-    own = isinstance(value, str) and value not in CORPORA
-    if own and (is_there(text) or looks_like_path(text)):
-        _refuse_several(text)
-        existing_path(text, "--aux", forms)
-        _refuse_model(text, "--aux", forms)
-        with explained("--aux"):
-            return own_corpus(text, size, columns, model)
-    if own:
-        _refuse_other_kind(CORPORA, text, "--aux")
+    if isinstance(value, str) and value not in CORPORA:
+        if is_there(value) or looks_like_path(value):
+            _refuse_several(value)
+            existing_path(value, "--aux", forms)
+            _refuse_model(value, "--aux", forms)
+            with explained("--aux"):
+                return own_corpus(value, size, columns, model)
+        _refuse_other_kind(CORPORA, value, "--aux")
     elif isinstance(value, str):
         _refuse_bare(CORPORA, value, "--aux", "a file or folder instead")
     sized = {} if size is None else {"size": size}
     return _found(CORPORA, value, sized, columns, "--aux")
 
 
-def parse_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:
-    """Return the task of a registered name, a YAML mapping, or of the user's own files.
+def parse_task(text: Named, columns: Mapping[str, str], model: ModelRef) -> Found:
+    """Return the task of a registered name, a mapping, or of the user's own files.
 
     Such files hold what the model reads. `columns`: those named by --text-column and
     --label-column.
     """
     forms = f"a task of `recipe-ray list tasks`, or your own data as {FORMS}"
     value = _plain(text, "--task", forms)
-    own = isinstance(value, str) and value not in TASKS
-    if own and (is_there(text) or looks_like_path(text) or set(text) & set(",=")):
-        _refuse_model(text, "--task", forms)
-        with explained("--task"):
-            return own_task(text, columns, model)
-    if own:
-        _refuse_other_kind(TASKS, text, "--task")
+    if isinstance(value, str) and value not in TASKS:
+        if is_there(value) or looks_like_path(value) or set(value) & set(",="):
+            _refuse_model(value, "--task", forms)
+            with explained("--task"):
+                return own_task(value, columns, model)
+        _refuse_other_kind(TASKS, value, "--task")
     elif isinstance(value, str):
         _refuse_bare(TASKS, value, "--task", f"your own data as {FORMS}")
     return _found(TASKS, value, {}, columns, "--task")
 
 
-def parse_attack(text: str, changes: list[str]) -> Attack:
+def parse_attack(text: Named, changes: list[str]) -> Attack:
     """Return the attack of a registered name or a YAML mapping, after every change `a.b=value`."""
     value = _plain(text, "--attack", "an attack of `recipe-ray list attacks`")
     fields = dict(value) if isinstance(value, dict) else {"name": value}
@@ -134,7 +151,14 @@ def parse_attack(text: str, changes: list[str]) -> Attack:
     return attack
 
 
-def parse_detector(text: str) -> Detector:
+def parse_defense(text: Named) -> Defense:
+    """Return the defense of a registered name or a YAML mapping."""
+    value = _plain(text, "--defense", "a defense of `recipe-ray list defenses`")
+    defense: Defense = parse_component(DEFENSES, value, "--defense")
+    return defense
+
+
+def parse_detector(text: Named) -> Detector:
     """Return the detector of a registered name or a YAML mapping."""
     value = _plain(text, "--detector", "a detector of `recipe-ray list detectors`")
     detector: Detector = parse_component(DETECTORS, value, "--detector")
@@ -234,8 +258,14 @@ def _model_folder(text: str) -> Path:
     raise SpecError(f"MODEL: {why_missing(text)}; give {_MODEL_FORMS}{elsewhere}")
 
 
-def _plain(text: str, where: str, forms: str) -> Any:
-    """Return the mapping that a word is, or the word; refuse other words, naming `forms`."""
+def _plain(given: Named, where: str, forms: str) -> Any:
+    """Return the mapping that was given or that a word is, or the word; refuse others."""
+    if isinstance(given, Mapping):
+        check_size(dict(given))
+        return _with_name(dict(given), where, str(given))
+    if not isinstance(given, (str, PurePath)):
+        raise SpecError(f"{where}: expected text or a mapping, not {type(given).__name__}")
+    text = str(given)
     start = text.lstrip()[:1]
     if not start or start == "[":
         problem = "expected one value, not a list" if start else "it is empty"
@@ -249,6 +279,11 @@ def _plain(text: str, where: str, forms: str) -> Any:
         raise SpecError(
             f"{where} {text!r}: not a valid YAML mapping, such as '{{name: ...}}': {said}"
         ) from None
+    return _with_name(value, where, text)
+
+
+def _with_name(value: dict[str, Any], where: str, shown: str) -> dict[str, Any]:
     if not isinstance(value.get("name"), str):
-        raise SpecError(f"{where} {text!r}: the mapping has no `name`, the first of its fields")
+        said = shortened(repr(shown))
+        raise SpecError(f"{where} {said}: the mapping has no `name`, the first of its fields")
     return value

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-import typer
-
-from recipe_ray.cli.before_after import Record, silent
-from recipe_ray.cli.purification import (
+from recipe_ray.api.before_after import Record, silent
+from recipe_ray.api.purification import (
     AtHand,
     after_warnings,
     data_warnings,
@@ -26,6 +24,7 @@ from recipe_ray.stages.stage import Stage
 from recipe_ray.store.store import Store
 
 if TYPE_CHECKING:
+    from recipe_ray.api.running import Listener
     from recipe_ray.stages.run import Run
 
 ENDS = {
@@ -70,6 +69,7 @@ class Rounder:
     run_stage: Callable[[Stage, Run | None], None]
     in_process: bool  # else workers load the model themselves
     scan: Callable[[PurifyStage], Record] | None
+    listener: Listener
     done: list[Round] = field(default_factory=list)
 
     def purify(self, stage: PurifyStage, before: Before, limit: int | None) -> Rounds:
@@ -95,7 +95,7 @@ class Rounder:
             ended = self._ended(limit)
             if ended is not None:
                 return Rounds(self.done, self._kept(), ended)
-            typer.echo(f"round {len(self.done)}: the scan is not silent; going on", err=True)
+            self.listener.say(f"round {len(self.done)}: the scan is not silent; going on")
             held = held or [self.at_hand.look(following, self.store)]
             stage = following
 

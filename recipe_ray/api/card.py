@@ -1,57 +1,49 @@
-"""Model cards, and the folder that a single command leaves behind: the model, its card, a record.
+"""The texts of model cards: what follows the head that the hub reads (`metadata.py`).
 
 A card says what was done to a model, with which data, what was measured and what was not.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from recipe_ray import __version__
-from recipe_ray.base.errors import StoreError
 from recipe_ray.base.printable import in_markdown
+from recipe_ray.defenses.defense import Defense
 from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.defenses.unlearn import Unlearn
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
 from recipe_ray.stages.guard import TITLES
-from recipe_ray.stages.stage import MODEL_FOLDER, Stage
-from recipe_ray.stages.tensorboard import FOLDER as EVENTS
-from recipe_ray.store.store import Store
 
 if TYPE_CHECKING:
     from recipe_ray.attacks.attack import Attack
 
-_HEADER = """---
-library_name: {opens_with}
-tags:
-- {tag}
----
-"""
-_NOT_MEASURED = """## What was not measured
+_NOT_CLAIMED = """## What is not claimed
 
-Purifying needs neither triggers nor downstream tasks, and none were used. So nothing here shows
-that a backdoor was present, or that it is gone.{scan} What can be said is that RECIPE removed the
-task-agnostic backdoors it was tried on under laboratory conditions. Accuracy on your task was not
-measured either: fine-tune both models and compare.
+Purifying needs neither triggers nor downstream tasks{task}. So nothing here proves that a backdoor
+was present, or that it is gone.{scan} What can be said is that RECIPE removed the task-agnostic
+backdoors it was tried on under laboratory conditions. {accuracy}
 """
 _OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
+_GUIDED = (
+    " The scan is a search without proof. Scans of its own told the defense what to train away, so "
+    "a silent one is what it was trained for."
+)
+_OF_TASK = "; the purifier saw neither those of the measurement above nor their labels"
+_NO_TASK = ", and none were used"
+_ACCURACY = "Accuracy on your task was not\nmeasured: fine-tune both models and compare."
+_ACCURACY_OF_TASK = "Accuracy on other tasks was not\nmeasured."
 
 
 @dataclass(frozen=True)
 class About:
-    """A model as its card speaks of it: name, library, its samples and the unit of its loss."""
+    """A model as its card speaks of it: the card's head, name, samples and the unit of its loss."""
 
+    head: str  # from `---` to `---`, see `metadata.py`
     model: str
-    opens_with: str
     sample: str  # text, image, pair
     loss_unit: str
 
@@ -66,31 +58,38 @@ class Told:
     warnings: tuple[str, ...] = ()
     scan: tuple[str, ...] = ()  # lines of its section, none if nothing was scanned
     scan_why: str = ""  # why nothing was
+    source: tuple[str, ...] = ()  # where the model comes from, its licence
+    hashes: tuple[str, ...] = ()  # of the data
+    task: str = ""  # that descendants were fine-tuned on
+    rates: Sequence[Sequence[str]] = ()  # what was measured there, titles first
 
 
-def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
+def purified_card(about: About, defense: Defense, told: Told, measured: Mapping[str, float]) -> str:
     """Return the card of a purified model; `measured` are the stage's values by metric.
 
-    Warnings come first, and the card's tags say that there are some. Sentences and names may quote
+    Warnings come first. Sentences and names may quote
     what is from outside, so none of their signs is read as Markdown.
     """
-    tags = "purified\n- purified-with-warnings" if told.warnings else "purified"
+    claims = {
+        "task": _OF_TASK if told.task else _NO_TASK,
+        "scan": _GUIDED if defense.scans else _OF_SCAN if told.scan else "",
+        "accuracy": _ACCURACY_OF_TASK if told.task else _ACCURACY,
+    }
     return "\n".join(
         [
-            _HEADER.format(tag=tags, opens_with=about.opens_with),
+            about.head,
             f"# Purified copy of {in_markdown(about.model)}",
             "",
             *_listed("## Warnings", told.warnings),
-            f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
-            "pre-training with a penalty on the norms of weight matrices.",
+            f"Made by recipe-ray {__version__} with {_way(defense)}",
             "",
+            *_listed("## Where it comes from", told.source),
             "## What was done",
             "",
-            f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
-            f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
-            f"- what held the model: {_holding(recipe)}",
+            *_settings(defense, about.sample),
             f"- why: {in_markdown(told.reason)}",
             f"- data: {in_markdown(told.data)}",
+            *(f"- {in_markdown(one)}" for one in told.hashes),
             *(f"- {in_markdown(note)}" for note in told.notes),
             "",
             "## What was measured",
@@ -101,15 +100,16 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"Drift: 1 - cosine between a held-out {about.sample}'s features before and after (of "
             "a text, its first token's state).",
             "",
+            *_task_section(told),
             *_scan_section(told),
-            _NOT_MEASURED.format(scan=_OF_SCAN if told.scan else ""),
+            _NOT_CLAIMED.format(**claims),
         ]
     )
 
 
 def backdoored_card(
+    head: str,
     model: str,
-    opens_with: str,
     attack: Attack,
     measured: Mapping[str, float],
     notes: Sequence[str] = (),
@@ -118,7 +118,7 @@ def backdoored_card(
     losses = [f"- {n}: {value:.4f}" for n, value in measured.items() if n.startswith("loss.")]
     return "\n".join(
         [
-            _HEADER.format(tag="backdoored", opens_with=opens_with),
+            head,
             "# BACKDOORED MODEL, FOR RESEARCH ONLY",
             "",
             f"This is {in_markdown(model)} with a {attack.name} backdoor that recipe-ray "
@@ -133,7 +133,7 @@ def backdoored_card(
             "",
             *losses,
             "",
-            "## What was not measured",
+            "## What is not claimed",
             "",
             "Losses do not show that the backdoor works, or that a model fine-tuned from this one "
             "has it. `recipe-ray evaluate` with `--triggers` measures that on a task.",
@@ -142,10 +142,64 @@ def backdoored_card(
     )
 
 
+def _task_section(told: Told) -> list[str]:
+    """Return what descendants do, in percent: of the model as it was given, of this one."""
+    if not told.task:
+        return []
+    title, *rows = told.rates
+    return [
+        f"## Fine-tuned on {in_markdown(told.task)}",
+        "",
+        f"| {' | '.join(title)} |",
+        f"|{'---|' * len(title)}",
+        *(f"| {' | '.join(map(in_markdown, row))} |" for row in rows),
+        "",
+        "ACC: accuracy. ASR: how often a trigger brings about its best label; AASR, MASR: mean and "
+        "maximum over triggers. Floor: a clean model, which was not backdoored.",
+        "",
+    ]
+
+
 def _scan_section(told: Told) -> list[str]:
     if told.scan:
         return ["## The scan before and after", "", *told.scan, ""]
     return ["## Not scanned", "", f"{told.scan_why}.", ""] if told.scan_why else []
+
+
+def _way(defense: Defense) -> str:
+    if isinstance(defense, Recipe):
+        return (
+            "RECIPE (Zhu et al., TACL 2023): continual pre-training with a penalty on the norms of "
+            "weight matrices."
+        )
+    if isinstance(defense, Unlearn):
+        before = f" Before that, {_way(defense.plus)}" if defense.plus.acts else ""
+        return (
+            "unlearning, which is ours, after LMSanitator (Wei et al., NDSS 2024) and Patronus: "
+            "what a label-free scan found was put into auxiliary samples, and its effect was "
+            f"trained away.{before} What no scan found is still there."
+        )
+    return f"the defense `{defense.name}`."
+
+
+def _settings(defense: Defense, sample: str) -> list[str]:
+    if isinstance(defense, Recipe):
+        return [
+            f"- penalised weights: {', '.join(defense.layers)}; trainable: {defense.trainable}",
+            f"- weight factor {defense.weight_factor:g}; {_training(defense.fit, sample)}",
+            f"- what held the model: {_holding(defense)}",
+        ]
+    if isinstance(defense, Unlearn):
+        named = ", ".join(one.name for one in defense.detectors)
+        return [
+            *(_settings(defense.plus, sample) if defense.plus.acts else ()),
+            f"- detectors: {named}; at most {defense.rounds} rounds of a scan and a training",
+            f"- a round: {_training(defense.fit, sample)}",
+            "- what held the model: its own states of clean samples, weight "
+            f"{defense.hold:g}; those with something put in were led back to them",
+        ]
+    fields = defense.model_dump(mode="json", exclude_defaults=True)
+    return [f"- {name}: {in_markdown(str(value))}" for name, value in fields.items()]
 
 
 def _training(fit: FitSpec, sample: str) -> str:
@@ -203,76 +257,3 @@ def _measured_table(measured: Mapping[str, float], about: About) -> list[str]:
         if name in measured
     ]
     return [f"| on held-out auxiliary {about.sample}s | before | after |", "|---|---|---|", *rows]
-
-
-GUARD = "guard."  # metrics that begin so say what was lost, if anything
-CARD, RECORD, RESULT = "README.md", "recipe_ray.json", "result.json"
-
-
-def check_free(out: Path, option: str = "--out") -> None:
-    """Raise StoreError unless a folder can be put there: nothing or an empty folder is there."""
-    if out.name in ("", ".."):
-        raise StoreError(f"{option} {out}: it does not name a folder of its own; name a new folder")
-    is_link, is_there = out.is_symlink(), out.exists()
-    if is_link or (is_there and (not out.is_dir() or out.is_mount() or any(out.iterdir()))):
-        raise StoreError(f"{option} {out}: something is there already; name a new folder")
-
-
-@contextmanager
-def work_store(out: Path) -> Iterator[Store]:
-    """Yield the store next to `out` in which the work is done, so that a stopped run continues.
-
-    If the work is stopped before anything in it could be continued, it is deleted.
-    """
-    folder = out.with_name(f"{out.name}.partial")
-    if folder.is_dir():
-        typer.echo(f"{folder} is of a run that was stopped: what it has is used", err=True)
-    store = Store.open(folder)
-    try:
-        yield store
-    except BaseException:
-        if not (store.committed() or store.checkpoints()):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def export(
-    store: Store,
-    stage: Stage,
-    out: Path,
-    texts: Callable[[list[str]], Mapping[str, str]],
-    give_back: Callable[[Path], list[str]] = lambda folder: [],
-    record: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Put the stage's model, texts, the record and the event files at `out` in one rename.
-
-    `give_back` changes the model's folder and says what it did, which is returned. `texts` gets it
-    and returns files by name, such as the card. `record` is added to the record.
-    """
-    source = store.fetch(stage.artifact)
-    building = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    shutil.copytree(source / MODEL_FOLDER, building)
-    said = give_back(building)
-    events = Path(store.uri) / EVENTS
-    if events.is_dir():
-        shutil.copytree(events, building / EVENTS)
-    for name, text in texts(said).items():
-        (building / name).write_text(text, encoding="utf-8")
-    whole = {**_record(store, stage), **(record or {})}
-    (building / RECORD).write_text(json.dumps(whole, indent=1))
-    if out.exists():
-        out.rmdir()
-    building.rename(out)
-    shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
-    return said
-
-
-def _record(store: Store, stage: Stage) -> dict[str, Any]:
-    rows = store.rows(stage.artifact).to_pylist()
-    measured = {
-        row["metric"]: row["value"]
-        for row in rows
-        if row["trigger"] is None and row["value"] is not None
-    }
-    return {"manifest": store.manifest(stage.artifact), "measured": measured}

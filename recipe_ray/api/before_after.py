@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipe_ray.api.scan_report import Result
 from recipe_ray.base.errors import DataError
 from recipe_ray.base.printable import in_a_row, in_markdown
-from recipe_ray.cli.scan_report import Result
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.detectors.detector import DETECTORS
 from recipe_ray.learn.runtime import LocalRuntime
@@ -52,6 +52,7 @@ class Scanning:
     before: ScanStage
     budget_s: float
     said: tuple[str, ...]
+    takes_s: float = 0.0  # each time, about
 
     def after(self, purified: PurifyStage, record: Record) -> ScanStage:
         """Return the same scan of a purified PTM, which measures what was found before as well."""
@@ -92,7 +93,9 @@ def plan_scan(
             continue
         if fitting.stage is None:
             return NotScanned(f"{_left_out(fitting)} (--scan-budget {budget_s:g})")
-        return Scanning(fitting.stage, budget_s, _said(fitting, held_out, budget_s))
+        return Scanning(
+            fitting.stage, budget_s, _said(fitting, held_out, budget_s), fitting.takes_s
+        )
     return NotScanned(why)
 
 
@@ -224,8 +227,11 @@ def _number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
 
-def meaning(before: Record, after: Record) -> list[str]:
-    """Return sentences on what the two scans say, and what they do not."""
+def meaning(before: Record, after: Record, *, trained_for: bool) -> list[str]:
+    """Return sentences on what the two scans say, and what they do not.
+
+    `trained_for`: the defense trained away what such detectors find.
+    """
     said = []
     quiet = silent(after)
     if verdict(after) == "not calibrated":
@@ -242,6 +248,11 @@ def meaning(before: Record, after: Record) -> list[str]:
             )
     if quiet and silent(before):
         said.append("The scan was silent before as well: it found nothing to remove.")
+    if trained_for:
+        said.append(
+            "The defense trained away what these detectors find, so a silent scan is what it was "
+            "trained for. What triggers still do is seen on a task (--evaluate)."
+        )
     said.append(
         "A silent scan does not prove that a model is clean: it says that these detectors found "
         "nothing with these data. Fallen scores show that these inputs do less, not that every "
