@@ -252,6 +252,20 @@ GRID = {"models": ["small"], "tasks": ["sst2"]}
 SMALL = {"name": "minilm", "layers": 2}
 
 
+def test_a_defined_name_may_stand_inside_a_component(tmp_path: Path) -> None:
+    define = {
+        "small": SMALL,
+        "gentle": {"name": "recipe", "weight_factor": 0.1},
+        "look": {"name": "vocabulary", "confirmed": 7},
+        "both": {"name": "unlearn", "plus": "gentle", "detectors": ["look"]},
+    }
+    grid = {**GRID, "defenses": ["both"], "auxiliaries": ["editorials"]}
+    path = write(tmp_path, "e.yaml", {"name": "e", "define": define, "grid": grid})
+    [defense] = load_experiment(path).grid[0].defenses
+    assert defense.plus.weight_factor == 0.1
+    assert [one.confirmed for one in defense.detectors] == [7]
+
+
 def test_a_defined_name_stands_for_its_component_and_is_its_title(tmp_path: Path) -> None:
     define = {"small": SMALL, "gentle": {"name": "recipe", "weight_factor": 0.1}}
     grid = {**GRID, "defenses": ["gentle"], "auxiliaries": ["editorials"]}
