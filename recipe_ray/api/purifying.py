@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 BUDGET_S = 300.0  # of each scan
 MAX_ROUNDS = 3
 _AIMED = (
-    "note: the scan finds inputs that no clean model of this make reacts to so; `--defense unlearn` "
-    "trains away what scans find and moves the rest less (docs/purify.md)"
+    "note: the scan finds inputs that no clean model of this make reacts to so; `--defense "
+    "unlearn` trains away what scans find and moves the rest less (docs/purify.md)"
 )
 
 
