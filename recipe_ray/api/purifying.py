@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 BUDGET_S = 300.0  # of each scan
 MAX_ROUNDS = 3
+_AIMED = (
+    "note: the scan finds inputs that no clean model of this make reacts to so; `--defense "
+    "unlearn` trains away what scans find and moves the rest less (docs/purify.md)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,7 @@ class _Work:
 
         Raises HarmError before anything is purified if the head would hold nothing.
         """
-        from recipe_ray.api.before_after import Scanning, scanned
+        from recipe_ray.api.before_after import Scanning, scanned, suspicious
         from recipe_ray.api.published import Purified
         from recipe_ray.api.purification import check_head, held_otherwise
         from recipe_ray.api.rounds import Rounder
@@ -167,6 +171,8 @@ class _Work:
             found, scan = None, None
             if isinstance(scanning, Scanning):
                 found, scan = scanned(self.store, scanning, before.ptm, self._run_here)
+            if found is not None and suspicious(found) and not stage.defense.scans:
+                self._listener.say(_AIMED)
             in_process = self._workers.in_process
             rounder = Rounder(
                 self.store, self._at_hand, self._run, in_process, scan, self._listener

@@ -198,18 +198,6 @@ def listed(file: str | None) -> Iterator[str]:
             yield line.strip()
 
 
-@contextmanager
-def _noted(errors: dict[str, str], model: str, *, expected_only: bool = False) -> Iterator[None]:
-    """Keep why a model cannot be scanned; an error that nobody expected is kept or let pass."""
-    from recipe_ray.models.config_fields import explained_by
-
-    try:
-        with nullcontext() if expected_only else explained_by(model, "it cannot be scanned"):
-            yield
-    except UserError as error:
-        errors[model] = str(error)
-
-
 def _shown(model: Named) -> str:
     return str(model) if isinstance(model, (str, PurePath)) else str(dict(model))
 
