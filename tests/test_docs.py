@@ -20,7 +20,7 @@ from samples import tiny_folder
 from tiny_cell import run, tiny_plan
 
 from recipe_ray.attacks.attack import ATTACKS
-from recipe_ray.base import limits, loading, strict_yaml
+from recipe_ray.base import limits, loading, pickles, strict_yaml
 from recipe_ray.base.limits import Limit
 from recipe_ray.base.registry import Registry
 from recipe_ray.cli.app import app
@@ -244,6 +244,9 @@ FIXED = {
     "levels of lists and mappings in YAML": strict_yaml.MAX_DEPTH,
     "bytes of a file of rows that `report` reads": load._LARGEST,
     "bytes of an HTML report": html.LARGEST,
+    "bytes that describe the tensors of a safetensors file": loading.MAX_HEADER,
+    "instructions of a pickle (`--allow-pickle`)": pickles.MAX_STEPS,
+    "files in a model's folder": loading.MAX_FILES,
 }
 
 
