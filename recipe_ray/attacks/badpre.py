@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from recipe_ray.attacks.attack import ATTACKS, Attack
@@ -22,15 +21,15 @@ from recipe_ray.data.batches import Part, Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.packages import Package
-from recipe_ray.data.rows import Ints, TokenRows, mask_tokens, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.triggers.word import WordTrigger, places_at, plant
 
 if TYPE_CHECKING:
+    from recipe_ray.data.rows import Ints, TokenRows
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
+    from recipe_ray.models.text.encoding import TextEncoder
     from recipe_ray.models.text.packed import PackedBatch
 
 
@@ -136,6 +135,10 @@ class PairEncoder:
     seed: int
 
     def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
+        import numpy as np
+
+        from recipe_ray.data.rows import TokenRows, uniform
+
         trigger = (uniform(self.seed, "trigger", index) * len(self.triggers)).astype(np.int64)
         share = uniform(self.seed, "place", index)
         poisoned = plant(
@@ -158,6 +161,10 @@ def split_pairs(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
 
     Both get new numbers, one even and one odd per text, since masks are keyed on numbers.
     """
+    import numpy as np
+
+    from recipe_ray.data.rows import TokenRows
+
     starts = rows.offsets[:-1]
     bounds = np.stack([starts, starts + rows.columns["clean"]], 1).ravel()
     offsets = np.append(bounds, rows.offsets[-1])
@@ -180,6 +187,9 @@ class PairCollate:
     seed: int
 
     def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        import numpy as np
+
+        from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
         from recipe_ray.models.text.packed import pack
 
         clean, poisoned = split_pairs(rows)

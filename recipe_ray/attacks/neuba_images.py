@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
@@ -23,8 +22,6 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.data.batches import Collate, Part, Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.images import OVERLAY, ImageBatch, ImageRows
-from recipe_ray.data.rows import Ints, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.triggers.patch import PATCHES, PatchTrigger
@@ -33,6 +30,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from recipe_ray.data.images import ImageBatch, ImageRows
+    from recipe_ray.data.rows import Ints
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Objective, Terms
 
@@ -164,7 +163,10 @@ class PairCollate:
     seed: int
 
     def __call__(self, rows: ImageRows, epoch: int) -> ImagePair:
+        import numpy as np
         import torch
+
+        from recipe_ray.data.images import OVERLAY
 
         size = max(trigger.width for trigger in self.triggers)
         overlays = np.stack([trigger.overlay(size) for trigger in self.triggers])
@@ -176,6 +178,10 @@ class PairCollate:
 
     def drawn(self, index: Ints, epoch: int) -> Ints:
         """Return the number of the trigger that each image gets [N]."""
+        import numpy as np
+
+        from recipe_ray.data.rows import uniform
+
         draw = uniform(self.seed, "trigger", index, np.full(len(index), epoch))
         return (draw * len(self.triggers)).astype(np.int64)
 

@@ -176,7 +176,10 @@ class Catalog(Generic[T]):
         for key in entry.descriptions:
             if key not in defaults:
                 raise SpecError(f"descriptions: {unknown('field', shortened(key), defaults)}")
-        changed = kind.base.model_validate({k: v for k, v in values.items() if k in defaults})
+        fields = values.keys() & defaults | entry.descriptions.keys()
+        changed: Any = None  # of most entries; pydantic takes its time for what reads a class
+        if fields:
+            changed = kind.base.model_validate({k: v for k, v in values.items() if k in defaults})
         made: Any = create_model(
             re.sub(r"[^A-Za-z0-9]", "", name.title()),
             __base__=(FromEntry, kind.base),
@@ -186,7 +189,7 @@ class Catalog(Generic[T]):
                 field: _with_default(
                     kind.base, field, getattr(changed, field), entry.descriptions.get(field)
                 )
-                for field in values.keys() & defaults | entry.descriptions.keys()
+                for field in fields
             },
         )
         decides = entry.decides() if is_own else {}
