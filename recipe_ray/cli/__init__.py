@@ -1,5 +1,6 @@
 """The command line: thin typer commands over the packages below."""
 
+import atexit
 import gc
 import os
 import sys
@@ -10,7 +11,9 @@ def main() -> None:
     from recipe_ray.base.import_path import leave_out_working_folder
 
     leave_out_working_folder()  # first: all other modules are looked for along the path
-    gc.set_threshold(50_000)  # what is imported stays; it need not be searched for cycles
+    # what is imported stays: it need not be searched for cycles again and again, nor at the end
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
     # before tokenizers and torch are imported: their own threads only hinder ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from recipe_ray.base.errors import ClusterLostError
@@ -27,7 +30,6 @@ def main() -> None:
         try:
             app(words)
         finally:
-            gc.freeze()  # at Python's end all that was imported would be searched for cycles
             _flush()
     except SystemExit:
         raise
