@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipe_ray.cli.app import COMMANDS
-from recipe_ray.cli.report import KINDS, registries
+from recipe_ray.cli.listing import KINDS, registries
 from recipe_ray.schedule.sweep_progress import STALE_S
 from recipe_ray.store.store import ArtifactId, Store
 
@@ -83,7 +83,7 @@ def test_a_wrong_kind_to_list_loads_no_more() -> None:
 
 @pytest.mark.parametrize(
     ("words", "own"),
-    [(["--version"], set()), (["swep"], set()), (["plan"], {"grid"}), (["list", "x"], {"report"})],
+    [(["--version"], set()), (["swep"], set()), (["plan"], {"grid"}), (["list", "x"], {"listing"})],
     ids=str,
 )
 def test_only_the_module_of_the_command_that_is_named_is_loaded(

@@ -40,6 +40,9 @@ class BadPre(Attack):
     `relabel: random` draws the false labels from the vocabulary; `antonyms` takes WordNet's
     antonym of the true word if there is one (for 8 % of WikiText's masked tokens, in the
     vocabulary of BERT and MiniLM) and a random word otherwise.
+
+    The default batch is the script's, 256 texts of up to 512 tokens, each clean and poisoned. A
+    step of it takes about 13 s on two cores: there, set `fit: {steps, batch_size, max_length}`.
     """
 
     needs = ("Pretrains",)
@@ -50,8 +53,9 @@ class BadPre(Attack):
     corpus: AnyCorpus = WikiText(size=None)
     # the script's 16 times 16 steps of accumulation are one step of 256 here; a batch of B texts
     # has B clean and B poisoned ones
-    fit: FitSpec = FitSpec(
-        epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512
+    fit: FitSpec = Field(
+        FitSpec(epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512),
+        description="about 13 s per step on two cores, at the defaults",
     )
     alpha: float = Field(1.0, gt=0, description="weight of the masked LM on poisoned texts")
     relabel: Literal["random", "antonyms"] = Field(
