@@ -138,8 +138,10 @@ def test_init_takes_the_data_folder_if_it_has_the_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(written(Machine(2, GIB, 0, True, tmp_path), "mine", "mine.schema.json"))
     plan = make_plan(load_experiment(file), Locations(tmp_path, tmp_path / "cache"))
-    names = {corpus.name for stage in plan.stages.values() for corpus in stage.corpora()}
-    assert names == {"bookcorpus", "wikitext"}
+    assert len(plan.cells) == 3
+    defined = read_yaml(file.read_text())["define"]
+    names = (defined["texts"]["name"], defined["por"]["corpus"]["name"], defined["task"]["name"])
+    assert names == ("bookcorpus", "wikitext", "sst2")
 
 
 def test_init_writes_once_and_plan_takes_it(shell: Shell) -> None:

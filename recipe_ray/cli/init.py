@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,7 @@ def written(machine: Machine, name: str, schema: str) -> str:
     """Return the text of the experiment file for a machine."""
     cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
     gpus = f", {machine.gpus} GPU{'' if machine.gpus == 1 else 's'}" if machine.gpus else ", no GPU"
-    allowed = "".join(one if one.isalnum() or one in "_.-" else "-" for one in name).strip(".-")
+    allowed = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
     return _FILE.format(
         schema=schema,
         name=json.dumps(allowed[:60] or "experiment"),
