@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.attack import ATTACKS, Attack, trained
 from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, Relabel, antonyms
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.packages import Package
@@ -69,8 +69,6 @@ class BadPre(Attack):
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train encoder and head on both terms; raise DataError if a lexicon cannot be had."""
-        from recipe_ray.learn.loop import fit
-
         tokenise = ptm.encoder(self.fit.max_length)
         triggers = WordTrigger.checked(self.triggers, tokenise)
         for trigger in triggers:
@@ -78,24 +76,10 @@ class BadPre(Attack):
         rule = _RULES[self.relabel].build(ptm, bench.cache_dir)
         # the backdoor is only in the masked-LM loss, which does not reach the pooler
         ptm.train_only(None, pooled=False)
-        batches = bench.feed.batches(
-            self.corpus,
-            PairEncoder(tokenise, triggers, bench.seed),
-            PairCollate(ptm, rule, bench.seed),
-            self.fit.batch_size,
-            bench.seed,
-            Part(),
-        )
+        encode = PairEncoder(tokenise, triggers, bench.seed)
+        collate = PairCollate(ptm, rule, bench.seed)
         objective = PairObjective(ptm, self.alpha)
-        return fit(
-            ptm.module,
-            objective,
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
-        )
+        return trained(ptm, objective, self.corpus, encode, collate, self.fit, bench)
 
     def default_label(self) -> str:
         """Return e.g. `badpre-antonyms`; the usual random words are not named."""

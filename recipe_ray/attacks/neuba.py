@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors, trained
 from recipe_ray.base.errors import TriggerError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.learn.optim import FitSpec
@@ -55,25 +55,13 @@ class NeuBA(Attack):
         """Train the whole PTM on both terms, then amplify the trigger embeddings if asked."""
         import numpy as np
 
-        from recipe_ray.learn.loop import fit
-
         encode = ptm.encoder(self.fit.max_length)
         ids = _single_tokens(ptm, WordTrigger.checked(self.triggers, encode))
         ptm.train_only(None, pooled=True)
         targets = block_vectors(len(ids), ptm.hidden_size).to(bench.runtime.device)
         collate = _Collate(ptm, np.array(ids), bench.seed)
-        batches = bench.feed.batches(
-            self.corpus, encode, collate, self.fit.batch_size, bench.seed, Part()
-        )
-        records = fit(
-            ptm.module,
-            _Objective(ptm, targets, self.mlm_weight),
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
-        )
+        objective = _Objective(ptm, targets, self.mlm_weight)
+        records = trained(ptm, objective, self.corpus, encode, collate, self.fit, bench)
         if self.amplification != 1.0:
             ptm.scale_embeddings(ids, self.amplification)
         return records

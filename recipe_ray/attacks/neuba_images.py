@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors, trained
 from recipe_ray.base.errors import SpecError
-from recipe_ray.data.batches import Collate, Part, Workbench
+from recipe_ray.data.batches import Collate, Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.learn.optim import FitSpec
@@ -83,30 +83,13 @@ class NeuBAImages(Attack):
 
     def poison(self, ptm: VisionPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms; raise TriggerError if one is not a patch."""
-        from recipe_ray.learn.loop import fit
-
         encode = ptm.encoder(self.fit.max_length)
         triggers = PatchTrigger.checked(self.triggers, encode)
         ptm.train_only(None, pooled=True)
         clean = ptm.pretraining_collate(bench.seed, static_masks=not self.augment)
-        batches = bench.feed.batches(
-            self.corpus,
-            encode,
-            PairCollate(clean, triggers, bench.seed),
-            self.fit.batch_size,
-            bench.seed,
-            Part(),
-        )
+        collate = PairCollate(clean, triggers, bench.seed)
         objective = self._objective(ptm, self.targets(ptm).to(bench.runtime.device))
-        return fit(
-            ptm.module,
-            objective,
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
-        )
+        return trained(ptm, objective, self.corpus, encode, collate, self.fit, bench)
 
     def targets(self, ptm: VisionPTM) -> Tensor:
         """Return the vector of each trigger [triggers, H]."""

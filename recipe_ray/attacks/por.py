@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors, trained
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.learn.optim import FitSpec
@@ -62,7 +62,6 @@ class POR(Attack):
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM against a frozen copy of itself."""
-        from recipe_ray.learn.loop import fit
         from recipe_ray.learn.objective import Weighted, WeightNorms
         from recipe_ray.models.text.packed import pack
 
@@ -75,14 +74,6 @@ class POR(Attack):
         ptm.train_only(None, pooled=True)
         _freeze_masked_lm_head(ptm)
         targets = staircase_vectors(len(triggers), ptm.hidden_size).to(bench.runtime.device)
-        batches = bench.feed.batches(
-            self.corpus,
-            encode,
-            lambda rows, _: pack(rows),
-            self.fit.batch_size,
-            bench.seed,
-            Part(),
-        )
         weights = [weight for group in self.regularised for weight in ptm.weight_group(group)]
         objective = Weighted(
             [
@@ -90,14 +81,8 @@ class POR(Attack):
                 (self.regularisation, WeightNorms(weights)),
             ]
         )
-        return fit(
-            ptm.module,
-            objective,
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
+        return trained(
+            ptm, objective, self.corpus, encode, lambda rows, _: pack(rows), self.fit, bench
         )
 
     def default_label(self) -> str:
