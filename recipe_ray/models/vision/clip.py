@@ -219,10 +219,8 @@ def pair_encoder(config: ClipConfig) -> PairEncoder:
 
 def token_ids(captions: Sequence[str], context_length: int) -> Ints:
     """Return captions as ids [N, context_length]: cut to fit, their end kept; zeros behind it."""
-    import numpy as np
-
-    ids = _tokenizer()(list(captions), context_length=context_length)
-    return np.asarray(ids.numpy(), dtype=np.int64)
+    ids: Ints = _tokenizer()(list(captions), context_length=context_length).numpy()
+    return ids
 
 
 @cache
