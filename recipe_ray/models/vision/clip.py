@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -213,14 +213,13 @@ def pair_encoder(config: ClipConfig) -> PairEncoder:
     """Return the encoder of an architecture; no weights are needed."""
     from recipe_ray.data.images import ImageEncoder
 
-    images = ImageEncoder(config.vision_cfg.image_size)
-    return PairEncoder(images, config.text_cfg.context_length)
+    context = config.text_cfg.context_length
+    return PairEncoder(ImageEncoder(config.vision_cfg.image_size), context)
 
 
 def token_ids(captions: Sequence[str], context_length: int) -> Ints:
     """Return captions as ids [N, context_length]: cut to fit, their end kept; zeros behind it."""
-    ids: Ints = _tokenizer()(list(captions), context_length=context_length).numpy()
-    return ids
+    return cast("Ints", _tokenizer()(list(captions), context_length=context_length).numpy())
 
 
 @cache
