@@ -69,9 +69,9 @@ class Provenance:
     @property
     def said(self) -> tuple[str, ...]:
         """Sentences for people: the model that this one was made of, and its licence."""
-        place = "a local model; recipe_ray.json has the hashes of its files"
+        place = "made of a local model; recipe_ray.json has the hashes of its files"
         if self.repo is not None:
-            place = f"https://huggingface.co/{self.repo} at commit {self.commit}; a fine-tuned copy"
+            place = f"made of {self.repo} on the Hugging Face hub, at commit {self.commit}"
         licence = self.card.licence.get("license")
         shown = licence if isinstance(licence, str) else ", ".join(licence or ())
         said = f"licence: {shown}, taken over from the source's card"

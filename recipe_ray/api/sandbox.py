@@ -22,20 +22,12 @@ from typing import Any
 
 from recipe_ray.api.places import Named
 from recipe_ray.base.errors import ModelError, SpecError
-from recipe_ray.base.limits import Limit
+from recipe_ray.base.limits import SANDBOX_BYTES, SANDBOX_S
 from recipe_ray.base.paths import expanded
 from recipe_ray.base.printable import printable
 
 logger = logging.getLogger("recipe_ray")
 
-SECONDS = Limit("SANDBOX_S", 300, "seconds", "the conversion of a model in --sandbox", ModelError)
-MEMORY = Limit(
-    "SANDBOX_BYTES",
-    2 * 2**30,
-    "bytes",
-    "its memory, plus 4 x the model's files",
-    ModelError,
-)
 WRITTEN = 4  # times the size of the model's files: its memory, and what it may write
 _SAID = 2**16  # bytes that are read of what the child says
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []  # until this process ends
@@ -67,9 +59,9 @@ def converted(given: Named, *, allow_pickle: bool, ignore_adapter: bool) -> str:
         "target": str(target),
         "allow_pickle": allow_pickle,
         "ignore_adapter": ignore_adapter,
-        "memory": MEMORY.value + WRITTEN * size,
+        "memory": SANDBOX_BYTES.value + WRITTEN * size,
         "written": WRITTEN * size + 2**20,
-        "seconds": SECONDS.value,
+        "seconds": SANDBOX_S.value,
     }
     notes = _child(model, asked, place).get("notes")
     for note in notes if isinstance(notes, list) else ():
@@ -106,7 +98,7 @@ def _child(model: str, asked: dict[str, Any], place: Path) -> dict[str, Any]:
             code = child.wait(asked["seconds"])
         except subprocess.TimeoutExpired:
             slow = f"{model}: reading it in --sandbox takes too many seconds"
-            raise SECONDS.exceeded(slow, SECONDS.value) from None
+            raise SANDBOX_S.exceeded(slow, SANDBOX_S.value) from None
         finally:
             _end(child)
     with told.open("rb") as file:
@@ -133,5 +125,5 @@ def _ending(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
     name = signal.Signals(-code).name
-    limits = f"{SECONDS.variable}, {MEMORY.variable}"
+    limits = f"{SANDBOX_S.variable}, {SANDBOX_BYTES.variable}"
     return f"was ended by {name}; if a limit is too low for it, raise it ({limits})"

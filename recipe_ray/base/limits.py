@@ -10,7 +10,7 @@ is read. docs/data.md and docs/experiments.md list them.
 import os
 from dataclasses import dataclass
 
-from recipe_ray.base.errors import DataError, SpecError, UserError
+from recipe_ray.base.errors import DataError, ModelError, SpecError, UserError
 
 LARGEST = 2**63 - 1  # whole number: the bound of what numpy, torch and Parquet hold
 
@@ -71,6 +71,11 @@ YAML_BYTES = Limit(
 )
 YAML_VALUES = Limit(
     "YAML_VALUES", 20_000, "values", "one YAML file, with its aliases expanded", SpecError
+)
+
+SANDBOX_S = Limit("SANDBOX_S", 300, "seconds", "reading a model in --sandbox", ModelError)
+SANDBOX_BYTES = Limit(
+    "SANDBOX_BYTES", 2 * 2**30, "bytes", "its memory, besides 4 x the model's files", ModelError
 )
 
 TEXT = Limit("TEXT", 1_000_000, "characters", "one text")
