@@ -178,9 +178,12 @@ def axis(
     return {**found, "scale": scale} if scale is not None else found
 
 
+_NEAR: Spec = {"zero": False, "padding": 8}  # pixels, so that no mark lies half outside
+
+
 def percent_axis(field: str, title: str, *, whole: bool = True) -> Spec:
     """Return a channel of percentages: from 0 to 100, or (not `whole`) as far as the data go."""
-    return axis(field, title, scale={"domain": [0, 100]} if whole else {"zero": False})
+    return axis(field, title, scale={"domain": [0, 100]} if whole else _NEAR)
 
 
 def names_axis(field: str, names: Sequence[str], title: str | None = None, **more: Any) -> Spec:
