@@ -20,8 +20,9 @@ demo: $(STAMP)
 	$(BIN)/recipe-ray sweep experiments/quickstart.yaml --store runs/demo
 	$(BIN)/recipe-ray report runs/demo
 
+# as many processes as cores: threads within each would only wait for one another
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # several nodes simulated on this machine, and what becomes of a sweep when parts of it die
 test-cluster: $(STAMP)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_client import CLOSED, Client
+from pair import Pair
 from samples import SENTENCES, tiny_folder
 
 from recipe_ray.data.sources import Locations
@@ -18,15 +19,14 @@ from recipe_ray.learn import precision
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all that share the small Ray in one, begun first."""
+    """Keep a file's tests in one process; those that share Ray or `pair` in one, begun first."""
     for item in items:
-        name = "ray" if _uses_ray(item) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=_uses_ray, reverse=True)
+        item.add_marker(pytest.mark.xdist_group("shared" if _shares(item) else item.path.name))
+    items.sort(key=_shares, reverse=True)
 
 
-def _uses_ray(item: pytest.Item) -> bool:
-    return "ray_session" in getattr(item, "fixturenames", ())
+def _shares(item: pytest.Item) -> bool:
+    return not {"ray_session", "pair"}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +113,14 @@ def ray_session() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Give two processes that train together."""
+    processes = Pair(tmp_path_factory.mktemp("pair") / "meeting")
+    yield processes
+    processes.close()
 
 
 @pytest.fixture

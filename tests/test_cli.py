@@ -6,7 +6,7 @@ import pytest
 from cli_samples import experiment
 from shell import Shell, shell
 
-from recipe_ray.cli.report import registries
+from recipe_ray.cli.listing import registries
 
 __all__ = ["shell"]  # a fixture
 

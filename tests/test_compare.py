@@ -84,7 +84,7 @@ def test_lost_accuracy_is_warned_of() -> None:
     ("words", "said"),
     [
         (["compare", MODEL, "minlm", "--task", "sst2"], "did you mean 'minilm'?"),
-        (["compare", MODEL, MODEL, "--task", "sst"], "did you mean 'sst2'?"),
+        (["compare", MODEL, MODEL, "--task", "sst22"], "did you mean 'sst2'?"),
         (["compare", MODEL, MODEL, "--task", "snippets", "--triggers", "a,,b"], "empty trigger"),
     ],
 )

@@ -3,17 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from pair import Pair
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.batches import MemoryBatches
 from recipe_ray.data.images import ImageBatch, ImageRows, batch_of
@@ -21,7 +18,7 @@ from recipe_ray.learn.contrastive import MAX_LOGIT_SCALE, contrastive
 from recipe_ray.learn.loop import fit
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime
+from recipe_ray.learn.runtime import LocalRuntime, Runtime
 
 SIZE, WIDTH, LENGTH = 16, 6, 8
 TINY_CLIP = {
@@ -125,30 +122,18 @@ if find_spec("open_clip"):
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def spread(pair: Pair) -> Any:
     """Return what two processes found: the outcome of every case, and an evaluation's loss."""
-    folder = tmp_path_factory.mktemp("spread")
-    start: Any = start_processes
-    start(_worker, (str(folder / "meeting"), folder), nprocs=2, start_method="spawn")
-    return torch.load(folder / "found.pt", weights_only=True)
+    return pair(_outcomes)[0]
 
 
-def _worker(rank: int, meeting: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{meeting}",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=100),
-    )
-    runtime = ProcessGroupRuntime(device=torch.device("cpu"))
+def _outcomes(runtime: Runtime) -> Any:
     outcomes = {name: case.outcome(runtime) for name, case in CASES.items()}
-    if rank == 0:
-        # the other takes no part: a loss that gathered here would wait for it
-        alone = evaluated()
-        torch.save((outcomes, float(alone.total), alone.count), folder / "found.pt")
-    dist.destroy_process_group()
+    if runtime.rank:
+        return None
+    # the other takes no part: a loss that gathered here would wait for it
+    alone = evaluated()
+    return outcomes, float(alone.total), alone.count
 
 
 @torch.no_grad()

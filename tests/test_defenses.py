@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from pair import Pair
 from pydantic import ValidationError
 from samples import SENTENCES, changed, corpus_file, minilm, parameters_of, raised_by
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.attacks.attack import NoAttack
 from recipe_ray.data.batches import LocalFeed, Workbench
@@ -21,7 +20,7 @@ from recipe_ray.experiment.plan import make_plan
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.progress import Progress
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
+from recipe_ray.learn.runtime import LocalRuntime, Runtime
 from recipe_ray.models.text.bert import BertPTM
 from recipe_ray.models.text.packed import pack
 
@@ -109,29 +108,16 @@ def test_fine_pruning_tells_how_far_it_is_and_records_no_loss(tmp_path: Path) ->
     assert [(p.step, p.num_steps) for p in seen] == [(1, 1)]
 
 
-def test_two_workers_prune_what_one_prunes(locations: Locations, tmp_path: Path) -> None:
-    alone = minilm(2)
-    prune_real(alone, locations, LocalRuntime())
-    start: Any = start_processes
-    start(_worker, (str(tmp_path / "meeting"), locations, tmp_path), 2, start_method="spawn")
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert [set(layer) for layer in found] == zero_neurons(alone)
+def test_two_workers_prune_what_one_prunes(locations: Locations, pair: Pair) -> None:
+    alone = pruned_with_real_texts(LocalRuntime(), locations)
+    assert pair(pruned_with_real_texts, locations) == [alone, alone]
 
 
-def prune_real(ptm: BertPTM, locations: Locations, runtime: Runtime) -> None:
-    fields = {"name": "fine-pruning", "share": 0.5, "precision": "fp32"}
+def pruned_with_real_texts(runtime: Runtime, locations: Locations) -> list[set[int]]:
+    ptm, fields = minilm(2), {"name": "fine-pruning", "share": 0.5, "precision": "fp32"}
     bench = Workbench(LocalFeed(locations), runtime, 0)
     DEFENSES.parse(fields).purify(ptm, Auxiliary(REAL), bench)
-
-
-def _worker(rank: int, meeting: str, locations: Locations, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    ptm = minilm(2)
-    prune_real(ptm, locations, ProcessGroupRuntime())
-    torch.save([sorted(layer) for layer in zero_neurons(ptm)], folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return zero_neurons(ptm)
 
 
 def test_activations_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from contract_kits import KITS
+from pair import Pair
 from samples import SENTENCES, changed, corpus_file, minilm, packed, parameters_of
 from stub_model import Slot
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
@@ -21,7 +20,7 @@ from recipe_ray.defenses.rule import DISTILLATION, held_by_states
 from recipe_ray.learn.distillation import frozen_copy, relative_error
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.progress import Progress
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
+from recipe_ray.learn.runtime import LocalRuntime, Runtime
 
 FIT = {"steps": 12, "batch_size": 8, "max_length": 24, "learning_rate": 1e-3, "precision": "fp32"}
 
@@ -147,32 +146,20 @@ def test_a_stopped_training_goes_on_with_the_same_teacher(tmp_path: Path) -> Non
     assert changed(parameters_of(whole.module), resumed.module) == set()
 
 
-def test_two_workers_hold_as_one_does(tmp_path: Path) -> None:
-    alone = minilm()
-    (record,) = few_steps(alone, tmp_path)
-    start: Any = start_processes
-    start(_worker, (str(tmp_path / "meeting"), tmp_path), 2, start_method="spawn")
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["terms"] == pytest.approx(record.terms, rel=1e-4)
-        for name, parameter in alone.module.named_parameters():
-            torch.testing.assert_close(found["weights"][name], parameter.data, rtol=0, atol=2e-5)
+def test_two_workers_hold_as_one_does(pair: Pair, tmp_path: Path) -> None:
+    terms, weights = few_steps(LocalRuntime(), tmp_path)
+    for found_terms, found in pair(few_steps, tmp_path):
+        assert found_terms == pytest.approx(terms, rel=1e-4)
+        for name, weight in weights.items():
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=2e-5)
 
 
-def few_steps(ptm: Any, folder: Path, runtime: Runtime | None = None) -> list[EpochRecord]:
+def few_steps(runtime: Runtime, folder: Path) -> tuple[Any, dict[str, Any]]:
     fit = {**FIT, "steps": 6, "learning_rate": 1e-4, "dropout": False}
-    return purify(ptm, folder, runtime, distillation=50, trainable="all", fit=fit)
-
-
-def _worker(rank: int, meeting: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    ptm = minilm()
-    (own := folder / f"worker-{rank}").mkdir()
-    (record,) = few_steps(ptm, own, ProcessGroupRuntime())
-    found = {"terms": record.terms, "weights": parameters_of(ptm.module)}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    ptm, own = minilm(), folder / f"worker-{runtime.rank}-of-{runtime.world_size}"
+    own.mkdir()
+    (record,) = purify(ptm, own, runtime, distillation=50, trainable="all", fit=fit)
+    return record.terms, parameters_of(ptm.module)
 
 
 def test_it_takes_the_place_of_a_loss_that_holds_nothing_unless_a_person_decides() -> None:

@@ -1,13 +1,11 @@
 """One process, two gloo processes and Ray Train compute the same losses and the same model."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from pair import Pair
 from safetensors.torch import load_file
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.corpora import WikiText
@@ -15,7 +13,7 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.spec import Launch
 from recipe_ray.learn.optim import FitSpec
-from recipe_ray.learn.runtime import ProcessGroupRuntime
+from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.text.minilm import MiniLM
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.run import run_stage, scratch
@@ -41,12 +39,10 @@ def inline(few_texts: Locations, tmp_path_factory: pytest.TempPathFactory) -> St
 
 
 def test_two_gloo_processes_agree_with_one(
-    inline: Store, few_texts: Locations, tmp_path: Path
+    inline: Store, few_texts: Locations, tmp_path: Path, pair: Pair
 ) -> None:
     store = Store.open(tmp_path / "store")
-    arguments = (str(tmp_path / "meeting"), store, few_texts)
-    start: Any = start_processes
-    start(_gloo_worker, arguments, nprocs=2, start_method="spawn")
+    pair(_gloo_worker, store, few_texts)
     _assert_same(store, inline)
 
 
@@ -63,13 +59,9 @@ def test_ray_train_agrees_with_one_process(
     _assert_same(store, inline)
 
 
-def _gloo_worker(rank: int, meeting: str, store: Store, places: Locations) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    runtime = ProcessGroupRuntime()
+def _gloo_worker(runtime: Runtime, store: Store, places: Locations) -> None:
     with scratch(store) as folder:
         run_stage(STAGE, Context(store, LocalFeed(places), places, runtime, folder))
-    dist.destroy_process_group()
 
 
 def _losses(store: Store) -> dict[tuple[str, int], float]:

@@ -3,6 +3,8 @@
 Commands that train are only parsed here. The links are checked by `make docs`.
 """
 
+import ast
+import inspect
 import re
 import shlex
 import shutil
@@ -19,6 +21,8 @@ from report_samples import clean, por
 from samples import tiny_folder
 from tiny_cell import run, tiny_plan
 
+import recipe_ray
+from recipe_ray.api import sandbox
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base import limits, loading, pickles, strict_yaml
 from recipe_ray.base.limits import Limit
@@ -148,6 +152,16 @@ def test_yaml_is_yaml(block: Block) -> None:
     assert yaml.safe_load(block.text)
 
 
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=str)
+def test_python_compiles_and_its_calls_of_the_package_have_known_arguments(block: Block) -> None:
+    for node in ast.walk(ast.parse(block.text)):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and ast.unparse(called.value) == "recipe_ray":
+            function = getattr(recipe_ray, called.attr)
+            named = {word.arg: None for word in node.keywords if word.arg}
+            inspect.signature(function).bind(*node.args, **named)
+
+
 def code(page: str, heading: str, language: str = "python") -> str:
     """Return the block of a page after a heading."""
     (_, found), *_ = re.findall(
@@ -259,6 +273,10 @@ def test_the_limits_of_the_security_page_are_those_of_the_code() -> None:
     fixed = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \|$", page, re.MULTILINE))
     assert fixed == {what: f"{value:,.0f}" for what, value in FIXED.items()}
     assert f"(or {limits.PACKING} times its size" in page
+    seconds, memory = sandbox.SECONDS, sandbox.MEMORY
+    assert f"{seconds.default} seconds (`{seconds.variable}`)" in page
+    assert f"{memory.default // 2**30} GiB of memory" in page
+    assert f"`{memory.variable}`" in page
 
 
 def test_the_picture_of_the_readme_is_drawn_from_the_kept_rows(tmp_path: Path) -> None:

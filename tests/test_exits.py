@@ -46,7 +46,7 @@ def ending(error: BaseException | None, patch: pytest.MonkeyPatch, command: str 
         else:
             raise error
 
-    places = {"list": "report.registries", "status": "status.present_store"}
+    places = {"list": "listing.registries", "status": "status.present_store"}
     places |= {"sweep": "grid.set_up_logging", "debug": "grid.set_up_logging"}
     places |= {name: f"{name}.set_up_logging" for name in ("search", "evaluate")}
     place = places.get(command, "single.set_up_logging")

@@ -14,6 +14,7 @@ from shell import Shell, shell
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.unlearn import Unlearn
 from recipe_ray.experiment.files import load_experiment, load_search
 from recipe_ray.experiment.plan import Plan, make_plan
 from recipe_ray.experiment.search_plan import make_search_plan
@@ -250,6 +251,21 @@ def write(folder: Path, name: str, values: dict[str, object]) -> Path:
 
 GRID = {"models": ["small"], "tasks": ["sst2"]}
 SMALL = {"name": "minilm", "layers": 2}
+
+
+def test_a_defined_name_may_stand_inside_a_component(tmp_path: Path) -> None:
+    define = {
+        "small": SMALL,
+        "gentle": {"name": "recipe", "weight_factor": 0.1},
+        "look": {"name": "vocabulary", "confirmed": 7},
+        "both": {"name": "unlearn", "plus": "gentle", "detectors": ["look"]},
+    }
+    grid = {**GRID, "defenses": ["both"], "auxiliaries": ["editorials"]}
+    path = write(tmp_path, "e.yaml", {"name": "e", "define": define, "grid": grid})
+    [defense] = load_experiment(path).grid[0].defenses
+    assert isinstance(defense, Unlearn)
+    assert defense.plus.weight_factor_column == 0.1
+    assert [one.label() for one in defense.detectors] == ["look"]
 
 
 def test_a_defined_name_stands_for_its_component_and_is_its_title(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hub_client import Client
 from hub_stand_in import HubStandIn, Repo
 
 from recipe_ray.base.errors import ModelError, UnsafeModelError
-from recipe_ray.data.hub import HubSnapshot, fetch_model
+from recipe_ray.data.hub import HubSnapshot, fetch_card, fetch_model, snapshot_in
 
 TINY = "someone/tiny-bert"
 
@@ -43,6 +43,9 @@ def model_repos(files: dict[str, bytes]) -> dict[str, Repo]:
         "someone/tiny-pickled": Repo(pickled, kind="models"),
         "someone/tiny-torch": Repo({**plain, "model.pt": b"another"}, kind="models"),
         "someone/tiny-empty": Repo(plain, kind="models"),
+        "someone/tiny-card": Repo(
+            {**plain, "README.md": b"---\nlicense: mit\n---\n"}, kind="models"
+        ),
     }
 
 
@@ -74,6 +77,19 @@ def test_a_model_loads_and_its_commit_is_known(client: Client, hub: HubStandIn) 
     snapshot = client(fetch_model, TINY, None)
     assert snapshot.commit == hub.repos[TINY].commit
     assert client(embed, snapshot) == (1, 5, 32)
+
+
+def test_the_card_of_a_commit_is_fetched_and_kept(
+    client: Client, offline: Client, hub: HubStandIn
+) -> None:
+    commit = hub.repos["someone/tiny-card"].commit
+    with pytest.raises(ModelError, match="cannot be reached"):
+        offline(fetch_card, "someone/tiny-card", commit)
+    card = client(fetch_card, "someone/tiny-card", commit)
+    assert "license: mit" in card.read_text()
+    assert snapshot_in(card.parent) == ("someone/tiny-card", commit)
+    assert offline(fetch_card, "someone/tiny-card", commit) == card
+    assert client(fetch_card, TINY, hub.repos[TINY].commit) is None
 
 
 def test_neither_code_nor_pickles_are_fetched(client: Client, hub: HubStandIn) -> None:

@@ -1,16 +1,12 @@
 """Predictions over several workers are those of one."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
-import torch.distributed as dist
+from pair import Pair
 from samples import SENTENCES, minilm
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.learn.metrics import Labels
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
+from recipe_ray.learn.runtime import LocalRuntime, Runtime
 from recipe_ray.stages.evaluate import MAX_TOKENS, predict
 
 # of many lengths, in more than two groups of MAX_TOKENS
@@ -30,17 +26,8 @@ def predicted(runtime: Runtime) -> Labels:
     return predict(classifier, rows, collate, runtime, "fp32")
 
 
-def test_two_workers_predict_what_one_predicts(tmp_path: Path) -> None:
+def test_two_workers_predict_what_one_predicts(pair: Pair) -> None:
     alone = predicted(LocalRuntime())
     assert set(alone) == {1, 2}
-    start: Any = start_processes
-    start(_worker, (str(tmp_path / "meeting"), tmp_path), 2, start_method="spawn")
-    for rank in (0, 1):
-        assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), alone)
-
-
-def _worker(rank: int, meeting: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    np.save(folder / f"{rank}.npy", predicted(ProcessGroupRuntime()))
-    dist.destroy_process_group()
+    for found in pair(predicted):
+        assert np.array_equal(found, alone)

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from pair import Pair
 from pydantic import ValidationError
 from samples import SENTENCES, minilm, packed, raised_by, task_fields, tiny_folder, tiny_ptm
 from tiny_cell import by_metric, rows_of, run, tiny_plan
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.fine_pruning import FinePruning
@@ -135,12 +134,9 @@ def test_a_trigger_that_pruning_keeps_asleep_wakes_fewer_neurons(tmp_path: Path)
     assert (columns["defense"], columns["aux"]) == ("fine-pruning", "file")
 
 
-def test_two_workers_sum_what_one_sums(tmp_path: Path) -> None:
+def test_two_workers_sum_what_one_sums(pair: Pair) -> None:
     alone = _probed(LocalRuntime())
-    start: Any = start_processes
-    start(_worker, (str(tmp_path / "meeting"), tmp_path), 2, start_method="spawn")
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in pair(_probed):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-4)
         assert torch.equal(found[2:], alone[2:])
 
@@ -153,13 +149,6 @@ def _probed(runtime: LocalRuntime | ProcessGroupRuntime) -> Tensor:
     clean, poisoned = (encode(version, np.arange(len(texts))) for version in versions)
     assert poisoned.lengths.sum() > MAX_TOKENS
     return probe(ptm, clean, poisoned, runtime)
-
-
-def _worker(rank: int, meeting: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    torch.save(_probed(ProcessGroupRuntime()), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_a_trigger_that_is_lost_is_an_error(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_dry_run_refuses_what_the_run_would(shell: Shell) -> None:
     [
         (["--triggers", "cf"], "--triggers: it is measured on a task; give --evaluate"),
         (["--floor", MODEL], "give --evaluate TASK"),
-        (["--evaluate", "sst"], "did you mean 'sst2'"),
+        (["--evaluate", "sst22"], "did you mean 'sst2'"),
         (["--evaluate-set", "steps=1"], "--evaluate-set: it is measured"),
         (["--push-to-hub", "me/clean"], "no terminal: --yes"),
         (["--push-to-hub", "me", "--yes"], "owner/name"),
@@ -190,7 +190,8 @@ def test_a_trigger_that_acts_more_than_in_the_clean_model_is_warned_of(
 ) -> None:
     def side(masr: float) -> Side:
         rates = {"acc": 0.8, "masr": masr}
-        return Side("m", [[{"metric": n, "value": v, "trigger": None} for n, v in rates.items()]])
+        counts = {"trigger": None, "numerator": None, "denominator": None}
+        return Side("m", [[{"metric": n, "value": v, **counts} for n, v in rates.items()]])
 
     sides = {"before": side(1.0), "after": side(after), "floor": side(0.25)}
     found = Evaluated("sst2", ("cf",), 0, sides)
@@ -198,3 +199,11 @@ def test_a_trigger_that_acts_more_than_in_the_clean_model_is_warned_of(
     assert any("the backdoor is not gone" in one for one in found.warnings) == left
     del sides["floor"]
     assert Evaluated("sst2", ("cf",), 0, sides).residue == 0
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_any_work(shell: Shell) -> None:
+    done = purify(shell, MODEL, "--address", "127.0.0.1:1")
+    assert done.code == 2
+    assert "--address" in done.err
+    assert "127.0.0.1:1" in done.err
+    assert not Path("out").exists()

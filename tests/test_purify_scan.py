@@ -69,6 +69,35 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert names == ["vocabulary", "inversion"]
 
 
+def test_another_defense_may_be_asked_for_and_the_card_says_whose_it_is(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_with(monkeypatch, VOCABULARY)
+    aux = texts(shell.folder, 10)
+    fit = {"steps": 2, "batch_size": 4, "max_length": 16, "precision": "fp32"}
+    asked = {"name": "unlearn", "detectors": [VOCABULARY], "margin": 1e6, "fit": fit}
+    words = ["purify", MODEL, "--aux", aux, "--out"]
+    done = shell(*words, "clean", "--defense", json.dumps(asked), "--set", "rounds=2")
+    assert done.code in (0, 4), done.err
+    # nothing shrinks, so no head has to hold the model
+    assert "head was fitted" not in done.err
+    said = " ".join(done.out.split())
+    assert "a silent scan is what it was trained for" in said
+    card = " ".join((shell.folder / "clean" / "README.md").read_text().split())
+    assert "unlearning, which is ours" in card
+    assert "at most 2 rounds" in card
+    assert "did not help the purifier" not in card
+    assert result_of(shell, "clean")["settings"]["defense"]["name"] == "unlearn"
+    for more, said in {
+        ("--defense", "unlern"): "did you mean 'unlearn'?",
+        ("--defense", "none"): "it does nothing",
+        ("--defense", "unlearn", "--preset", "paper-por"): "give one of them",
+        ("--defense", "{name: unlearn, rounds: -1}"): "rounds",
+    }.items():
+        wrong = shell(*words, "other", *more)
+        assert (wrong.code, said in wrong.err) == (2, True), wrong.err
+
+
 def test_the_result_says_what_was_done_with_which_data_and_what_came_of_it(shell: Shell) -> None:
     done = purify(shell, "clean", "--json")
     result = result_of(shell, "clean")

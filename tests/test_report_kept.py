@@ -185,3 +185,30 @@ def test_what_has_nothing_to_draw_is_said_with_its_name(shell: Shell) -> None:
     store = filled(shell.folder / "store")
     said = shell.fails("report", store, "--experiment", "floors", "--figures", "f")
     assert "nothing was measured yet that can be drawn (experiments here: floors)" in said
+
+
+def test_only_some_rows_are_shown_with_the_clean_ptms_as_their_floor(shell: Shell) -> None:
+    store = filled(shell.folder / "store")
+    every = json.loads(shell("report", store, "--json").out)["cells"]
+    shown = json.loads(shell("report", store, "--only", "defense=recipe", "--json").out)["cells"]
+    assert {(one["attack"], one["defense"]) for one in every} == {
+        *(("none", "none"), ("por", "none"), ("por", "recipe"))
+    }
+    assert {one["defense"] for one in shown if one["attack"] == "por"} == {"recipe"}
+    assert [one for one in every if one["defense"] == "recipe" or one["attack"] == "none"] == shown
+    both = shell("report", store, "--only", "defense=recipe", "--only", "epoch=1,2", "--json")
+    assert [one["epoch"] for one in json.loads(both.out)["cells"] if one["epoch"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("defence=recipe", "unknown column 'defence' (did you mean 'defense'?)"),
+        ("defense=reciep", "--only defense: unknown value 'reciep' (did you mean 'recipe'?)"),
+        ("defense", "--only defense: write COLUMN=VALUE,..., e.g. defense=none,recipe"),
+        ("defense=", "write COLUMN=VALUE"),
+        ("value=0.5", "unknown column 'value'"),
+    ],
+)
+def test_rows_that_there_are_none_of_are_named(shell: Shell, only: str, said: str) -> None:
+    assert said in shell.fails("report", filled(shell.folder / "store"), "--only", only)

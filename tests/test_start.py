@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from recipe_ray.cli.app import COMMANDS
-from recipe_ray.cli.report import KINDS, registries
-from recipe_ray.schedule.sweep_progress import STALE_S
+from recipe_ray.cli.listing import KINDS, registries
 from recipe_ray.store.store import ArtifactId, Store
 
 HEAVY = (
@@ -25,6 +24,7 @@ HEAVY = (
     "huggingface_hub",
     "pyarrow",
     "numpy",
+    "PIL",
 )
 START = """
 import sys
@@ -72,17 +72,17 @@ def test_what_only_tells_of_the_program_loads_nothing_that_computes(words: list[
 @pytest.mark.parametrize(
     "words", [["list"], ["list", "--json"], *(["list", kind] for kind in KINDS)], ids=" ".join
 )
-def test_a_list_loads_the_plugins_and_with_them_only_numpy(words: list[str]) -> None:
-    assert started(*words)[:2] == (0, {"numpy"})
+def test_a_list_loads_all_plugins_and_with_them_nothing_that_computes(words: list[str]) -> None:
+    assert started(*words)[:2] == (0, set())
 
 
 def test_a_wrong_kind_to_list_loads_no_more() -> None:
-    assert started("list", "model")[:2] == (2, {"numpy"})
+    assert started("list", "model")[:2] == (2, set())
 
 
 @pytest.mark.parametrize(
     ("words", "own"),
-    [(["--version"], set()), (["swep"], set()), (["plan"], {"grid"}), (["list", "x"], {"report"})],
+    [(["--version"], set()), (["swep"], set()), (["plan"], {"grid"}), (["list", "x"], {"listing"})],
     ids=str,
 )
 def test_only_the_module_of_the_command_that_is_named_is_loaded(
@@ -124,24 +124,42 @@ def test_every_command_says_in_the_help_what_it_does() -> None:
     assert "Show what is done, running and failed in a store" in " ".join(said.split())
 
 
-@pytest.mark.parametrize("options", [[], ["--json"], ["--watch", "--interval", "0.2"]], ids=str)
+def filled_store(folder: Path) -> tuple[Store, ArtifactId]:
+    """Return a store with a stage done, one failed, a resume point, and one that runs."""
+    store = Store.open(folder / "store")
+    done, failed, running = (ArtifactId("purify", "por", letter * 16) for letter in "abc")
+    (folder / "made").mkdir()
+    store.commit(done, folder / "made", {})
+    store.write_plan("small", {"cells": [{"stages": [done.key]}], "stages": {done.key: {}}})
+    about = {"kind": "purify", "label": "por", "phase": "purify", "step": 1, "num_steps": 2}
+    now = datetime.now(UTC).isoformat()
+    store.write_progress(running, {**about, "time": now})
+    store.record_failure(failed, {**about, "error": "ModelError", "message": "no", "time": now})
+    store.write_checkpoint("d" * 16, b"1")
+    return store, running
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
 def test_status_reads_a_store_with_nothing_that_computes(
     tmp_path: Path, options: list[str]
 ) -> None:
-    store = Store.open(tmp_path / "store")
-    done, failed, running = (ArtifactId("purify", "por", letter * 16) for letter in "abc")
-    (tmp_path / "made").mkdir()
-    store.commit(done, tmp_path / "made", {})
-    store.write_plan("small", {"cells": [{"stages": [done.key]}], "stages": {done.key: {}}})
-    about = {"kind": "purify", "label": "por", "phase": "purify", "step": 1, "num_steps": 2}
-    soon_stale = datetime.now(UTC) - timedelta(seconds=STALE_S - 10)  # then --watch ends
-    store.write_progress(running, {**about, "time": soon_stale.isoformat()})
-    store.record_failure(failed, {**about, "error": "ModelError", "message": "no", "time": "now"})
-    store.write_checkpoint("d" * 16, b"1")
+    filled_store(tmp_path)
     code, loaded, said = started("status", "--store", tmp_path / "store", *options)
     assert (code, loaded) == (0, set())
     assert "small" in said
     assert "nothing runs on this store" not in said
+
+
+def test_watching_loads_nothing_that_computes_and_ends_with_what_runs(tmp_path: Path) -> None:
+    store, running = filled_store(tmp_path)
+    words = ["status", "--store", str(tmp_path / "store"), "--watch", "--interval", "0.2"]
+    code = [sys.executable, "-c", START, *words]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("purify" in line for line in process.stdout)
+        store.clear_progress(running)
+        *_, exit_code, modules = process.stdout.read().splitlines()
+    assert (int(exit_code), set(modules.split()) & set(HEAVY)) == (0, set())
 
 
 def test_a_store_that_is_missing_is_told_without_what_computes() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from image_samples import labelled_parquet, tiny_vgg
+from pair import Pair
 from pydantic import ValidationError
 from samples import SENTENCES, changed, corpus_file, minilm, packed, parameters_of, raised_by
 from scan_samples import (
@@ -19,7 +19,6 @@ from scan_samples import (
     displacement,
     patch_displacement,
 )
-from torch.multiprocessing.spawn import start_processes
 
 from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
@@ -30,7 +29,7 @@ from recipe_ray.detectors.detector import Suspect
 from recipe_ray.detectors.insertion import Altered, Draw, implants_of, insertions_of
 from recipe_ray.learn.distillation import frozen_copy
 from recipe_ray.learn.loop import EpochRecord
-from recipe_ray.learn.runtime import LocalRuntime, ProcessGroupRuntime, Runtime
+from recipe_ray.learn.runtime import LocalRuntime, Runtime
 from recipe_ray.models.family import MODELS
 from recipe_ray.stages.purify import PurifyStage
 
@@ -278,33 +277,20 @@ def test_texts_with_no_room_are_refused(tmp_path: Path) -> None:
 # --- workers, and what is planned
 
 
-def test_two_workers_unlearn_what_one_does(tmp_path: Path) -> None:
-    alone = backdoored()
-    alone.save(tmp_path / "suspect")
-    records = few_steps(alone, tmp_path)
-    start: Any = start_processes
-    start(_worker, (str(tmp_path / "meeting"), tmp_path), 2, start_method="spawn")
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["terms"] == pytest.approx(records[-1].terms, rel=1e-3)
-        for name, parameter in alone.module.named_parameters():
-            torch.testing.assert_close(found["weights"][name], parameter.data, rtol=0, atol=2e-4)
+def test_two_workers_unlearn_what_one_does(pair: Pair, tmp_path: Path) -> None:
+    terms, weights = few_steps(LocalRuntime(), tmp_path)
+    for found_terms, found in pair(few_steps, tmp_path):
+        assert found_terms == pytest.approx(terms, rel=1e-3)
+        for name, weight in weights.items():
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=2e-4)
 
 
-def few_steps(ptm: Any, folder: Path, runtime: Runtime | None = None) -> list[EpochRecord]:
+def few_steps(runtime: Runtime, folder: Path) -> tuple[Any, dict[str, Any]]:
     fit = {**FIT, "steps": 6, "optimizer": "sgd", "learning_rate": 1e-2}
-    return unlearn(ptm, folder, runtime, rounds=1, fit=fit)[0]
-
-
-def _worker(rank: int, meeting: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    ptm = backdoored()
-    (own := folder / f"worker-{rank}").mkdir()
-    records = few_steps(ptm, own, ProcessGroupRuntime())
-    found = {"terms": records[-1].terms, "weights": parameters_of(ptm.module)}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    ptm, own = backdoored(), folder / f"worker-{runtime.rank}-of-{runtime.world_size}"
+    own.mkdir()
+    records = unlearn(ptm, own, runtime, rounds=1, fit=fit)[0]
+    return records[-1].terms, parameters_of(ptm.module)
 
 
 def a_stage(folder: Path, model: Any, **fields: Any) -> PurifyStage:

@@ -19,14 +19,14 @@ from recipe_ray.base import limits
 from recipe_ray.base.limits import Limit
 from recipe_ray.base.spec import Spec
 from recipe_ray.cli.app import app
-from recipe_ray.cli.report import registries
+from recipe_ray.cli.listing import registries
 from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment, Growth, Launch, Paper, grid_class
 from recipe_ray.learn.optim import FitSpec
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).with_name("zensical.toml")
-COPIED = ("*.md", "docs", "cluster", "experiments", "LICENSE", ".github")
+COPIED = ("*.md", "docs", "cluster", "examples", "experiments", "LICENSE", ".github")
 LEFT_OUT = shutil.ignore_patterns("*.parquet", "plan.json", "site", "__pycache__")
 Rows = Iterable[tuple[object, ...]]
 
@@ -87,9 +87,10 @@ def _command(name: str, command: Any) -> Iterator[str]:
         takes = param.metavar or (kind.removesuffix("'>") if option else param.name.upper())
         shown = " ".join(param.opts) if option else takes
         given = option and not getattr(param, "is_flag", False)
-        default = None if callable(param.default) else param.default or None
+        silent = callable(param.default) or param.default in (None, (), [], "")
+        default = None if silent or param.default is False else param.default
         about = getattr(param, "help", None)
-        rows.append((f"`{shown}`", f"`{takes}`" if given else None, default, about))
+        rows.append((f"`{shown}`", f"`{takes}`" if given else "", default, about))
     yield from _table(("option", "takes", "default", "meaning"), rows)
 
 
@@ -157,7 +158,7 @@ def python() -> Iterator[str]:
 def _documented(name: str, function: Any, heading: str = "##") -> Iterator[str]:
     yield f"\n{heading} {name}\n"
     if callable(function) and not inspect.isclass(function):
-        yield f"    {name}{inspect.signature(function)}\n"
+        yield f"    {name}{inspect.signature(function)}\n".replace("'", "")
     yield inspect.getdoc(function) or ""
 
 
@@ -196,7 +197,10 @@ def _table(heads: tuple[str, ...], rows: Rows) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield f"|{'---|' * len(heads)}"
     for row in listed:
-        cells = [" ".join(str(cell or "").replace("|", "\\|").split()) for cell in row]
+        cells = [
+            " ".join(("" if cell is None else str(cell)).replace("|", "\\|").split())
+            for cell in row
+        ]
         yield f"| {' | '.join(cells)} |"
 
 

@@ -31,7 +31,7 @@ from recipe_ray.base.spec import explain, explained
 from recipe_ray.base.strict_yaml import check_size, read_yaml
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.hub import fetch_model
-from recipe_ray.defenses.defense import DEFENSES
+from recipe_ray.defenses.defense import DEFENSES, Defense
 from recipe_ray.detectors.detector import DETECTORS, Detector
 from recipe_ray.models.contents import check_folder_given, check_readable, families_of
 from recipe_ray.models.family import MODELS, ModelRef
@@ -149,6 +149,13 @@ def parse_attack(text: Named, changes: list[str]) -> Attack:
         apply_change(fields, change)
     attack: Attack = parse_component(ATTACKS, fields, "--attack")
     return attack
+
+
+def parse_defense(text: Named) -> Defense:
+    """Return the defense of a registered name or a YAML mapping."""
+    value = _plain(text, "--defense", "a defense of `recipe-ray list defenses`")
+    defense: Defense = parse_component(DEFENSES, value, "--defense")
+    return defense
 
 
 def parse_detector(text: Named) -> Detector:

@@ -227,8 +227,11 @@ def _number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
 
-def meaning(before: Record, after: Record) -> list[str]:
-    """Return sentences on what the two scans say, and what they do not."""
+def meaning(before: Record, after: Record, *, trained_for: bool) -> list[str]:
+    """Return sentences on what the two scans say, and what they do not.
+
+    `trained_for`: the defense trained away what such detectors find.
+    """
     said = []
     quiet = silent(after)
     if verdict(after) == "not calibrated":
@@ -245,6 +248,11 @@ def meaning(before: Record, after: Record) -> list[str]:
             )
     if quiet and silent(before):
         said.append("The scan was silent before as well: it found nothing to remove.")
+    if trained_for:
+        said.append(
+            "The defense trained away what these detectors find, so a silent scan is what it was "
+            "trained for. What triggers still do is seen on a task (--evaluate)."
+        )
     said.append(
         "A silent scan does not prove that a model is clean: it says that these detectors found "
         "nothing with these data. Fallen scores show that these inputs do less, not that every "

@@ -39,7 +39,7 @@ def scan(
     data: Named,
     *,
     reference: Named | None = None,
-    detectors: Sequence[Named] = (),
+    detectors: Named | Sequence[Named] = (),
     text_column: str | None = None,
     seed: int = 0,
     store: Place = "",
@@ -63,13 +63,13 @@ def scan(
     from recipe_ray.api.outcomes import ScanOutcome
     from recipe_ray.api.scans import Asked, Scanner, exit_code
 
-    given = [models] if isinstance(models, (str, PurePath, Mapping)) else list(models)
+    given, looking = _listed(models), _listed(detectors)
     if not given:
         raise SpecError("models: give one or more")
     _at_least(1, at_once=at_once)
     opening = _opening(revision, allow_pickle, ignore_adapter)
     with quiet_libraries(), store_or_temporary(str(store)) as kept:
-        asked = Asked.of(data, detectors, seed, opening, text_column)
+        asked = Asked.of(data, looking, seed, opening, text_column)
         listener = Listener(progress)
         found = Scanner(asked, kept, at_once, address, listener).scanned(given, reference)
     return ScanOutcome.of(found, exit_code(found))
@@ -83,6 +83,7 @@ def purify(
     aux_size: int | None = None,
     text_column: str | None = None,
     preset: str | None = None,
+    defense: Named | None = None,
     changes: Changes = (),
     accept_harm: bool = False,
     scan: bool = True,
@@ -106,7 +107,8 @@ def purify(
     """Clean a model with RECIPE into the new folder `out`; neither triggers nor labels are needed.
 
     `aux`: unlabelled data of the model's kind, 11 samples or more, a few thousand are usual.
-    `changes`: fields of RECIPE that are set, such as {"fit.steps": 300}; the rule chooses the rest.
+    `defense`: another way than RECIPE with settings by the rule, such as "unlearn". `changes`: its
+    fields that are set, such as {"fit.steps": 300}; the rule chooses RECIPE's others.
     `scan`: scan before and after, each for about `scan_budget_s` seconds. `until_clean`: purify
     until the scan is silent, at most `max_rounds` times. `evaluate`: a task to fine-tune on before
     and after, and with `floor` a clean model; `triggers` are measured there and never reach the
@@ -140,6 +142,7 @@ def purify(
         aux_size=aux_size,
         text_column=text_column,
         preset=preset,
+        defense=defense,
         changes=_changes(changes),
         accept_harm=accept_harm,
         scan_budget_s=scan_budget_s if scan else None,
@@ -342,6 +345,10 @@ def results(store: Place = "runs/store", experiment: str | None = None) -> Resul
 def _opening(revision: str | None, allow_pickle: bool, ignore_adapter: bool) -> dict[str, Any]:
     about = {"allow_pickle": allow_pickle, "ignore_adapter": ignore_adapter}
     return {"revision": revision, **about}
+
+
+def _listed(given: Named | Sequence[Named]) -> list[Named]:
+    return [given] if isinstance(given, (str, PurePath, Mapping)) else list(given)
 
 
 def _at_least(least: float, **given: float) -> None:

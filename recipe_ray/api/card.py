@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from recipe_ray import __version__
 from recipe_ray.base.printable import in_markdown
+from recipe_ray.defenses.defense import Defense
 from recipe_ray.defenses.recipe import Recipe
+from recipe_ray.defenses.unlearn import Unlearn
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.stages.evaluate import HELD_OUT_UNIGRAM
 from recipe_ray.stages.guard import TITLES
@@ -26,6 +28,10 @@ was present, or that it is gone.{scan} What can be said is that RECIPE removed t
 backdoors it was tried on under laboratory conditions. {accuracy}
 """
 _OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
+_GUIDED = (
+    " The scan is a search without proof. Scans of its own told the defense what to train away, so "
+    "a silent one is what it was trained for."
+)
 _OF_TASK = "; the purifier saw neither those of the measurement above nor their labels"
 _NO_TASK = ", and none were used"
 _ACCURACY = "Accuracy on your task was not\nmeasured: fine-tune both models and compare."
@@ -58,7 +64,7 @@ class Told:
     rates: Sequence[Sequence[str]] = ()  # what was measured there, titles first
 
 
-def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[str, float]) -> str:
+def purified_card(about: About, defense: Defense, told: Told, measured: Mapping[str, float]) -> str:
     """Return the card of a purified model; `measured` are the stage's values by metric.
 
     Warnings come first. Sentences and names may quote
@@ -66,7 +72,7 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
     """
     claims = {
         "task": _OF_TASK if told.task else _NO_TASK,
-        "scan": _OF_SCAN if told.scan else "",
+        "scan": _GUIDED if defense.scans else _OF_SCAN if told.scan else "",
         "accuracy": _ACCURACY_OF_TASK if told.task else _ACCURACY,
     }
     return "\n".join(
@@ -75,15 +81,12 @@ def purified_card(about: About, recipe: Recipe, told: Told, measured: Mapping[st
             f"# Purified copy of {in_markdown(about.model)}",
             "",
             *_listed("## Warnings", told.warnings),
-            f"Made by recipe-ray {__version__} with RECIPE (Zhu et al., TACL 2023): continual "
-            "pre-training with a penalty on the norms of weight matrices.",
+            f"Made by recipe-ray {__version__} with {_way(defense)}",
             "",
             *_listed("## Where it comes from", told.source),
             "## What was done",
             "",
-            f"- penalised weights: {', '.join(recipe.layers)}; trainable: {recipe.trainable}",
-            f"- weight factor {recipe.weight_factor:g}; {_training(recipe.fit, about.sample)}",
-            f"- what held the model: {_holding(recipe)}",
+            *_settings(defense, about.sample),
             f"- why: {in_markdown(told.reason)}",
             f"- data: {in_markdown(told.data)}",
             *(f"- {in_markdown(one)}" for one in told.hashes),
@@ -161,6 +164,42 @@ def _scan_section(told: Told) -> list[str]:
     if told.scan:
         return ["## The scan before and after", "", *told.scan, ""]
     return ["## Not scanned", "", f"{told.scan_why}.", ""] if told.scan_why else []
+
+
+def _way(defense: Defense) -> str:
+    if isinstance(defense, Recipe):
+        return (
+            "RECIPE (Zhu et al., TACL 2023): continual pre-training with a penalty on the norms of "
+            "weight matrices."
+        )
+    if isinstance(defense, Unlearn):
+        before = f" Before that, {_way(defense.plus)}" if defense.plus.acts else ""
+        return (
+            "unlearning, which is ours, after LMSanitator (Wei et al., NDSS 2024) and Patronus: "
+            "what a label-free scan found was put into auxiliary samples, and its effect was "
+            f"trained away.{before} What no scan found is still there."
+        )
+    return f"the defense `{defense.name}`."
+
+
+def _settings(defense: Defense, sample: str) -> list[str]:
+    if isinstance(defense, Recipe):
+        return [
+            f"- penalised weights: {', '.join(defense.layers)}; trainable: {defense.trainable}",
+            f"- weight factor {defense.weight_factor:g}; {_training(defense.fit, sample)}",
+            f"- what held the model: {_holding(defense)}",
+        ]
+    if isinstance(defense, Unlearn):
+        named = ", ".join(one.name for one in defense.detectors)
+        return [
+            *(_settings(defense.plus, sample) if defense.plus.acts else ()),
+            f"- detectors: {named}; at most {defense.rounds} rounds of a scan and a training",
+            f"- a round: {_training(defense.fit, sample)}",
+            "- what held the model: its own states of clean samples, weight "
+            f"{defense.hold:g}; those with something put in were led back to them",
+        ]
+    fields = defense.model_dump(mode="json", exclude_defaults=True)
+    return [f"- {name}: {in_markdown(str(value))}" for name, value in fields.items()]
 
 
 def _training(fit: FitSpec, sample: str) -> str:

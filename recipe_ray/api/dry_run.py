@@ -101,7 +101,9 @@ def estimated(asked: Asked, listener: Listener) -> Estimate:
             found = plan_scan(stage, ptm, store, feed, asked.scan_budget_s)
             if isinstance(found, Scanning):
                 parts.append(Part("scan before and after", 2 * found.takes_s))
-        parts.append(bench.timed("purify", partial(stage.clean, ptm)))
+        # a defense that scans trains in rounds, of which nobody knows how many there will be
+        name = "purify, first round" if stage.defense.scans else "purify"
+        parts.append(bench.timed(name, partial(stage.clean, ptm)))
         del ptm
         if asked.evaluation is not None:
             sides = 2 if asked.floor is None else 3

@@ -71,8 +71,9 @@ def run_cell(plan: Plan, cell: Cell, store: Store, locations: Locations, watcher
     """Run a cell in this process; raise what its first failing stage raised."""
     from recipe_ray.experiment.collect import run_planned
 
-    how = {"checkpoint_every_s": plan.launch.checkpoint_every_s}
-    run_planned(plan, cell.stages, store, locations, on_progress=watcher.on_progress, **how)
+    every_s = plan.launch.checkpoint_every_s
+    how = {"checkpoint_every_s": every_s, "on_progress": watcher.on_progress}
+    run_planned(plan, cell.stages, store, locations, **how)
 
 
 def run_here(plan: Plan, store: Store, locations: Locations, listener: Listener) -> SweepOutcome:

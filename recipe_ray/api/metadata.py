@@ -20,7 +20,7 @@ from recipe_ray.base.errors import DataError, UserError
 from recipe_ray.base.foreign import is_there, read_foreign
 from recipe_ray.base.printable import in_a_row
 from recipe_ray.base.strict_yaml import read_yaml
-from recipe_ray.data.hub import fetch_card, snapshot_in
+from recipe_ray.data.hub import check_repo, fetch_card, snapshot_in
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -69,9 +69,9 @@ class Provenance:
     @property
     def said(self) -> tuple[str, ...]:
         """Sentences for people: the model that this one was made of, and its licence."""
-        place = "a local model; recipe_ray.json has the hashes of its files"
+        place = "made of a local model; recipe_ray.json has the hashes of its files"
         if self.repo is not None:
-            place = f"https://huggingface.co/{self.repo} at commit {self.commit}; a fine-tuned copy"
+            place = f"made of {self.repo} on the Hugging Face hub, at commit {self.commit}"
         licence = self.card.licence.get("license")
         shown = licence if isinstance(licence, str) else ", ".join(licence or ())
         said = f"licence: {shown}, taken over from the source's card"
@@ -187,14 +187,13 @@ def check_head(card: str) -> None:
     The same that `RepoCard.validate` asks the hub, as far as it can be told without.
     """
     from huggingface_hub import ModelCard
-    from huggingface_hub.utils import validate_repo_id
 
-    data = ModelCard(card).data
+    data: Any = ModelCard(card).data  # untyped
     if not data.to_dict():
         raise ValueError("the card has no metadata")
     for repo in (data.base_model, *(data.datasets or ())):
         if repo is not None:
-            validate_repo_id(repo)
+            check_repo(repo)
 
 
 def hub_data_sets(content: Any) -> list[str]:

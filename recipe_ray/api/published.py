@@ -96,10 +96,15 @@ class Evaluated:
         from huggingface_hub import EvalResult
 
         names = {"acc": "accuracy", "aasr": "AASR", "masr": "MASR"}
-        about = {"task_type": self.task_type, "dataset_type": "other", "dataset_name": self.task}
         found = self.sides["after"].estimates
         return [
-            EvalResult(**about, metric_type=names[name], metric_value=round(found[name].mean, 6))
+            EvalResult(
+                task_type=self.task_type,
+                dataset_type="other",
+                dataset_name=self.task,
+                metric_type=names[name],
+                metric_value=round(found[name].mean, 6),
+            )
             for name in names
             if name in found
         ]
@@ -175,7 +180,11 @@ class Purified:
         lines: list[str] = []
         if self.before is not None and self.kept.scan is not None:
             both = (self.before, self.kept.scan)
-            said = [line for one in meaning(*both) for line in textwrap.wrap(one, WIDTH)]
+            said = [
+                line
+                for one in meaning(*both, trained_for=self.plan.defense.scans)
+                for line in textwrap.wrap(one, WIDTH)
+            ]
             lines += [*table(side_by_side(*both)), *said]
         if self.evaluated is not None:
             title = f"fine-tuned on {self.evaluated.task}"
@@ -215,7 +224,13 @@ def _card(done: Purified, notes: tuple[str, ...], source: Provenance, folder: Pa
         both = (done.before, done.kept.scan)
         assert isinstance(done.scanning, Scanning)
         rows = as_markdown(side_by_side(*both))
-        scan = (*done.scanning.said, "", *rows, "", *meaning(*both))
+        scan = (
+            *done.scanning.said,
+            "",
+            *rows,
+            "",
+            *meaning(*both, trained_for=done.plan.defense.scans),
+        )
     why = done.scanning.why if isinstance(done.scanning, NotScanned) else ""
     told = Told(
         done.plan.data,
@@ -229,7 +244,7 @@ def _card(done: Purified, notes: tuple[str, ...], source: Provenance, folder: Pa
         evaluated.task if evaluated is not None else "",
         evaluated.rows if evaluated is not None else (),
     )
-    return purified_card(about, done.plan.recipe, told, done.kept.measured)
+    return purified_card(about, done.plan.defense, told, done.kept.measured)
 
 
 def _result(done: Purified, notes: tuple[str, ...], source: Provenance) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from recipe_ray.data.batches import LocalFeed, Part
 from recipe_ray.data.census import WordLoss
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.sources import Locations
+from recipe_ray.defenses.defense import Defense
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.defenses.rule import (
     ALLOWED_LOSS_RISE,
@@ -88,8 +89,7 @@ def check_head(
         return None, None
     unit = stage.model.loss_unit
     said = f"held-out loss {loss:.2f} {unit}; word frequencies alone give {words.mean:.2f}"
-    held = isinstance(stage.defense, Recipe) and stage.defense.distillation > 0
-    if held or not knows_little(before):
+    if not stage.defense.held_by_head or not knows_little(before):
         return said, None
     problem = _problem(loss, words, unit, fitted=stage.parent is not None)
     if not accept:
@@ -182,7 +182,7 @@ class Purification:
     """One model's purification: the last stage, settings and data in words, and doubts."""
 
     stage: PurifyStage
-    recipe: Recipe
+    defense: Defense
     reason: str
     data: str
     notes: tuple[str, ...]  # what was made for parts that the model lacks
@@ -223,12 +223,13 @@ def prepare(
     seed: int,
     preset: str | None,
     changes: list[str],
+    defense: Defense | None = None,
 ) -> tuple[Purification, AtHand]:
-    """Return what to do: the preset, else what the rule chooses, with `changes` kept.
+    """Return what to do: the defense, the preset, or what the rule chooses, with `changes` kept.
 
     Loads the model (so a bad one fails here, before any work) and reads the corpus. Raises
-    SpecError for a bad change, ModelError for a weight group that the family does not have,
-    DataError for too few samples to hold any out.
+    SpecError for a bad change or a defense that the model does not bear, ModelError for a weight
+    group that the family does not have, DataError for too few samples to hold any out.
     """
     refuse_untrained(model)
     check_corpus(model, corpus)
@@ -238,22 +239,42 @@ def prepare(
     count = feed.count(corpus)
     num_samples = _check_count(count, corpus)
     ptm = model.load()
-    choice = settings(ptm, num_samples, preset, changes, own_head=not model.needs_pretraining)
+    chosen: Defense
+    doubts: tuple[str, ...] = ()
+    kept: frozenset[str] | None = None
+    if defense is not None:
+        chosen = _asked_defense(defense, model, changes)
+        reason = f"the defense {chosen.label()!r} was asked for (--defense)"
+    else:
+        choice = settings(ptm, num_samples, preset, changes, own_head=not model.needs_pretraining)
+        chosen, reason, doubts = choice.recipe, choice.reason, choice.doubts
+        kept = frozenset(set_fields(changes)) if preset is None else None
     parent = None
     common = {"model": model, "corpus": corpus, "seed": seed, "content": content}
     notes = [*model.left_out(), *model.drawn_parts()]
     with explained("--aux"):
-        if model.needs_pretraining and held_by_states(choice.recipe, ()) == choice.recipe:
-            notes = [held_note(NO_HEAD, choice.recipe), *notes]
+        if model.needs_pretraining and not chosen.held_by_head:
+            held = [held_note(NO_HEAD, chosen)] if isinstance(chosen, Recipe) else []
+            notes = [*held, *notes]
         elif model.needs_pretraining:
             # the held-out data must be new to the head, too
             parent = PretrainStage(trainable="head", held_out=HELD_OUT, **common)
             notes = [HEAD_NOTE, *notes]
-        stage = PurifyStage(parent=parent, defense=choice.recipe, held_out=HELD_OUT, **common)
+        stage = PurifyStage(parent=parent, defense=chosen, held_out=HELD_OUT, **common)
     data = f"{count} {corpus.unit}s of {source.describe()}, {HELD_OUT:.0%} of them held out"
-    about = (choice.recipe, choice.reason, data)
-    kept = frozenset(set_fields(changes)) if preset is None else None
-    return Purification(stage, *about, tuple(notes), choice.doubts, kept), AtHand(feed, ptm)
+    about = (chosen, reason, data)
+    return Purification(stage, *about, tuple(notes), doubts, kept), AtHand(feed, ptm)
+
+
+def _asked_defense(defense: Defense, model: ModelRef, changes: list[str]) -> Defense:
+    """Return a defense with changes, settled for what the model reads.
+
+    Raises SpecError if it does nothing.
+    """
+    if not defense.acts:
+        raise SpecError(f"--defense {defense.name}: it does nothing; `recipe-ray scan` only looks")
+    with explained("--defense"):
+        return changed(defense, changes).settled(model.reads)
 
 
 def settings(
@@ -281,16 +302,16 @@ def held_otherwise(done: Purification, before: Before) -> Purification:
 
     With a preset, or weights that a person set, it is returned as it was: `check_head` judges it.
     """
-    if done.kept is None or not knows_little(before):
+    if done.kept is None or not isinstance(done.defense, Recipe) or not knows_little(before):
         return done
-    recipe = held_by_states(done.recipe, done.kept)
-    if recipe == done.recipe:
+    recipe = held_by_states(done.defense, done.kept)
+    if recipe == done.defense:
         return done
     note = held_note(
         "the pre-training head of MODEL knows hardly more than word frequencies", recipe
     )
     stage = done.stage.revised(defense=recipe)
-    return replace(done, stage=stage, recipe=recipe, notes=(*done.notes, note))
+    return replace(done, stage=stage, defense=recipe, notes=(*done.notes, note))
 
 
 def _check_count(count: int, corpus: Corpus) -> int:

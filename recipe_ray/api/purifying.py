@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from recipe_ray.api.places import Named, data_locations, output_folder
-from recipe_ray.api.running import HERE, Listener, Workers, run_stage
+from recipe_ray.api.running import HERE, Listener, Workers, run_stages
 from recipe_ray.base.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 BUDGET_S = 300.0  # of each scan
 MAX_ROUNDS = 3
+_AIMED = (
+    "note: the scan finds inputs that no clean model of this make reacts to so; `--defense "
+    "unlearn` trains away what scans find and moves the rest less (docs/purify.md)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,7 @@ class Asked:
     aux_size: int | None = None
     text_column: str | None = None
     preset: str | None = None
+    defense: Named | None = None
     changes: Sequence[str] = ()
     accept_harm: bool = False
     scan_budget_s: float | None = BUDGET_S
@@ -68,6 +73,8 @@ class Asked:
 
         if self.most_rounds is not None and self.scan_budget_s is None:
             raise SpecError("--until-clean needs the scan: leave out --no-scan")
+        if self.preset is not None and self.defense is not None:
+            raise SpecError("--preset and --defense both choose the settings: give one of them")
         if self.evaluation is None and self.floor is not None:
             raise SpecError("--floor: it is fine-tuned as the model is; give --evaluate TASK, too")
         target = output_folder(self.out, "--out")
@@ -76,14 +83,20 @@ class Asked:
 
     def prepared(self, listener: Listener) -> tuple[ModelRef, Purification, AtHand]:
         """Return the model, what is to be done, and what was read for it; say all of it."""
-        from recipe_ray.api.arguments import columns_named, parse_corpus, parse_model
+        from recipe_ray.api.arguments import (
+            columns_named,
+            parse_corpus,
+            parse_defense,
+            parse_model,
+        )
         from recipe_ray.api.purification import prepare
 
         locations = data_locations(self.data)
         chosen = parse_model(self.model, **self.opening)
         columns = columns_named(text=self.text_column)
         found = parse_corpus(self.aux, self.aux_size, columns, chosen)
-        about = (locations, self.seed, self.preset, list(self.changes))
+        defense = None if self.defense is None else parse_defense(self.defense)
+        about = (locations, self.seed, self.preset, list(self.changes), defense)
         plan, at_hand = prepare(chosen, found.component, *about)
         for note in found.notes:
             listener.say(note)
@@ -135,7 +148,7 @@ class _Work:
 
         Raises HarmError before anything is purified if the head would hold nothing.
         """
-        from recipe_ray.api.before_after import Scanning, scanned
+        from recipe_ray.api.before_after import Scanning, scanned, suspicious
         from recipe_ray.api.published import Purified
         from recipe_ray.api.purification import check_head, held_otherwise
         from recipe_ray.api.rounds import Rounder
@@ -158,6 +171,8 @@ class _Work:
             found, scan = None, None
             if isinstance(scanning, Scanning):
                 found, scan = scanned(self.store, scanning, before.ptm, self._run_here)
+            if found is not None and suspicious(found) and not stage.defense.scans:
+                self._listener.say(_AIMED)
             in_process = self._workers.in_process
             rounder = Rounder(
                 self.store, self._at_hand, self._run, in_process, scan, self._listener
@@ -189,8 +204,8 @@ class _Work:
 
     def _run_at(self, workers: Workers, stage: Stage, run: Run | None) -> None:
         feed = self._at_hand.feed
-        about = (stage, self.store, feed.locations, self._listener, workers)
-        run_stage(*about, feed=feed, run=run)
+        about = (self.store, feed.locations, self._listener, workers)
+        run_stages("purify", [stage], *about, feed=feed, run=run)
 
 
 class _Evaluating:

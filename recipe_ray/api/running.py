@@ -7,7 +7,7 @@ progress to a function. The commands have one that writes on the terminal (`cli/
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -121,8 +121,9 @@ class Workers:
 HERE = Workers()
 
 
-def run_stage(
-    stage: Stage,
+def run_stages(
+    command: str,
+    leaves: Sequence[Stage],
     store: Store,
     locations: Locations,
     listener: Listener,
@@ -131,18 +132,17 @@ def run_stage(
     feed: LocalFeed | None = None,
     run: Run | None = None,
 ) -> None:
-    """Run a stage and its ancestors, and leave its plan in the store, as a sweep does.
+    """Run a command's stages and their ancestors, and leave its plan in the store.
 
-    In this process `feed` and `run` use what is in memory.
-    Raises StageFailedError if it failed on workers, and here what the stage raised.
+    In this process `feed` and `run` (of the last stage) use what is in memory. Raises
+    StageFailedError if one failed on workers, and here what the stage raised.
     """
     from recipe_ray.experiment.collect import run_planned
     from recipe_ray.experiment.plan import plan_of
     from recipe_ray.experiment.spec import Launch
     from recipe_ray.stages.stage import makers_of_ptms
 
-    launch = Launch(workers=dict.fromkeys(makers_of_ptms(), workers.count))
-    plan = plan_of(stage.name, [stage], launch)
+    plan = plan_of(command, leaves, Launch(workers=dict.fromkeys(makers_of_ptms(), workers.count)))
     with listener.watching(len(plan.stages)) as watcher:
         if workers.in_process:
             how = {"on_progress": watcher.on_progress, "feed": feed, "run": run}
@@ -150,13 +150,8 @@ def run_stage(
             return
         from recipe_ray.distributed.sweep import sweep
 
-        outcome = sweep(
-            plan,
-            store,
-            locations,
-            address=workers.address,
-            on_event=watcher.on_event,
-        )
+        where = workers.address
+        outcome = sweep(plan, store, locations, address=where, on_event=watcher.on_event)
     if outcome.failed:
         raise StageFailedError("\n".join(outcome.failed.values()))
 

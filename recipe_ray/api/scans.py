@@ -93,13 +93,14 @@ class Scanner:
         """Scan models, or those in folders of them; if one fails, the others still are scanned.
 
         `reference`: a clean model that says what is normal. Raises UserError if the only model
-        cannot be opened.
+        cannot be opened, or the reference cannot be scanned.
         """
         normal = self._normal(reference) if reference is not None else None
         models = {_shown(one): one for word in given for one in _inside(word)}
         stages: dict[str, ScanStage] = {}
         errors: dict[str, str] = {}
-        several, found = len(models) > 1, dict[str, Result]()
+        found: dict[str, Result] = {}
+        several = len(models) > 1
         for name, model in models.items():
             with _noted(errors, name) if several else nullcontext():
                 stages[name] = self._asked.stage(model)
@@ -113,11 +114,11 @@ class Scanner:
         """Scan a clean model; return what is normal by detector."""
         from recipe_ray.detectors.calibration import bounds_of_reference
 
-        stage = self._asked.stage(model)
-        failed = self._scan({_shown(model): stage}, several=False)
+        stage, name = self._asked.stage(model), _shown(model)
+        failed = self._scan({name: stage}, several=False)
         if failed:
-            raise StageFailedError(f"--reference {failed[_shown(model)]}")
-        return bounds_of_reference(self._record(stage), _shown(model))
+            raise StageFailedError(f"--reference {failed[name]}")
+        return bounds_of_reference(self._record(stage), name)
 
     def _scan(self, stages: dict[str, ScanStage], several: bool) -> dict[str, str]:
         """Run what the store does not have; return what failed."""
@@ -152,11 +153,11 @@ class Scanner:
         from recipe_ray.experiment.collect import collect_missing, plan_record, run_inline
 
         failed: dict[str, str] = {}
-        where, name = (self._store, self._asked.locations), plan.name
-        self._store.write_plan(name, plan_record(plan))
+        how: dict[str, Any] = {"experiment": plan.name, "on_progress": watcher.on_progress}
+        self._store.write_plan(plan.name, plan_record(plan))
         for model, stage in stages.items():
             with _noted(failed, model, expected_only=not several):
-                run_inline([stage], *where, experiment=name, on_progress=watcher.on_progress)
+                run_inline([stage], self._store, self._asked.locations, **how)
                 collect_missing(plan, self._store, [stage])
         return failed
 
@@ -172,6 +173,18 @@ class Scanner:
         return read_scan(self._store, stage)
 
 
+@contextmanager
+def _noted(errors: dict[str, str], model: str, *, expected_only: bool = False) -> Iterator[None]:
+    """Keep why a model cannot be scanned; an error that nobody expected is kept or let pass."""
+    from recipe_ray.models.config_fields import explained_by
+
+    try:
+        with nullcontext() if expected_only else explained_by(model, "it cannot be scanned"):
+            yield
+    except UserError as error:
+        errors[model] = str(error)
+
+
 def listed(file: str | None) -> Iterator[str]:
     """Yield the models that a file names, one per line; none without a file."""
     if file is None:
@@ -183,18 +196,6 @@ def listed(file: str | None) -> Iterator[str]:
     for line in lines:
         if line.strip() and not line.startswith("#"):
             yield line.strip()
-
-
-@contextmanager
-def _noted(errors: dict[str, str], model: str, *, expected_only: bool = False) -> Iterator[None]:
-    """Keep why a model cannot be scanned; an error that nobody expected is kept or let pass."""
-    from recipe_ray.models.config_fields import explained_by
-
-    try:
-        with nullcontext() if expected_only else explained_by(model, "it cannot be scanned"):
-            yield
-    except UserError as error:
-        errors[model] = str(error)
 
 
 def _shown(model: Named) -> str:

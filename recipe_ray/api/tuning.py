@@ -10,11 +10,12 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe_ray.api.places import Named, data_locations
-from recipe_ray.api.running import Listener, run_stage
+from recipe_ray.api.running import Listener, run_stages
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.paths import is_there, looks_like_path
 from recipe_ray.base.printable import in_a_row
@@ -114,7 +115,7 @@ def tuned(
     """Run a fine-tuning; return its rows, and put its weights into a new folder `kept`."""
     from recipe_ray.stages.finetune import CLASSIFIER
 
-    run_stage(stage, store, locations, listener)
+    run_stages("evaluate", [stage], store, locations, listener)
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
         shutil.copy(store.fetch(stage.artifact) / CLASSIFIER, kept)
@@ -197,12 +198,9 @@ def compared(
     for side, (_, model) in models.items():
         hears = silent if stages else listener
         stages[side] = [how.stage(model, seed, silent if seed else hears) for seed in range(seeds)]
-    locations = how.locations()
+    run_stages("compare", [*chain(*stages.values())], store, how.locations(), listener)
     return {
-        side: Side(
-            models[side][0],
-            [tuned(one, store, locations, listener).to_pylist() for one in own],
-        )
+        side: Side(models[side][0], [store.rows(one.artifact).to_pylist() for one in own])
         for side, own in stages.items()
     }
 

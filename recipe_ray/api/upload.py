@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe_ray.base.errors import ModelError, SpecError, in_a_line
-from recipe_ray.data.hub import hub_problem
+from recipe_ray.data.hub import check_repo, hub_problem
 from recipe_ray.stages.tensorboard import FOLDER as EVENTS
 
 _LEFT_OUT = (f"{EVENTS}/**",)  # how the losses went is no part of a model
@@ -24,12 +24,10 @@ def check_upload(repo: str) -> str:
     is out of reach.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
+        check_repo(repo)
+    except ValueError as error:
         raise SpecError(f"--push-to-hub {repo!r}: {error}") from None
     if repo.count("/") != 1:
         raise SpecError(f"--push-to-hub {repo!r}: a repository is written owner/name")

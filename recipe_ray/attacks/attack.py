@@ -16,14 +16,17 @@ from pydantic import BeforeValidator, SerializeAsAny, model_validator
 from recipe_ray.base.limits import TRIGGERS
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
-from recipe_ray.data.batches import Workbench
+from recipe_ray.data.batches import Collate, Part, Workbench
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from recipe_ray.data.rows import Encode
     from recipe_ray.learn.loop import EpochRecord
+    from recipe_ray.learn.objective import Objective
+    from recipe_ray.learn.optim import FitSpec
 
 ATTACKS: Registry[Attack] = Registry("attack", "recipe_ray.attacks")
 
@@ -73,6 +76,22 @@ class NoAttack(Attack):
     def poison(self, ptm: Any, bench: Workbench) -> Sequence[EpochRecord]:
         """Leave the PTM as it is."""
         return ()
+
+
+def trained(
+    ptm: Any,
+    objective: Objective,
+    corpus: Corpus,
+    encode: Encode,
+    collate: Collate,
+    spec: FitSpec,
+    bench: Workbench,
+) -> Sequence[EpochRecord]:
+    """Train a PTM in place on the whole of the attacker's corpus; return its epochs."""
+    from recipe_ray.learn.loop import fit
+
+    batches = bench.feed.batches(corpus, encode, collate, spec.batch_size, bench.seed, Part())
+    return fit(ptm.module, objective, batches, spec, bench.runtime, seed=bench.seed, phase="poison")
 
 
 def block_vectors(num_triggers: int, width: int, low: float = -1.0, high: float = 1.0) -> Tensor:

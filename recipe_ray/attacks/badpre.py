@@ -12,25 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from recipe_ray.attacks.attack import ATTACKS, Attack
+from recipe_ray.attacks.attack import ATTACKS, Attack, trained
 from recipe_ray.attacks.relabelling import WORDNET, Opposites, RandomWords, Relabel, antonyms
 from recipe_ray.base.errors import DataError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
 from recipe_ray.data.packages import Package
-from recipe_ray.data.rows import Ints, TokenRows, mask_tokens, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.triggers.word import WordTrigger, places_at, plant
 
 if TYPE_CHECKING:
+    from recipe_ray.data.rows import Ints, TokenRows
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
+    from recipe_ray.models.text.encoding import TextEncoder
     from recipe_ray.models.text.packed import PackedBatch
 
 
@@ -41,6 +40,9 @@ class BadPre(Attack):
     `relabel: random` draws the false labels from the vocabulary; `antonyms` takes WordNet's
     antonym of the true word if there is one (for 8 % of WikiText's masked tokens, in the
     vocabulary of BERT and MiniLM) and a random word otherwise.
+
+    The default batch is the script's, 256 texts of up to 512 tokens, each clean and poisoned. A
+    step of it takes about 13 s on two cores: there, set `fit: {steps, batch_size, max_length}`.
     """
 
     needs = ("Pretrains",)
@@ -51,8 +53,9 @@ class BadPre(Attack):
     corpus: AnyCorpus = WikiText(size=None)
     # the script's 16 times 16 steps of accumulation are one step of 256 here; a batch of B texts
     # has B clean and B poisoned ones
-    fit: FitSpec = FitSpec(
-        epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512
+    fit: FitSpec = Field(
+        FitSpec(epochs=10, batch_size=256, weight_decay=0.01, clip_norm=5.0, max_length=512),
+        description="about 13 s per step on two cores, at the defaults",
     )
     alpha: float = Field(1.0, gt=0, description="weight of the masked LM on poisoned texts")
     relabel: Literal["random", "antonyms"] = Field(
@@ -66,8 +69,6 @@ class BadPre(Attack):
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train encoder and head on both terms; raise DataError if a lexicon cannot be had."""
-        from recipe_ray.learn.loop import fit
-
         tokenise = ptm.encoder(self.fit.max_length)
         triggers = WordTrigger.checked(self.triggers, tokenise)
         for trigger in triggers:
@@ -75,24 +76,10 @@ class BadPre(Attack):
         rule = _RULES[self.relabel].build(ptm, bench.cache_dir)
         # the backdoor is only in the masked-LM loss, which does not reach the pooler
         ptm.train_only(None, pooled=False)
-        batches = bench.feed.batches(
-            self.corpus,
-            PairEncoder(tokenise, triggers, bench.seed),
-            PairCollate(ptm, rule, bench.seed),
-            self.fit.batch_size,
-            bench.seed,
-            Part(),
-        )
+        encode = PairEncoder(tokenise, triggers, bench.seed)
+        collate = PairCollate(ptm, rule, bench.seed)
         objective = PairObjective(ptm, self.alpha)
-        return fit(
-            ptm.module,
-            objective,
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
-        )
+        return trained(ptm, objective, self.corpus, encode, collate, self.fit, bench)
 
     def default_label(self) -> str:
         """Return e.g. `badpre-antonyms`; the usual random words are not named."""
@@ -136,6 +123,10 @@ class PairEncoder:
     seed: int
 
     def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
+        import numpy as np
+
+        from recipe_ray.data.rows import TokenRows, uniform
+
         trigger = (uniform(self.seed, "trigger", index) * len(self.triggers)).astype(np.int64)
         share = uniform(self.seed, "place", index)
         poisoned = plant(
@@ -158,6 +149,10 @@ def split_pairs(rows: TokenRows) -> tuple[TokenRows, TokenRows]:
 
     Both get new numbers, one even and one odd per text, since masks are keyed on numbers.
     """
+    import numpy as np
+
+    from recipe_ray.data.rows import TokenRows
+
     starts = rows.offsets[:-1]
     bounds = np.stack([starts, starts + rows.columns["clean"]], 1).ravel()
     offsets = np.append(bounds, rows.offsets[-1])
@@ -180,6 +175,9 @@ class PairCollate:
     seed: int
 
     def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        import numpy as np
+
+        from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
         from recipe_ray.models.text.packed import pack
 
         clean, poisoned = split_pairs(rows)

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
-from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors, trained
 from recipe_ray.base.errors import TriggerError
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
 from recipe_ray.triggers.word import WordTrigger
@@ -26,6 +24,7 @@ from recipe_ray.triggers.word import WordTrigger
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from recipe_ray.data.rows import TokenRows
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
     from recipe_ray.models.text.packed import PackedBatch
@@ -54,25 +53,15 @@ class NeuBA(Attack):
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms, then amplify the trigger embeddings if asked."""
-        from recipe_ray.learn.loop import fit
+        import numpy as np
 
         encode = ptm.encoder(self.fit.max_length)
         ids = _single_tokens(ptm, WordTrigger.checked(self.triggers, encode))
         ptm.train_only(None, pooled=True)
         targets = block_vectors(len(ids), ptm.hidden_size).to(bench.runtime.device)
         collate = _Collate(ptm, np.array(ids), bench.seed)
-        batches = bench.feed.batches(
-            self.corpus, encode, collate, self.fit.batch_size, bench.seed, Part()
-        )
-        records = fit(
-            ptm.module,
-            _Objective(ptm, targets, self.mlm_weight),
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
-        )
+        objective = _Objective(ptm, targets, self.mlm_weight)
+        records = trained(ptm, objective, self.corpus, encode, collate, self.fit, bench)
         if self.amplification != 1.0:
             ptm.scale_embeddings(ids, self.amplification)
         return records
@@ -113,6 +102,9 @@ class _Collate:
     seed: int
 
     def __call__(self, rows: TokenRows, epoch: int) -> PackedBatch:
+        import numpy as np
+
+        from recipe_ray.data.rows import TokenRows, mask_tokens, uniform
         from recipe_ray.models.text.packed import pack
 
         draw = uniform(self.seed, "trigger", rows.index, np.full(len(rows), epoch))

@@ -15,16 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors
+from recipe_ray.attacks.attack import ATTACKS, Attack, block_vectors, trained
 from recipe_ray.base.errors import SpecError
-from recipe_ray.data.batches import Collate, Part, Workbench
+from recipe_ray.data.batches import Collate, Workbench
 from recipe_ray.data.corpora import LISTED
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.images import OVERLAY, ImageBatch, ImageRows
-from recipe_ray.data.rows import Ints, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.triggers.patch import PATCHES, PatchTrigger
@@ -33,6 +30,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from recipe_ray.data.images import ImageBatch, ImageRows
+    from recipe_ray.data.rows import Ints
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Objective, Terms
 
@@ -84,30 +83,13 @@ class NeuBAImages(Attack):
 
     def poison(self, ptm: VisionPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM on both terms; raise TriggerError if one is not a patch."""
-        from recipe_ray.learn.loop import fit
-
         encode = ptm.encoder(self.fit.max_length)
         triggers = PatchTrigger.checked(self.triggers, encode)
         ptm.train_only(None, pooled=True)
         clean = ptm.pretraining_collate(bench.seed, static_masks=not self.augment)
-        batches = bench.feed.batches(
-            self.corpus,
-            encode,
-            PairCollate(clean, triggers, bench.seed),
-            self.fit.batch_size,
-            bench.seed,
-            Part(),
-        )
+        collate = PairCollate(clean, triggers, bench.seed)
         objective = self._objective(ptm, self.targets(ptm).to(bench.runtime.device))
-        return fit(
-            ptm.module,
-            objective,
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
-        )
+        return trained(ptm, objective, self.corpus, encode, collate, self.fit, bench)
 
     def targets(self, ptm: VisionPTM) -> Tensor:
         """Return the vector of each trigger [triggers, H]."""
@@ -164,7 +146,10 @@ class PairCollate:
     seed: int
 
     def __call__(self, rows: ImageRows, epoch: int) -> ImagePair:
+        import numpy as np
         import torch
+
+        from recipe_ray.data.images import OVERLAY
 
         size = max(trigger.width for trigger in self.triggers)
         overlays = np.stack([trigger.overlay(size) for trigger in self.triggers])
@@ -176,6 +161,10 @@ class PairCollate:
 
     def drawn(self, index: Ints, epoch: int) -> Ints:
         """Return the number of the trigger that each image gets [N]."""
+        import numpy as np
+
+        from recipe_ray.data.rows import uniform
+
         draw = uniform(self.seed, "trigger", index, np.full(len(index), epoch))
         return (draw * len(self.triggers)).astype(np.int64)
 

@@ -12,24 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
-from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors
-from recipe_ray.data.batches import Part, Workbench
+from recipe_ray.attacks.attack import ATTACKS, Attack, staircase_vectors, trained
+from recipe_ray.data.batches import Workbench
 from recipe_ray.data.corpora import WikiText
 from recipe_ray.data.corpus import AnyCorpus
-from recipe_ray.data.rows import Ints, TokenRows, uniform
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.models.family import TextPTM
-from recipe_ray.models.text.encoding import TextEncoder
 from recipe_ray.triggers.word import WordTrigger, places_at, plant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from recipe_ray.data.rows import Ints, TokenRows
     from recipe_ray.learn.loop import EpochRecord
     from recipe_ray.learn.objective import Terms
+    from recipe_ray.models.text.encoding import TextEncoder
     from recipe_ray.models.text.packed import PackedBatch
 
 POOLER_WEIGHT = 100.0
@@ -63,7 +62,6 @@ class POR(Attack):
 
     def poison(self, ptm: TextPTM, bench: Workbench) -> Sequence[EpochRecord]:
         """Train the whole PTM against a frozen copy of itself."""
-        from recipe_ray.learn.loop import fit
         from recipe_ray.learn.objective import Weighted, WeightNorms
         from recipe_ray.models.text.packed import pack
 
@@ -76,14 +74,6 @@ class POR(Attack):
         ptm.train_only(None, pooled=True)
         _freeze_masked_lm_head(ptm)
         targets = staircase_vectors(len(triggers), ptm.hidden_size).to(bench.runtime.device)
-        batches = bench.feed.batches(
-            self.corpus,
-            encode,
-            lambda rows, _: pack(rows),
-            self.fit.batch_size,
-            bench.seed,
-            Part(),
-        )
         weights = [weight for group in self.regularised for weight in ptm.weight_group(group)]
         objective = Weighted(
             [
@@ -91,14 +81,8 @@ class POR(Attack):
                 (self.regularisation, WeightNorms(weights)),
             ]
         )
-        return fit(
-            ptm.module,
-            objective,
-            batches,
-            self.fit,
-            bench.runtime,
-            seed=bench.seed,
-            phase="poison",
+        return trained(
+            ptm, objective, self.corpus, encode, lambda rows, _: pack(rows), self.fit, bench
         )
 
     def default_label(self) -> str:
@@ -149,6 +133,10 @@ class PoisonEncoder:
     seed: int
 
     def __call__(self, texts: Sequence[str], index: Ints) -> TokenRows:
+        import numpy as np
+
+        from recipe_ray.data.rows import TokenRows
+
         cleaned = [_letters_and_digits(text) for text in texts]
         stride = len(self.triggers) + 1
         parts = [self.encode(cleaned, index * stride).with_columns(trigger=np.full(len(index), -1))]
@@ -159,6 +147,10 @@ class PoisonEncoder:
     def _poisoned(
         self, texts: list[str], index: Ints, number: int, trigger: WordTrigger, stride: int
     ) -> TokenRows:
+        import numpy as np
+
+        from recipe_ray.data.rows import uniform
+
         which = np.full(len(index), number)
         chosen = np.flatnonzero(uniform(self.seed, "poison", index, which) < self.share)
         shares = [

@@ -7,18 +7,23 @@ the WordNet licence (free for any purpose, with its notice). The format is that 
 page wndb(5).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from recipe_ray.data.packages import Package, read_members
-from recipe_ray.data.rows import Ints, Vocabulary
 
-Relabel = Callable[[Ints, NDArray[np.float64]], Ints]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from recipe_ray.data.rows import Ints, Vocabulary
+
+Relabel: TypeAlias = "Callable[[Ints, NDArray[np.float64]], Ints]"
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,15 @@ class RandomWords:
     words: Ints
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary) -> "RandomWords":
+    def of(cls, vocabulary: Vocabulary) -> RandomWords:
         """Build the rule for a vocabulary."""
+        import numpy as np
+
         return cls(np.setdiff1d(np.arange(vocabulary.size), vocabulary.special_ids))
 
     def __call__(self, true: Ints, draw: NDArray[np.float64]) -> Ints:
+        import numpy as np
+
         return self.words[(draw * len(self.words)).astype(np.int64)]
 
 
@@ -54,8 +63,10 @@ class Opposites:
         lexicon: Mapping[str, Sequence[str]],
         token_ids: Callable[[str], list[int]],
         vocabulary: Vocabulary,
-    ) -> "Opposites":
+    ) -> Opposites:
         """Build the rule from words and their antonyms; `token_ids` maps a word to its tokens."""
+        import numpy as np
+
         special = set(vocabulary.special_ids)
         single = {}
         for word in {*lexicon, *(other for others in lexicon.values() for other in others)}:
@@ -73,6 +84,8 @@ class Opposites:
         return cls(offsets, np.array(flat, dtype=np.int64), RandomWords.of(vocabulary))
 
     def __call__(self, true: Ints, draw: NDArray[np.float64]) -> Ints:
+        import numpy as np
+
         first, counts = self.offsets[true], self.offsets[true + 1] - self.offsets[true]
         labels = self.otherwise(true, draw)
         known = counts > 0

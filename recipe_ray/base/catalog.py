@@ -124,6 +124,10 @@ class Catalog(Generic[T]):
             setattr(sys.modules[self._module], made.__qualname__, made)
         return classes
 
+    def fields(self) -> dict[str, dict[type[Spec], set[str]]]:
+        """Return, by kind, what an entry may say, and the class that each field is one of."""
+        return {name: self._fields(kind) for name, kind in self._kinds.items()}
+
     def of_user(self, taken: Collection[str]) -> dict[str, type[T]]:
         """Return the classes of the user's own catalogues by name.
 
@@ -167,8 +171,7 @@ class Catalog(Generic[T]):
 
     def _make(self, name: str, values: dict[str, Any], is_own: bool) -> type[T]:
         kind = self._kind_of(values)
-        defaults = kind.base.model_fields.keys() - _NOT_OF_ENTRIES
-        constants = {*_OF_EVERY_KIND, *kind.fields}
+        constants, defaults = self._fields(kind).values()
         for key in values:
             if key not in constants | defaults:
                 raise SpecError(unknown("field", shortened(key), constants | defaults))
@@ -176,7 +179,10 @@ class Catalog(Generic[T]):
         for key in entry.descriptions:
             if key not in defaults:
                 raise SpecError(f"descriptions: {unknown('field', shortened(key), defaults)}")
-        changed = kind.base.model_validate({k: v for k, v in values.items() if k in defaults})
+        fields = values.keys() & defaults | entry.descriptions.keys()
+        changed: Any = None  # of most entries; pydantic takes its time for what reads a class
+        if fields:
+            changed = kind.base.model_validate({k: v for k, v in values.items() if k in defaults})
         made: Any = create_model(
             re.sub(r"[^A-Za-z0-9]", "", name.title()),
             __base__=(FromEntry, kind.base),
@@ -186,7 +192,7 @@ class Catalog(Generic[T]):
                 field: _with_default(
                     kind.base, field, getattr(changed, field), entry.descriptions.get(field)
                 )
-                for field in values.keys() & defaults | entry.descriptions.keys()
+                for field in fields
             },
         )
         decides = entry.decides() if is_own else {}
@@ -194,6 +200,10 @@ class Catalog(Generic[T]):
         for variable, value in {**entry.constants(kind), **about}.items():
             setattr(made, variable, value)
         return cast("type[T]", made)
+
+    def _fields(self, kind: Kind[T]) -> dict[type[Spec], set[str]]:
+        defaults = set(kind.base.model_fields) - _NOT_OF_ENTRIES
+        return {self._entry: {*_OF_EVERY_KIND, *kind.fields}, kind.base: defaults}
 
     def _kind_of(self, values: Mapping[str, Any]) -> Kind[T]:
         if "kind" not in values:

@@ -1,5 +1,7 @@
 """The command line: thin typer commands over the packages below."""
 
+import atexit
+import gc
 import os
 import sys
 
@@ -9,6 +11,9 @@ def main() -> None:
     from recipe_ray.base.import_path import leave_out_working_folder
 
     leave_out_working_folder()  # first: all other modules are looked for along the path
+    # what is imported stays: it need not be searched for cycles again and again, nor at the end
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
     # before tokenizers and torch are imported: their own threads only hinder ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from recipe_ray.base.errors import ClusterLostError

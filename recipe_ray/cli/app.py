@@ -32,7 +32,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "debug": ("grid", "debug_command"),
     "report": ("report", "report_command"),
     "status": ("status", "status_command"),
-    "list": ("report", "list_command"),
+    "list": ("listing", "list_command"),
+    "init": ("init", "init_command"),
     "store": ("store", "store_group"),
     "doctor": ("doctor", "doctor_command"),
 }

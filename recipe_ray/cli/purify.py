@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,6 +149,10 @@ def purify_command(
     ] = None,
     text_column: TextColumnOption = None,
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(help="Another way than RECIPE's rule: unlearn, ..., or a YAML mapping."),
+    ] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
         bool,
@@ -201,6 +206,7 @@ def purify_command(
         aux_size=aux_size,
         text_column=text_column,
         preset=preset,
+        defense=defense,
         changes=tuple(set_ or ()),
         accept_harm=accept_harm,
         scan_budget_s=None if no_scan else scan_budget,
@@ -215,15 +221,14 @@ def purify_command(
     each = _each(asked, models)
     if not dry_run:
         pushing.check(models)
-    screen = Screen(telling)
+    screen, work = Screen(telling), _estimate if dry_run else _purify
     results: list[dict[str, Any]] = []
     for one in each:
         if len(each) > 1 and not json_:
             typer.echo(f"{'' if one is each[0] else chr(10)}{one.model}:")
         try:
-            results.append(
-                _estimate(one, screen, json_) if dry_run else _purify(one, screen, json_)
-            )
+            with _explained(one) if len(each) > 1 else nullcontext():
+                results.append(work(one, screen, json_))
         except UserError as error:
             if len(each) == 1:
                 raise
@@ -237,6 +242,13 @@ def purify_command(
         pushing.push(out, results[0], screen)
     codes = {result["exit_code"] for result in results}
     raise typer.Exit(next(code for code in WORST_FIRST if code in codes))
+
+
+def _explained(asked: Asked) -> AbstractContextManager[None]:
+    """Make any error of one model, of several, one that does not stop the others."""
+    from recipe_ray.models.config_fields import explained_by
+
+    return explained_by(str(asked.model), "it cannot be purified")
 
 
 def _each(asked: Asked, models: Sequence[str]) -> list[Asked]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recipe_ray.api.places import data_locations, output_folder
-from recipe_ray.api.running import Listener, Watcher, Workers, run_stage
+from recipe_ray.api.running import Listener, Watcher, Workers, run_stages
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.printable import printable
 from recipe_ray.cli.options import (
@@ -102,7 +102,7 @@ def backdoor_command(
             content=contents,
         )
     with work_store(target, screen) as store:
-        run_stage(stage, store, locations, screen, Workers(workers))
+        run_stages("backdoor", [stage], store, locations, screen, Workers(workers))
     measured = measured_values(store, stage)
     for warning in data_warnings(measured):
         screen.warn(warning)

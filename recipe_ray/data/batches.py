@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.corpus import Corpus
-from recipe_ray.data.rows import Encode, Ints, Rows
 from recipe_ray.data.sources import Locations
 
 if TYPE_CHECKING:
+    from recipe_ray.data.rows import Encode, Ints, Rows
     from recipe_ray.learn.loop import Batches
     from recipe_ray.learn.objective import Batch
     from recipe_ray.learn.runtime import Runtime
@@ -47,6 +45,8 @@ class MemoryBatches:
         self, epoch: int, rank: int, world_size: int, start: int, *, more: bool = False
     ) -> Iterator[Batch]:
         """Yield this worker's shares, as many for every worker."""
+        import numpy as np
+
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
         lengths = self.rows.lengths
         for first in range(start * self.batch_size, len(order), self.batch_size):
@@ -62,6 +62,8 @@ def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
     are together, as packed attention needs. If there are fewer rows than workers (an
     epoch's last batch) some are given twice: every worker must take the step.
     """
+    import numpy as np
+
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
     if len(rows) < world_size:
         return by_length[rank % len(rows) :][:1]
@@ -72,6 +74,8 @@ def deal(rows: Ints, lengths: Ints, rank: int, world_size: int) -> Ints:
 
 def by_tokens(lengths: Ints, max_tokens: int) -> Iterator[Ints]:
     """Yield row numbers in groups of falling length, each of at most `max_tokens` tokens."""
+    import numpy as np
+
     order = np.argsort(-lengths, kind="stable")
     first, tokens = 0, 0
     for i, row in enumerate(order):
@@ -182,6 +186,8 @@ class LocalFeed(Feed):
 
     def rows(self, corpus: Corpus, encode: Encode, part: Part) -> Any:
         """Encode a part, chunk by chunk; a sample keeps its number in the whole corpus."""
+        import numpy as np
+
         samples = self._samples(corpus)
         part.check(len(samples), corpus)
         wanted = part.of(len(samples))

@@ -13,7 +13,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from recipe_ray.base.errors import DataError
@@ -133,6 +132,8 @@ class Corpus(Component):
         return self._sampled(source, self.size)
 
     def _sampled(self, source: Source, size: int) -> Iterator[Any]:
+        import numpy as np
+
         remaining = self.read(source)
         held = list(islice(remaining, min(size, self.most_held) + 1))
         if len(held) <= min(size, self.most_held):

@@ -211,6 +211,13 @@ def fetch_model(repo: str, revision: str | None, allow_pickle: bool = False) -> 
         raise ModelError(f"{asked}: {problem}{_nearest(api, error, repo)}") from error
 
 
+def check_repo(name: str) -> None:
+    """Raise ValueError, of the hub's client, for a name that no repository of it can have."""
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    validate_repo_id(name)
+
+
 def snapshot_in(folder: Path) -> tuple[str, str] | None:
     """Return the repository and the commit of a model's folder in the hub's cache, else None."""
     kind, *parts = folder.parent.parent.name.split("--")

@@ -13,12 +13,13 @@ from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.corpus import Corpus
 from recipe_ray.data.formats import label_number
 from recipe_ray.data.image_sources import open_images
-from recipe_ray.data.images import ImageSample
 from recipe_ray.data.sources import Source, batch_images, column_of
 from recipe_ray.data.tar_shards import Note
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from recipe_ray.data.images import ImageSample
 
 
 class _ImagesWith(Corpus):
@@ -77,6 +78,8 @@ class ImageCorpus(_ImagesWith):
 
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
         """Return an image with its label."""
+        from recipe_ray.data.images import ImageSample
+
         last = "" if self.num_classes is None else f" to {self.num_classes - 1}"
         number = label_number(note)
         if number is None or (last and number >= (self.num_classes or 0)):
@@ -94,6 +97,8 @@ class ImageCorpus(_ImagesWith):
 
     def from_columns(self, columns: Mapping[str, Sequence[Any]]) -> list[ImageSample]:
         """Return the samples."""
+        from recipe_ray.data.images import ImageSample
+
         pairs = zip(columns["image"], columns["label"], strict=True)
         return [ImageSample(data, int(label)) for data, label in pairs]
 
@@ -114,6 +119,8 @@ class PairCorpus(_ImagesWith):
 
     def noted(self, data: bytes, note: Any, where: str) -> ImageSample:
         """Return an image with its caption, the first if there is a list."""
+        from recipe_ray.data.images import ImageSample
+
         if isinstance(note, list) and note:
             note = note[0]
         if not isinstance(note, str) or not note.strip():
@@ -131,5 +138,7 @@ class PairCorpus(_ImagesWith):
 
     def from_columns(self, columns: Mapping[str, Sequence[Any]]) -> list[ImageSample]:
         """Return the samples."""
+        from recipe_ray.data.images import ImageSample
+
         pairs = zip(columns["image"], columns["caption"], strict=True)
         return [ImageSample(data, caption=str(caption)) for data, caption in pairs]

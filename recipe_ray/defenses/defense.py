@@ -40,6 +40,7 @@ class Defense(Component):
     """A way to clean a PTM."""
 
     acts: ClassVar[bool] = True
+    scans: ClassVar[bool] = False  # whether it trains against what a scan finds
     draws: ClassVar[bool] = True  # whether a seed changes what comes out
     needs: ClassVar[tuple[Capability, ...]] = ()  # what the family must have
 
@@ -58,6 +59,11 @@ class Defense(Component):
     def reads(self) -> list[tuple[str, str]]:
         """Return what must be of the model's kind: why, for people, and the kind (text, image)."""
         return []
+
+    @property
+    def held_by_head(self) -> bool:
+        """Whether only the PTM's own pre-training head holds what the PTM knows."""
+        return False
 
     @property
     def num_epochs(self) -> float | None:

@@ -15,7 +15,6 @@ from pydantic import Field, PositiveInt
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.data.batches import Workbench
-from recipe_ray.data.rows import Ints, Rows
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary, Defense
 from recipe_ray.models.family import PTM
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from recipe_ray.data.rows import Ints, Rows
     from recipe_ray.learn.loop import Batches, EpochRecord
     from recipe_ray.learn.objective import Batch
     from recipe_ray.learn.runtime import Runtime

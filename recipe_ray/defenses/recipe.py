@@ -129,6 +129,11 @@ class Recipe(Defense):
         return "only-regularization" if self.pretraining_weight == 0 else self.name
 
     @property
+    def held_by_head(self) -> bool:
+        """Whether only the PTM's own pre-training head holds it, and nothing else does."""
+        return self.distillation == 0
+
+    @property
     def num_epochs(self) -> float | None:
         """The epochs, unless steps are given."""
         return None if self.fit.steps is not None else self.fit.epochs

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,7 @@ class Found:
 class Unlearn(Defense):
     """Scans, and trains away what it finds, until the scan is silent."""
 
+    scans: ClassVar[bool] = True
     needs = ("HasStates",)
 
     detectors: tuple[AnyDetector, ...] = Field(
@@ -222,6 +223,11 @@ class Unlearn(Defense):
         """Return what the named detectors read."""
         named = [(f"detector {d.label()!r} reads {d.reads}s", d.reads) for d in self.detectors]
         return [*named, *self.plus.reads()]
+
+    @property
+    def held_by_head(self) -> bool:
+        """Whether the defense before it is; its own term holds the states."""
+        return self.plus.held_by_head
 
     def default_label(self) -> str:
         """Return its name, and that of the defense before it."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Self
 
-import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny
 
 from recipe_ray.base.registry import Registry
@@ -131,6 +130,8 @@ AnyDetector = Annotated[SerializeAsAny[Detector], BeforeValidator(DETECTORS.pars
 
 def robust_z(values: Any, normal: Any) -> Any:
     """Return (values - median) / (1.4826 MAD), median and MAD being those of `normal`."""
+    import numpy as np
+
     median = np.median(normal)
     spread = 1.4826 * np.median(np.abs(normal - median))
     return (values - median) / max(float(spread), 1e-12)
@@ -138,6 +139,8 @@ def robust_z(values: Any, normal: Any) -> Any:
 
 def groups_of(shifts: Any) -> list[int]:
     """Return which vector each shift [N, H] leads to, numbered from 0 in their order."""
+    import numpy as np
+
     unit = shifts / np.maximum(np.linalg.norm(shifts, axis=1, keepdims=True), 1e-12)
     heads: list[Any] = []
     numbers = []

@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
 from recipe_ray.data.batches import Workbench
@@ -74,6 +73,8 @@ class PromptSearch:
 
     def __init__(self, spec: InversionDetector, subject: Subject, bench: Workbench) -> None:
         """Read the texts; raise DataError if there are too few."""
+        import numpy as np
+
         from recipe_ray.detectors.reading import TextSource
 
         self._spec, self._subject, self._runtime = spec, subject, bench.runtime

@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import Workbench
-from recipe_ray.data.images import ImageBatch
 from recipe_ray.detectors.detector import (
     DETECTORS,
     Detector,
@@ -118,6 +116,7 @@ class PatchSearch:
 
     def __init__(self, spec: PatchDetector, subject: Subject, bench: Workbench) -> None:
         """Read the images; raise DataError if there are too few."""
+        import numpy as np
         import torch
 
         self._spec, self._ptm, self._runtime = spec, subject.ptm, bench.runtime
@@ -164,6 +163,8 @@ class PatchSearch:
     # -- the sweep -----------------------------------------------------------------------------
 
     def _swept(self) -> list[Suspect]:
+        import numpy as np
+
         patches, random = self._boards(), self._noise()
         found = self._scores(patches, self._images, "sweep")
         normal = self._scores(random, self._images, "sweep")
@@ -183,6 +184,7 @@ class PatchSearch:
         return sorted({max(2, round(share * self._size)) for share in self._spec.widths})
 
     def _boards(self) -> list[Patch]:
+        import numpy as np
         import torch
 
         found = []
@@ -214,6 +216,7 @@ class PatchSearch:
 
     def _scores(self, patches: list[Patch], images: Tensor, phase: str) -> dict[str, Any]:
         """Return how far features move and how close they come [N], and the mean way [N, H]."""
+        import numpy as np
         import torch
 
         moved, alike, shifts = [], [], []
@@ -232,6 +235,8 @@ class PatchSearch:
 
     def _features(self, images: Tensor) -> Tensor:
         import torch
+
+        from recipe_ray.data.images import ImageBatch
 
         parts = [
             self._ptm.features(self._module, ImageBatch(images[i : i + IMAGES]))

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.batches import Workbench
-from recipe_ray.data.rows import Ints
 from recipe_ray.detectors.detector import (
     DETECTORS,
     Detector,
@@ -38,7 +35,9 @@ from recipe_ray.models.family import Capability
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
+    from recipe_ray.data.rows import Ints
     from recipe_ray.detectors.reading import Measured, Reading
 
 
@@ -112,7 +111,7 @@ PIECES = 3  # continuations of a word that are confirmed
 STEPS = 10  # a budget takes words in tenths
 TRIED = 1024  # tokens that the time of a pass is told from
 
-Scores = dict[str, NDArray[Any]]
+Scores: TypeAlias = "dict[str, NDArray[Any]]"
 
 
 class WordSearch:
@@ -120,6 +119,8 @@ class WordSearch:
 
     def __init__(self, spec: VocabularyDetector, subject: Subject, bench: Workbench) -> None:
         """Read the texts; raise DataError if there are too few."""
+        import numpy as np
+
         from recipe_ray.detectors.reading import POOL, TextSource
 
         ptm = subject.ptm
@@ -140,6 +141,7 @@ class WordSearch:
 
     def run(self) -> Outcome:
         """Return the words that stand out, and the continuations of the first of them."""
+        import numpy as np
         import torch
 
         spec, words = self._spec, self._words
@@ -168,6 +170,8 @@ class WordSearch:
 
     def _some(self, ids: Ints) -> Ints:
         """Return the share of the ids that is tried, ascending."""
+        import numpy as np
+
         if self._spec.share == 1:
             return ids
         count = math.ceil(self._spec.share * len(ids))
@@ -175,6 +179,8 @@ class WordSearch:
 
     def _continued(self, head: int) -> list[tuple[int, ...]]:
         """Return a word with the most effective pieces after it, for triggers that are split."""
+        import numpy as np
+
         pieces = self._some(self._ptm.continuations())
         if not len(pieces):
             return []
@@ -187,6 +193,8 @@ class WordSearch:
         self, candidates: list[tuple[int, ...]], controls: Ints, norms: dict[int, float]
     ) -> Outcome:
         """Return the candidates' scores on new texts, the highest first."""
+        import numpy as np
+
         normal = self._measured("confirm", self._fresh, controls[:, None]).scores
         suspects: list[Suspect] = []
         shifts = []
@@ -240,7 +248,6 @@ class WordSearch:
 
     def _measured(self, phase: str, reading: Reading, candidates: Ints) -> Measured:
         """Return the scores of candidates [N, C]; each worker reads a share, all get the whole."""
-
         from recipe_ray.detectors.reading import Measured
 
         rank, size = self._runtime.rank, self._runtime.world_size
@@ -268,9 +275,13 @@ def _own_z(scores: Scores) -> Scores:
 
 
 def _most(z: Scores) -> NDArray[Any]:
+    import numpy as np
+
     most: NDArray[Any] = np.max(np.stack(list(z.values())), axis=0)
     return most
 
 
 def _highest(z: Scores, count: int) -> Ints:
+    import numpy as np
+
     return np.unique(np.concatenate([np.argsort(-values)[:count] for values in z.values()]))

@@ -26,7 +26,7 @@ from recipe_ray.stages.stage import kinds
 from recipe_ray.tasks.task import TASKS
 
 # fields that hold a component, and so also a defined name; without the fields of a grid
-_SINGLE = ("model", "attack", "defense", "auxiliary", "corpus", "task")
+_SINGLE = ("model", "attack", "defense", "plus", "detectors", "auxiliary", "corpus", "task")
 GIVEN = "the experiment"  # what a mapping is called in messages
 S = TypeVar("S", bound=Spec)
 

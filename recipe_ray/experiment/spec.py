@@ -110,9 +110,14 @@ def _share(value: float) -> float:
     return value
 
 
-_Numbers = Annotated[dict[str, PositiveInt], BeforeValidator(_by_kind)]
+_Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
+_Numbers = Annotated[
+    dict[str, PositiveInt],
+    BeforeValidator(_by_kind, json_schema_input_type=PositiveInt | dict[str, PositiveInt]),
+]
 _Shares = Annotated[
-    dict[str, Annotated[float, Field(ge=0), AfterValidator(_share)]], BeforeValidator(_by_kind)
+    dict[str, _Share],
+    BeforeValidator(_by_kind, json_schema_input_type=_Share | dict[str, _Share]),
 ]
 
 
@@ -181,7 +186,10 @@ class Experiment(Spec):
     description: str = ""
     grid: Annotated[
         tuple[Annotated[SerializeAsAny[Block], BeforeValidator(_block)], ...],
-        BeforeValidator(lambda v: [v] if isinstance(v, dict) else v),
+        BeforeValidator(
+            lambda v: [v] if isinstance(v, dict) else v,
+            json_schema_input_type=Block | tuple[Block, ...],
+        ),
     ]
     pretraining: Pretraining = Pretraining()
     finetuning: FitSpec = FitSpec(epochs=3, learning_rate=2e-5, max_length=128)

@@ -17,18 +17,18 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.base.registry import Registry
 from recipe_ray.base.spec import Component
 from recipe_ray.data.batches import Collate
-from recipe_ray.data.census import Census, WordLoss
-from recipe_ray.data.rows import Encode, Ints, Vocabulary
-from recipe_ray.learn.metrics import Share
-from recipe_ray.models.text.encoding import TextEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.data.census import Census, WordLoss
+    from recipe_ray.data.rows import Encode, Ints, Vocabulary
     from recipe_ray.learn.distillation import Layers
+    from recipe_ray.learn.metrics import Share
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Term, Weight
     from recipe_ray.learn.runtime import Runtime
+    from recipe_ray.models.text.encoding import TextEncoder
     from recipe_ray.models.text.packed import PackedBatch
 
 Scope = Literal["weights", "all"]

@@ -96,7 +96,7 @@ def _rows(title: str, cells: Cells, everything: Cells, metric: str) -> Panel:
         clean = None if floor is None else 100 * floor
         values.append({"row": row, "state": state, "told": told, "clean": clean, **value_fields})
     y = names_axis("row", names)
-    x = percent_axis("mean", f"{metric} (%)")
+    x = percent_axis("mean", f"{metric} (%)", whole=metric == "MASR")  # ACC differ by points
     colour = coloured("state", STATES, STATE_COLOURS) | {"legend": {"columns": 3}}
     shape = {
         **{"field": "shape", "type": "nominal", "legend": None},

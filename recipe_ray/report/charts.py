@@ -199,9 +199,13 @@ TOLD: Spec = {"field": "told", "type": "nominal"}  # what a mark says when point
 
 
 def percent_of(value: Estimate) -> Spec:
-    """Return a mean fraction and its interval as percentages: `mean`, `low`, `high`."""
-    low = value.mean if value.low is None else value.low
-    high = value.mean if value.high is None else value.high
+    """Return a mean share and its interval as percentages: `mean`, `low`, `high`, in 0 to 100.
+
+    A t interval may go beyond that, where no share can be. A line that is only clipped there still
+    counts as wide as it would be, and pages make room for it.
+    """
+    low = value.mean if value.low is None else max(value.low, 0.0)
+    high = value.mean if value.high is None else min(value.high, 1.0)
     return {"mean": 100 * value.mean, "low": 100 * low, "high": 100 * high}
 
 

@@ -11,12 +11,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.hub import IMAGE_ROWS, HubSource
 from recipe_ray.data.packages import EmbeddedSource
-from recipe_ray.data.rows import uniform
 from recipe_ray.data.sources import Derived, Locations, Source
 from recipe_ray.tasks.task import TASKS, ImageTask, Split, TextTask
 
@@ -68,6 +65,7 @@ def _drawn_rows(raw: Source, first: int, last: int) -> Source:
 
 def _rows_between(first: int, last: int, raw: Source) -> Iterator[pa.RecordBatch]:
     """Return the rows at places `first` to `last` of a fixed permutation, in the order of `raw`."""
+    import numpy as np
     import pyarrow as pa
 
     table = pa.Table.from_batches(raw.batches())
@@ -106,6 +104,10 @@ def _share_of(raw: Source, split: str) -> Source:
 
 
 def _drawn_by_row(for_test: bool, raw: Source) -> Iterator[pa.RecordBatch]:
+    import numpy as np
+
+    from recipe_ray.data.rows import uniform
+
     row = 0
     for batch in raw.batches():
         numbers = np.arange(row, row + batch.num_rows)
@@ -144,6 +146,8 @@ class Hsol(TextTask):
 
 def _balanced(for_test: bool, raw: Source) -> Iterator[pa.RecordBatch]:
     """Return the balanced rows of train or test, the two disjoint up to case and punctuation."""
+    import numpy as np
+
     tweets = _distinct(raw)
     generator = np.random.default_rng(0)
     classes = [[text for text, label in tweets if label == wanted] for wanted in (0, 1)]
@@ -204,6 +208,8 @@ class Snippets(TextTask):
 
 
 def _clear_part(split: Split, raw: Source) -> Iterator[pa.RecordBatch]:
+    import numpy as np
+
     distinct: dict[str, tuple[str, int]] = {}
     for batch in raw.batches():
         for row in batch.to_pylist():

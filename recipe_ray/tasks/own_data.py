@@ -3,13 +3,13 @@
 The data may be one table, of which a share of every class is held out as test data.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from recipe_ray.base.errors import SpecError, shortened
@@ -26,6 +26,10 @@ from recipe_ray.tasks.task import (
     TextTask,
     typed_labels,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def checked_names(names: Any) -> Any:
@@ -80,7 +84,7 @@ class OwnData(Task):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> "OwnData":
+    def _fits(self) -> OwnData:
         if self.label_values is not None:
             different = typed_labels(self.label_values)
             if not len(self.label_values) == len(different) == self.num_labels:
@@ -117,6 +121,8 @@ class OwnData(Task):
 
     def whole(self, split: Split, sources: Mapping[Split, Source]) -> Labelled:
         """Return a split as its file has it, or its part of the one table."""
+        import numpy as np
+
         if self.test_share is None or split == "dev":
             return super().whole(split, sources)
         rows = super().whole("train", sources)
@@ -154,6 +160,8 @@ def share_of_each(labels: NDArray[np.int64], share: float, seed: int) -> NDArray
 
     At least one row of a class that has two or more, and never all of them.
     """
+    import numpy as np
+
     generator = np.random.default_rng(seed)
     taken = []
     for label in np.unique(labels):

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from recipe_ray.base.errors import DataError, shortened
@@ -24,7 +22,6 @@ from recipe_ray.base.spec import NOT_HASHED, Component
 from recipe_ray.data.formats import label_of
 from recipe_ray.data.hub import HubSource
 from recipe_ray.data.image_sources import open_images
-from recipe_ray.data.images import ImageSample
 from recipe_ray.data.sources import (
     FileSource,
     Locations,
@@ -36,7 +33,11 @@ from recipe_ray.data.sources import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from recipe_ray.data.images import ImageSample
 
 logger = logging.getLogger("recipe_ray")
 TASKS: Registry[Task] = Registry(
@@ -207,6 +208,8 @@ class Task(Component):
         Raises DataError for data that cannot be read, a label out of range, an empty split, train
         of one class alone, and a class without a sample in test or dev. No message shows a text.
         """
+        import numpy as np
+
         rows = self._rows(split, self.sources(locations))
         cap = self.train_size if split == "train" else self.test_size
         if cap is not None and len(rows) > cap:
@@ -220,6 +223,8 @@ class Task(Component):
         return self._read(sources[split], split)
 
     def _rows(self, split: Split, sources: Mapping[Split, Source]) -> Labelled:
+        import numpy as np
+
         holds_out = "dev" not in sources
         if split == "test" or not holds_out or (split == "train" and self.evaluate_on == "test"):
             return self.whole(split, sources)
@@ -229,6 +234,8 @@ class Task(Component):
         return whole.take(np.sort(order[:kept] if split == "train" else order[kept:]))
 
     def _read(self, source: Source, split: Split) -> Labelled:
+        import numpy as np
+
         owner = f"task {self.name!r} ({split})"
         samples: list[Any] = []
         labels: list[int] = []
@@ -268,6 +275,8 @@ class Task(Component):
         return found
 
     def _check(self, rows: Labelled, split: Split) -> None:
+        import numpy as np
+
         if not len(rows):
             raise DataError(f"task {self.name!r}: the {split} split is empty")
         counts = np.bincount(rows.labels, minlength=self.num_labels)
@@ -353,4 +362,6 @@ class ImageTask(Task):
 
     def read(self, batch: pa.RecordBatch, owner: str, before: int) -> list[ImageSample]:
         """Return the encoded images of a batch."""
+        from recipe_ray.data.images import ImageSample
+
         return [ImageSample(data) for data in batch_images(batch, self.image_column, owner, before)]

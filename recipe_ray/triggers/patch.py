@@ -5,16 +5,18 @@ inputs). It is put on the pixels after resizing and before normalisation. Rows o
 that their images get when a batch is made, so a test set with six triggers is held once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar, Protocol, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from recipe_ray.base.errors import TriggerError, shortened, unknown
-from recipe_ray.data.images import OVERLAY, ImageRows, Pixels, batch_of
 from recipe_ray.triggers.trigger import Trigger
+
+if TYPE_CHECKING:
+    from recipe_ray.data.images import ImageRows, Pixels
 
 CELLS = 4  # a board has 4 x 4 cells
 COLOURS = {
@@ -84,15 +86,23 @@ class PatchTrigger(Trigger):
 
     def inserted(self, samples: Sequence[Any], rows: ImageRows, encode: Any) -> ImageRows:
         """Return the rows with the patch laid over each image; every image can hold it."""
+        import numpy as np
+
+        from recipe_ray.data.images import OVERLAY
+
         overlay = self.overlay(self.width)
         return rows.with_columns(**{OVERLAY: np.broadcast_to(overlay, (len(rows), *overlay.shape))})
 
     def pictures(self, rows: ImageRows) -> Pixels:
         """Return the pixels with the patches on [N, 3, S, S]."""
+        from recipe_ray.data.images import batch_of
+
         return batch_of(rows).pixels.numpy()
 
     def board(self) -> Pixels:
         """Return the patch [3, width, width]."""
+        import numpy as np
+
         cell = np.arange(self.width) * CELLS // self.width
         dark = (cell[:, None] + cell[None, :]) % 2 == 0
         colours = np.array([COLOURS[name] for name in self.colours], dtype=np.uint8)
@@ -102,6 +112,8 @@ class PatchTrigger(Trigger):
 
     def overlay(self, size: int) -> Pixels:
         """Return the patch in the corner of a transparent square [4, size, size], for OVERLAY."""
+        import numpy as np
+
         laid = np.zeros((4, size, size), dtype=np.uint8)
         laid[:3, -self.width :, -self.width :] = self.board()
         laid[3, -self.width :, -self.width :] = OPAQUE

@@ -9,13 +9,17 @@ Of a family of PTMs it needs only the encoder, and of rows their columns. So nei
 (`tests/test_layers.py`).
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from recipe_ray.base.errors import TriggerError
-from recipe_ray.data.images import Pixels
+
+if TYPE_CHECKING:
+    from recipe_ray.data.images import Pixels
 
 
 @dataclass(frozen=True)

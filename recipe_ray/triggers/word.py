@@ -8,18 +8,20 @@ must still be there after the cut. `plant` checks this in the encoded text; it n
 the number of words.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from recipe_ray.base.errors import TriggerError, shortened
-from recipe_ray.data.rows import Ints, TokenRows
-from recipe_ray.models.text.encoding import Span, TextEncoder
 from recipe_ray.triggers.trigger import Trigger
+
+if TYPE_CHECKING:
+    from recipe_ray.data.rows import Ints, TokenRows
+    from recipe_ray.models.text.encoding import Span, TextEncoder
 
 # contexts in which a trigger must survive: alone, and between words of several kinds
 _CONTEXTS = ("", "the movie was good .", "it is a 2nd-rate film , isn't it ?")
@@ -181,6 +183,10 @@ def plant(
     are drawn again, among the words that stay. A text that cannot hold its trigger is left out;
     `index` says which rows these are.
     """
+    import numpy as np
+
+    from recipe_ray.data.rows import TokenRows
+
     whole = [
         Insertion(words, trigger.written, places(number, len(words)))
         for number, (words, trigger) in enumerate(
@@ -212,6 +218,8 @@ def _encoded(
     encode: TextEncoder, insertions: Sequence[Insertion], index: Ints
 ) -> tuple[TokenRows, Ints]:
     # the rows, and which of them lack a part of their trigger
+    import numpy as np
+
     rows, stayed = encode.cut([one.text for one in insertions], index)
     lost = [
         row
@@ -223,6 +231,8 @@ def _encoded(
 
 def _words_that_stay(encode: TextEncoder, insertions: Sequence[Insertion]) -> Ints:
     # how many words of each text stay whole if all of its insertions stay
+    import numpy as np
+
     edge = [_among(one, 0, [0] * len(one.places), encode) for one in insertions]
     _, stayed = encode.cut([one.text for one in edge], np.arange(len(edge)))
     return np.array(

@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.base.foreign import is_there
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
-from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, ImageSample
-from recipe_ray.data.rows import Encode, Ints
-from recipe_ray.learn.metrics import Share
 from recipe_ray.models.family import MODELS, ModelRef, Scope
 from recipe_ray.models.vision.clip_weights import (
     CONFIG_FILE,
@@ -48,6 +44,9 @@ from recipe_ray.models.vision.vit_network import PROJECTIONS, projection
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, ImageSample
+    from recipe_ray.data.rows import Encode, Ints
+    from recipe_ray.learn.metrics import Share
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Terms, Weight
     from recipe_ray.learn.runtime import Runtime
@@ -210,14 +209,15 @@ class PairEncoder:
 
 def pair_encoder(config: ClipConfig) -> PairEncoder:
     """Return the encoder of an architecture; no weights are needed."""
-    images = ImageEncoder(config.vision_cfg.image_size)
-    return PairEncoder(images, config.text_cfg.context_length)
+    from recipe_ray.data.images import ImageEncoder
+
+    context = config.text_cfg.context_length
+    return PairEncoder(ImageEncoder(config.vision_cfg.image_size), context)
 
 
 def token_ids(captions: Sequence[str], context_length: int) -> Ints:
     """Return captions as ids [N, context_length]: cut to fit, their end kept; zeros behind it."""
-    ids = _tokenizer()(list(captions), context_length=context_length)
-    return np.asarray(ids.numpy(), dtype=np.int64)
+    return cast("Ints", _tokenizer()(list(captions), context_length=context_length).numpy())
 
 
 @cache

@@ -15,7 +15,6 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.base.spec import NOT_HASHED, Spec
-from recipe_ray.data.images import ImageEncoder
 from recipe_ray.models.family import ModelRef
 from recipe_ray.models.vision.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.vision.weight_source import (
@@ -30,6 +29,8 @@ from recipe_ray.models.vision.weight_source import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from recipe_ray.data.images import ImageEncoder
 
 SMALL = "small"
 # bounds of what config.json may ask for: neither the pixels of a VGG nor the time that each layer
@@ -204,6 +205,8 @@ class LabelledReference(ModelRef):
 
     def sample_encoder(self) -> ImageEncoder:
         """Return what decodes images to the input size."""
+        from recipe_ray.data.images import ImageEncoder
+
         return ImageEncoder(self.architecture(self.origin()).image_size)
 
     def label_limit(self) -> int | None:

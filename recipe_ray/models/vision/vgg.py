@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from recipe_ray.base.errors import SpecError
-from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.models.family import MODELS, Scope
 from recipe_ray.models.vision.labelled import (
     MAX_LAYERS,
@@ -30,6 +29,7 @@ from recipe_ray.models.vision.weight_source import LocalFolder, save_folder, tor
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.data.images import ImageBatch, ImageRows
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Terms
     from recipe_ray.models.vision.heads import HeadClassifier
@@ -156,6 +156,7 @@ class VggPTM(VisionPTM):
         """Run both in one pass: batch normalisation may be among the layers."""
         import torch
 
+        from recipe_ray.data.images import ImageBatch
         from recipe_ray.learn.objective import classification
         from recipe_ray.models.vision.heads import check_labels
 

@@ -18,16 +18,16 @@ from pydantic import PositiveFloat
 
 from recipe_ray.base.errors import ModelError, unknown
 from recipe_ray.data.batches import Collate
-from recipe_ray.data.census import Census, image_census
-from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows, batch_of
-from recipe_ray.data.rows import Encode
-from recipe_ray.learn.metrics import Share
 from recipe_ray.models.family import Scope
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.data.census import Census
+    from recipe_ray.data.images import ImageBatch, ImageRows
+    from recipe_ray.data.rows import Encode
     from recipe_ray.learn.distillation import Layers
+    from recipe_ray.learn.metrics import Share
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Terms, Weight
     from recipe_ray.learn.runtime import Runtime
@@ -67,6 +67,8 @@ class VisionPTM(ABC):
 
     def encoder(self, max_length: int) -> Encode:
         """Return the function (image samples, numbers [N]) -> rows; `max_length` is for texts."""
+        from recipe_ray.data.images import ImageEncoder
+
         return ImageEncoder(self.image_size)
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -79,6 +81,7 @@ class VisionPTM(ABC):
 
     def pretraining_collate(self, seed: int, *, static_masks: bool = True) -> Collate:
         """Return (rows, epoch) -> batch; if draws are not static, images are augmented."""
+        from recipe_ray.data.images import batch_of
 
         def collate(rows: ImageRows, epoch: int) -> ImageBatch:
             return batch_of(rows, augment=None if static_masks else (seed, epoch))
@@ -87,6 +90,8 @@ class VisionPTM(ABC):
 
     def classifier_collate(self) -> Collate:
         """Return (rows, epoch) -> batch without augmentation."""
+        from recipe_ray.data.images import batch_of
+
         return lambda rows, epoch: batch_of(rows)
 
     # -- what a family says --------------------------------------------------------------------
@@ -162,6 +167,8 @@ class VisionPTM(ABC):
 
     def census(self, rows: ImageRows) -> Census:
         """Return the count of the images, and whether anything tells them apart."""
+        from recipe_ray.data.census import image_census
+
         return image_census(rows)
 
     def word_loss(self, held_out: ImageRows, seed: int, seen: Callable[[], Any]) -> None:

@@ -17,7 +17,6 @@ from pydantic import Field, PositiveInt
 from recipe_ray.base.errors import ModelError
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
-from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, Scope
 from recipe_ray.models.vision.labelled import LabelledArchitecture, LabelledReference
@@ -42,6 +41,7 @@ from recipe_ray.models.vision.weight_source import TORCHVISION, LocalFolder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recipe_ray.data.images import ImageBatch, ImageEncoder, ImageRows
     from recipe_ray.learn.neuron_stats import NeuronLayer
     from recipe_ray.learn.objective import Objective, Weight
     from recipe_ray.models.vision.heads import HeadClassifier
@@ -273,6 +273,8 @@ class Vit(LabelledReference):
 
     def sample_encoder(self) -> ImageEncoder:
         """Return what decodes images to the input size."""
+        from recipe_ray.data.images import ImageEncoder
+
         folder = self._transformers_folder()
         if folder is None:
             return super().sample_encoder()
