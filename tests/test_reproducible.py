@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from headless_samples import headless
-from samples import corpus_file, task_fields
-from scan_samples import VOCABULARY
+from samples import task_fields
+from scan_samples import VOCABULARY, texts
 from tiny_cell import measured, run, tiny_plan
 
 from recipe_ray.experiment.plan import Plan
@@ -23,7 +23,8 @@ TIMED = {"log.txt", "rows.parquet", "scan.json"}  # files that hold times, too
 
 def of_every_kind(folder: Path) -> Plan:
     """Return a plan with a stage of every kind, on a BERT whose head has to be fitted first."""
-    corpus = {"name": "file", "path": str(corpus_file(folder, 10)), "size": None}
+    (folder / "long").mkdir()
+    corpus = {"name": "file", "path": str(texts(folder / "long")), "size": None}
     task = task_fields(folder)
     return tiny_plan(
         folder,
