@@ -53,7 +53,7 @@ def loaded(folder: Path, values: dict[str, Any] | str, *changes: str) -> Experim
         (grid(attacks=["pore"]), "grid[0].attacks[0]", "unknown attack 'pore' (did you mean 'por'"),
         (grid(defenses=["recipes"]), "grid[0].defenses[0]", "did you mean 'recipe'?"),
         (grid(models=["minlm"]), "grid[0].models[0]", "did you mean 'minilm'?"),
-        (grid(tasks=["sst"]), "grid[0].tasks[0]", "did you mean 'sst2'?"),
+        (grid(tasks=["sst22"]), "grid[0].tasks[0]", "did you mean 'sst2'?"),
         (grid(auxiliaries=["bookcorpora"]), "grid[0].auxiliaries[0]", "mean 'bookcorpus'?"),
         (grid(attacks=[{"name": "por", "tigger": 1}]), "grid[0].attacks[0]", "mean 'triggers'?"),
         (
