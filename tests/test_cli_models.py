@@ -185,7 +185,7 @@ def test_evaluate_keeps_the_fine_tuned_classifier_if_asked(shell: Shell) -> None
         (["backdoor", MODEL, "--attack", "nueba", "--out", "o"], "did you mean 'neuba'?"),
         (["backdoor", MODEL, "--attack", "none", "--out", "o"], "it poisons nothing"),
         (["backdoor", "minilm", *RELEASED, "--out", "o"], "no pre-training head"),
-        (["evaluate", MODEL, "--task", "sst"], "did you mean 'sst2'?"),
+        (["evaluate", MODEL, "--task", "sst22"], "did you mean 'sst2'?"),
         (["evaluate", MODEL, "--task", "snippets", "--triggers", "a,,b"], "an empty trigger"),
         (["evaluate", MODEL, "--task", "snippets", "--set", "step=2"], "did you mean 'steps'?"),
     ],

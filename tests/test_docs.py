@@ -49,6 +49,7 @@ PAGES = sorted(
     for page in ROOT.glob(pattern)
     if page.name != "CHANGELOG.md"
 )
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
 LANGUAGES = {"", "bash", "python", "yaml", "toml"}
 
 
@@ -245,6 +246,18 @@ def test_the_queries_of_the_guide_run(how: str, tmp_path: Path, monkeypatch: Any
     for stage, rows in {"p0": por(), "c0": clean()}.items():
         store.write_results("quickstart", stage, rows)
     exec(compile(code("docs/guides/read-the-results.md", how), how, "exec"), {})
+
+
+def test_the_plan_of_the_tutorial_has_the_stages_that_it_tells(tmp_path: Path) -> None:
+    told = re.findall(r"^\| (\w+)(?:, three times)? \| .* \| [\d.]+(?: each)? \|$", TUTORIAL, re.M)
+    plan = make_plan(
+        load_experiment(ROOT / "experiments/quickstart.yaml"), Locations(None, tmp_path)
+    )
+    kinds = [stage.name for stage in plan.stages.values()]
+    assert list(dict.fromkeys(kinds)) == told
+    assert (len(kinds), kinds.count("finetune"), len(plan.cells)) == (6, 3, 3)
+    assert "This one has three *cells*" in TUTORIAL
+    assert "six *stages*" in " ".join(TUTORIAL.split())
 
 
 LIMITS = [one for one in vars(limits).values() if isinstance(one, Limit)]
