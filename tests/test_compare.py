@@ -68,7 +68,7 @@ def test_gc_leaves_what_commands_on_models_made(command: str, shell: Shell) -> N
     assert len(committed) == 2
     assert shell("store", "gc", "--store", "kept", "--yes").code == 0
     assert store.committed() == committed
-    assert {name.partition("-")[0] for name in store.experiments()} == {"finetune"}
+    assert {name.partition("-")[0] for name in store.experiments()} == {command}
     assert set(store.results()["stage"].to_pylist()) == set(committed)
 
 
