@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
+from recipe_ray.api.places import output_file
 from recipe_ray.base.errors import SpecError
-from recipe_ray.cli.options import output_file
 
 GIB = 2**30
 LITTLE_MEMORY = 12 * GIB
