@@ -14,6 +14,8 @@ def main() -> None:
     # what is imported stays: it need not be searched for cycles again and again, nor at the end
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
+    # we use none, and to look for them the metadata of all packages are read
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # before tokenizers and torch are imported: their own threads only hinder ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from recipe_ray.base.errors import ClusterLostError

@@ -125,6 +125,8 @@ def _short(value: Any) -> str:
 
     if isinstance(value, Component):
         value = value.label()
+    if isinstance(value, dict) and "name" in value:
+        value = value["name"]  # of a component in a schema
     if isinstance(value, (list, tuple)):
         return in_a_row(f"[{', '.join(map(_short, value))}]", _LONGEST)
     if value is None or isinstance(value, bool):
