@@ -181,7 +181,7 @@ def in_words(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(map(in_words, schema["anyOf"])))
     if "enum" in schema or "const" in schema:
         return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
-    kind = schema.get("type", "anything")
+    kind = str(schema.get("type", "anything"))
     if kind == "array":
         return f"list of {in_words(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
