@@ -181,13 +181,14 @@ def in_words(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(map(in_words, schema["anyOf"])))
     if "enum" in schema or "const" in schema:
         return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
-    kind = schema.get("type", "anything")
+    kind = str(schema.get("type", "anything"))
     if kind == "array":
         return f"list of {in_words(schema.get('items', {}))}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"names with {in_words(schema['additionalProperties'])}"
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
-    return " ".join([{"null": "nothing", "string": "text"}.get(kind, kind), *bounds])
+    words = {"null": "nothing", "string": "text"}
+    return " ".join([words.get(kind, str(kind)), *bounds])
 
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
