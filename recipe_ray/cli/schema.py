@@ -187,7 +187,8 @@ def in_words(schema: Schema) -> str:
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"names with {in_words(schema['additionalProperties'])}"
     bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
-    return " ".join([{"null": "nothing", "string": "text"}.get(kind, kind), *bounds])
+    words = {"null": "nothing", "string": "text"}
+    return " ".join([words.get(kind, str(kind)), *bounds])
 
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
