@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that it runs as a module, t
 from samples import COMMIT, EXAMPLES
 
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.cli.listing import registries
+from recipe_ray.cli.options import registries
 from recipe_ray.stages.backdoor import BackdoorStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.pretrain import PretrainStage

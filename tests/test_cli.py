@@ -6,7 +6,7 @@ import pytest
 from cli_samples import experiment
 from shell import Shell, shell
 
-from recipe_ray.cli.listing import registries
+from recipe_ray.cli.options import registries
 
 __all__ = ["shell"]  # a fixture
 

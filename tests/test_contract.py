@@ -27,7 +27,7 @@ from scan_samples import NamedPatch, NamedWords
 
 from recipe_ray.attacks.attack import ATTACKS
 from recipe_ray.base.fingerprint import fingerprint
-from recipe_ray.cli.listing import registries
+from recipe_ray.cli.options import registries
 from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA, EmbeddedCorpus
 from recipe_ray.data.image_corpus import ImageCorpus, PairCorpus

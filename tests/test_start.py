@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipe_ray.cli.app import COMMANDS
-from recipe_ray.cli.listing import KINDS, registries
+from recipe_ray.cli.options import KINDS, registries
 from recipe_ray.store.store import ArtifactId, Store
 
 HEAVY = (

@@ -19,7 +19,7 @@ from recipe_ray.base import limits
 from recipe_ray.base.limits import Limit
 from recipe_ray.base.spec import Spec
 from recipe_ray.cli.app import app
-from recipe_ray.cli.listing import registries
+from recipe_ray.cli.options import registries
 from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment, Growth, Launch, Paper, grid_class
 from recipe_ray.learn.optim import FitSpec

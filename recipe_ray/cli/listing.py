@@ -7,32 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from recipe_ray.base.errors import SpecError, unknown
 from recipe_ray.base.printable import in_a_row
-from recipe_ray.cli.options import JsonOption
+from recipe_ray.cli.options import KINDS, JsonOption, registries
 
-if TYPE_CHECKING:
-    from recipe_ray.base.registry import Registry
-
-KINDS = ("attacks", "defenses", "models", "corpora", "tasks", "detectors")
 FILES = ("experiment", "search", "catalog", "cluster")
-
-
-def registries() -> dict[str, Registry[Any]]:
-    """Return the registry of every kind of `KINDS`."""
-    from recipe_ray.attacks.attack import ATTACKS
-    from recipe_ray.data.corpus import CORPORA
-    from recipe_ray.defenses.defense import DEFENSES
-    from recipe_ray.detectors.detector import DETECTORS
-    from recipe_ray.models.family import MODELS
-    from recipe_ray.tasks.task import TASKS
-
-    found = (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS, DETECTORS)
-    return dict(zip(KINDS, found, strict=True))
 
 
 def list_command(

@@ -20,7 +20,10 @@ from recipe_ray.base.limits import LARGEST
 from recipe_ray.base.paths import existing_path
 
 if TYPE_CHECKING:
+    from recipe_ray.base.registry import Registry
     from recipe_ray.models.family import ModelRef
+
+KINDS = ("attacks", "defenses", "models", "corpora", "tasks", "detectors")  # of plugins
 
 ExperimentFile = Annotated[
     str, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)
@@ -151,3 +154,16 @@ def experiment_file(text: str, what: str = "experiment file") -> Path:
     """Return the path of a YAML file; raise SpecError if it is missing or not a file."""
     article = "an" if what[0] in "aeiou" else "a"
     return existing_path(text, "FILE", f"{article} {what} (YAML)", "file")
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Return the registry of every kind of `KINDS`."""
+    from recipe_ray.attacks.attack import ATTACKS
+    from recipe_ray.data.corpus import CORPORA
+    from recipe_ray.defenses.defense import DEFENSES
+    from recipe_ray.detectors.detector import DETECTORS
+    from recipe_ray.models.family import MODELS
+    from recipe_ray.tasks.task import TASKS
+
+    found = (ATTACKS, DEFENSES, MODELS, CORPORA, TASKS, DETECTORS)
+    return dict(zip(KINDS, found, strict=True))

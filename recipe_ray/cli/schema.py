@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from recipe_ray.base.catalog import Catalog
-from recipe_ray.cli.listing import registries
+from recipe_ray.cli.options import registries
 from recipe_ray.experiment.search import Search
 from recipe_ray.experiment.spec import Experiment, grid_class
 from recipe_ray.schedule.resources import ClusterSpec
