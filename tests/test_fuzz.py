@@ -11,6 +11,7 @@ import struct
 import tarfile
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ ODD: list[Any] = [
     "../../x", "/dev/zero", "a\0b", "\x1b[2J\u202e", "x" * 5000, "9" * 5000, [], [[]], {},
     {"": None}, [None], ["[MASK]"], {"type": "Sequence"}, "[", "\ud800",
 ]  # fmt: skip
-odd = st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=20)
+odd = st.sampled_from(ODD).map(deepcopy) | st.integers() | st.floats() | st.text(max_size=20)
 
 
 def few(times: int) -> Any:
