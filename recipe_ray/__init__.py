@@ -7,11 +7,12 @@ torch nor transformers nor Ray.
 
 from __future__ import annotations
 
-import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here: `python -m recipe_ray` has the working folder on its path until
+# `__main__` takes it off, and a file there could stand in for a module of the standard library.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from recipe_ray.api.calls import compare as compare
     from recipe_ray.api.calls import evaluate as evaluate
     from recipe_ray.api.calls import purify as purify
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "compare", "evaluate", "purify", "results", "run", "scan"]
 
-# a library is silent unless its user sets up logging
-logging.getLogger(__name__).addHandler(logging.NullHandler())
-
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        from importlib import import_module
+
         return getattr(import_module("recipe_ray.api.calls"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -37,6 +37,7 @@ from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.objective import tensor_of
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import MODELS
+from recipe_ray.tasks.catalog import LISTED
 from recipe_ray.tasks.task import TASKS, ImageTask
 
 EVERY = [(kind, name) for kind, registry in registries().items() for name in registry]
@@ -248,6 +249,9 @@ def test_a_task_names_its_content_before_it_is_read(name: str, tmp_path: Path) -
         file = str(as_parquet(tmp_path / "images.parquet", labelled_samples(4)))
         own = {**EXAMPLES.get(("tasks", name), {}), "path_train": file, "path_test": file}
         task = TASKS.parse({"name": name, **own})
+    elif name in LISTED and not plugin.hub:
+        file = str(corpus_file(tmp_path))
+        task = TASKS.parse({"name": name, "path_train": file, "path_test": file})
     else:
         task = TASKS.parse(task_fields(tmp_path) if ("tasks", name) in EXAMPLES else name)
     nowhere = Locations(None, tmp_path / "never-made")

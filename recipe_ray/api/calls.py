@@ -8,6 +8,7 @@ stands for. A model, a corpus and a task are given by name, path, hub id or as a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 Place = str | PurePath
 Changes = Mapping[str, Any] | Sequence[str]  # {"fit.steps": 300}, or ["fit.steps=300"]
 OnProgress = Callable[[Advance], None] | None
+
+# a library is silent unless its user sets up logging
+logging.getLogger("recipe_ray").addHandler(logging.NullHandler())
 
 
 def scan(

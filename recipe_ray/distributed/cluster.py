@@ -70,8 +70,8 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     """Attach to the cluster at `address` (or RAY_ADDRESS), else start Ray on this machine.
 
     A Ray that this process has already is used as it is. `nested`: worker groups will be started.
-    Raises ClusterError within seconds if no cluster answers, if Ray cannot start here, and
-    if the cluster is lost on the way.
+    Raises ClusterError within seconds if no cluster answers, if Ray cannot start here, if this
+    process is attached to another cluster, and if the cluster is lost on the way.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -80,6 +80,7 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     # a failure is recorded and told; Tune's own traceback would repeat it a third time
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
+        _check_same(address)
         yield
         return
     given_as = "--address" if address else "RAY_ADDRESS"
@@ -110,6 +111,18 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def _check_same(address: str | None) -> None:
+    """Raise ClusterError if this process is attached to another cluster than was asked for."""
+    attached = ray.get_runtime_context().gcs_address
+    host, _, port = attached.rpartition(":")
+    same = {f"{name}:{port}" for name in (host, "127.0.0.1", "localhost")}
+    if address and ":" in address and not address.startswith(_CLIENT) and address not in same:
+        raise ClusterError(
+            f"--address {address}: this process is attached to the Ray cluster at {attached} "
+            "already; leave the address out, or call ray.shutdown() first"
+        )
 
 
 @contextmanager
