@@ -14,9 +14,11 @@ from samples import SENTENCES, corpus_file, raised_by, tiny_folder
 from shell import Shell, shell
 
 from recipe_ray.api.arguments import parse_corpus, parse_task
+from recipe_ray.api.own_data import own_corpus
 from recipe_ray.base.errors import SpecError
 from recipe_ray.data.formats import label_of
 from recipe_ray.data.sources import Locations
+from recipe_ray.models.family import MODELS
 from recipe_ray.tasks.own_data import share_of_each
 from recipe_ray.tasks.task import TASKS, Task
 
@@ -348,3 +350,16 @@ def test_own_texts_by_a_plain_path_say_which_column_was_taken(here: Path) -> Non
     assert parse_corpus("t.csv", None, {"text": "label"}, TEXTS).component.column == "label"
     texts = parse_corpus(str(corpus_file(here)), None, {}, TEXTS).component
     assert texts.identity_at(Locations(None, here))["column"] == "text"
+
+
+def test_a_file_of_lines_needs_no_word_on_its_column_or_its_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "texts.txt").write_text("one text\nanother one\n")
+    model = MODELS.parse("minilm")
+    for size, warned in ((None, False), (3, True)):
+        caplog.clear()
+        found = own_corpus(str(tmp_path / "texts.txt"), size, {}, model)
+        assert found.notes == ()
+        assert len(list(found.component.samples(Locations(None, tmp_path)))) == 2
+        assert ("fewer than 3" in caplog.text) is warned

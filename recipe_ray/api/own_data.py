@@ -169,7 +169,8 @@ def own_corpus(path: str, size: int | None, columns: Mapping[str, str], model: M
     corpus: Corpus = CORPORA.parse(fields)
     source = corpus.opened(path)
     chosen, note = take_columns(type(corpus), {"": source}, columns, "--aux")
-    return Found(corpus.revised(**chosen), (note,))
+    plain = list(chosen.values()) == ["text"] and not columns  # lines, or the usual column
+    return Found(corpus.revised(**chosen), () if plain else (note,))
 
 
 def own_task(text: str, columns: Mapping[str, str], model: ModelRef) -> Found:

@@ -110,7 +110,8 @@ class Corpus(Component):
         """Stream at most `size` samples in the order of the source.
 
         For a local source with more, a seeded sample; for the hub, the first of a seeded shuffle.
-        Fewer than `size` are logged. Raises DataError for a source that cannot be read or is empty.
+        Fewer than a `size` that was asked for are logged. Raises DataError for a source that cannot
+        be read or is empty.
         """
         source = self.resolve(locations)
         count = 0
@@ -119,10 +120,15 @@ class Corpus(Component):
             yield sample
         if count == 0:
             raise DataError(f"corpus {self.name!r}: no {self.unit} in {source.describe()}")
-        if self.size is not None and count < self.size:
+        if self.size is not None and count < self.size and not self._any_will_do():
             log.warning(
                 "corpus %r has %d %ss, fewer than %d", self.name, count, self.unit, self.size
             )
+
+    def _any_will_do(self) -> bool:
+        # of a file of one's own the size that nobody set is no more than a limit
+        fields = type(self).model_fields
+        return fields["path"].is_required() and self.size == fields["size"].default
 
     def _chosen(self, source: Source) -> Iterator[Any]:
         if self.size is None:
