@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -23,7 +24,9 @@ from tiny_search import search_fields
 
 from recipe_ray.base.errors import ClusterError
 from recipe_ray.distributed import contact
+from recipe_ray.distributed.cluster import connected
 from recipe_ray.distributed.contact import check_answers, not_lost
+from recipe_ray.experiment.spec import Launch
 
 __all__ = ["shell"]  # a fixture
 
@@ -129,6 +132,7 @@ def test_another_error_while_the_cluster_answers_stays_itself(silent: str) -> No
 _STUCK = """
 import sys, time
 from recipe_ray.distributed import contact
+from recipe_ray.distributed.cluster import connected
 contact.LOST_AFTER_S = contact._ASK_EVERY_S = contact.GRACE_S = 0.2
 contact.signal.pthread_kill = lambda thread, number: None  # as if it came to Ray's own code
 with contact.not_lost(sys.argv[1]):
@@ -195,3 +199,18 @@ def test_every_command_says_that_the_address_is_silent(
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
     said = shell.fails(command, *_words(command, shell.folder))
     assert f"no Ray cluster answers at RAY_ADDRESS '127.0.0.1:{closed_port}'" in said
+
+
+def test_a_process_that_is_attached_to_a_cluster_uses_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attached = SimpleNamespace(gcs_address="10.0.0.7:6379")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: attached)
+    for same in (None, "local", "auto", "10.0.0.7:6379", "localhost:6379", "ray://10.0.0.7:10001"):
+        with connected(same, Launch()):
+            pass
+    for other in ("127.0.0.1:1", "10.0.0.8:6379"):
+        wanted = f"--address {other}: this process is attached to the Ray cluster at 10.0.0.7:6379"
+        with pytest.raises(ClusterError, match=wanted), connected(other, Launch()):
+            pass
