@@ -13,6 +13,7 @@ vectors, and unlearns these: the question is whether a backdoor that no scan fin
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
@@ -236,7 +237,7 @@ class Unlearn(Defense):
 
 
 @dataclass(frozen=True)
-class _Holding:
+class _Holding(ABC):
     """Relative errors of states; `held` is that of the samples as they are against the teacher's.
 
     Legend: R rows of the states of the samples, B samples, H width.
@@ -257,9 +258,9 @@ class _Holding:
         held = relative_error([states[batch.kept]], [wanted]).weighted(self.hold)
         return {"held": held, **self.of_copies(states[batch.same], wanted, batch)}
 
+    @abstractmethod
     def of_copies(self, states: Tensor, wanted: Tensor, batch: Any) -> Terms:
         """Return the terms of the copies' states [R, H], given the teacher's of the samples."""
-        raise NotImplementedError
 
 
 class Unlearning(_Holding):
