@@ -57,7 +57,7 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert any(line.startswith("vocabulary: first ") for line in lines)
     assert "A silent scan does not prove that a model is clean" in " ".join(done.out.split())
     assert "so there is no verdict" in " ".join(done.out.split())
-    assert "the budget is 300 s (--scan-budget)" in done.err
+    assert "the budget is 600 s (--scan-budget)" in done.err
     card = (shell.folder / "clean" / "README.md").read_text()
     scan = card.split("## The scan before and after")[1].split("## What is not claimed")[0]
     assert "| vocabulary: first |" in scan
@@ -161,15 +161,15 @@ def test_what_does_not_fit_into_the_budget_is_left_out_and_named(
 ) -> None:
     looking_with(monkeypatch, VOCABULARY, INVERSION)
     inversion = DETECTORS.get("inversion")
-    monkeypatch.setattr(inversion, "duration_s", lambda *_: 400.0)
+    monkeypatch.setattr(inversion, "duration_s", lambda *_: 700.0)
     done = purify(shell, "clean")
-    assert "left out: inversion needs about 400 s" in done.err
+    assert "left out: inversion needs about 700 s" in done.err
     scan = result_of(shell, "clean")["scan"]
     assert [one["name"] for one in scan["detectors"]] == ["vocabulary"]
     vocabulary = DETECTORS.get("vocabulary")
     monkeypatch.setattr(vocabulary, "fitted", lambda *_: (None, 301.0))
     none = purify(shell, "none")
-    assert "no scan: vocabulary needs about 301 s; inversion needs about 400 s" in none.err
+    assert "no scan: vocabulary needs about 301 s; inversion needs about 700 s" in none.err
 
 
 def calibrate(patch: pytest.MonkeyPatch, bound: float) -> None:

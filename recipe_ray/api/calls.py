@@ -92,7 +92,7 @@ def purify(
     changes: Changes = (),
     accept_harm: bool = False,
     scan: bool = True,
-    scan_budget_s: float = 300.0,
+    scan_budget_s: float = 600.0,
     until_clean: bool = False,
     max_rounds: int = 3,
     evaluate: Named | None = None,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from recipe_ray.store.rows import Measurement
     from recipe_ray.store.store import Store
 
-BUDGET_S = 300.0  # of each scan
+BUDGET_S = 600.0  # of each scan
 MAX_ROUNDS = 3
 _AIMED = (
     "note: the scan finds inputs that no clean model of this make reacts to so; `--defense "
