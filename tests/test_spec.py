@@ -87,7 +87,9 @@ def test_a_wrong_field_is_named_with_file_place_and_nearest(
 
 
 def test_an_unknown_field_lists_those_allowed(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="allowed: backdoor, displacement, finetune, pretrain, probe, purify"):
+    with pytest.raises(
+        SpecError, match="allowed: backdoor, displacement, finetune, pretrain, probe, purify"
+    ):
         loaded(tmp_path, {**SMALL, "launch": {"workers": {"x": 2}}})
 
 

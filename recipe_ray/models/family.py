@@ -49,7 +49,14 @@ CAPABILITIES: dict[Capability, tuple[str, ...]] = {
     "HasNeurons": ("neuron_layers", "neuron_activations"),
     "HasStates": ("states", "reads"),
     "Attackable": ("pooled", "features"),  # one of them: what attackers aim at in texts, in images
-    "HasVocabulary": ("whole_words", "continuations", "hidden", "pooled", "word_logits"),
+    "HasVocabulary": (
+        "whole_words",
+        "continuations",
+        "split_words",
+        "hidden",
+        "pooled",
+        "word_logits",
+    ),
 }
 _IN_WORDS: dict[Capability, str] = {
     "Encodes": "an encoder to put a classifier on",
@@ -207,6 +214,10 @@ class TextPTM(PTM, Protocol):
 
     def continuations(self) -> Ints:
         """Return the ids of the tokens that continue a word, ascending."""
+        ...
+
+    def split_words(self) -> Ints:
+        """Return the ids [N, 2] of words of two letters or digits that the tokenizer splits."""
         ...
 
     def spelled(self, ids: Sequence[int]) -> str:
