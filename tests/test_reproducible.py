@@ -31,6 +31,7 @@ def of_every_kind(folder: Path) -> Plan:
         models=[{"name": "bert", "source": str(headless(folder)), "headless": True}],
         tasks=[task],
         probes=[{"task": task, "trigger": "cf"}],
+        displacements=[{"task": task}],
         scans=[{"corpus": corpus, "detectors": [VOCABULARY]}],
     )
 
