@@ -103,7 +103,7 @@ def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
     Raises DataError if data cannot be found, SpecError if model, corpus, task and attack do
     not fit each other.
     """
-    common = {"attacks": (search.attack,), "seeds": (search.seed,)}
+    common: dict[str, Any] = {"attacks": (search.attack,), "seeds": (search.seed,)}
     tuned = {**common, "tasks": (search.quick.task,)}
     moved = {**common, "displacements": (Displacement(task=search.quick.task),)}
     by_representation = search.rank_by == "representation"
@@ -115,7 +115,7 @@ def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
     purified = {"defenses": (settings.put_into(search),), "snapshots": epochs}
     blocks = [{**one, **purified} for one in blocks]
     found = [cell.last for cell in part_plan(search, "looks", blocks, locations).cells]
-    looks = tuple(one for one in found if isinstance(one, FinetuneStage))
+    looks: tuple[LookStage, ...] = tuple(one for one in found if isinstance(one, FinetuneStage))
     if by_representation:
         # those that come through all epochs are fine-tuned
         cheap = [one for one in found if isinstance(one, DisplacementStage)]
