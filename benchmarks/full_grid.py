@@ -31,10 +31,10 @@ from recipe_ray.experiment.search import Settings
 from recipe_ray.experiment.search_plan import (
     Record,
     SearchPlan,
+    Undefended,
     look_at,
     make_search_plan,
     part_plan,
-    value_of,
 )
 from recipe_ray.store.store import Store
 
@@ -90,19 +90,19 @@ def beside_full_grid(
     failed |= sweep(grid, store, locations, address=address).failed
     if failed:
         raise UserError("\n".join(failed.values()))
-    undefended_acc = value_of(store, plan.reference, "acc")
-    record = Record.load(plan, store, undefended_acc)
-    scores = grid_scores(plan, grid, store, undefended_acc)
+    undefended = plan.undefended_in(store)
+    record = Record.load(plan, store, undefended)
+    scores = grid_scores(plan, grid, store, undefended)
     return compare(plan, record, scores, grid_seconds(grid, store))
 
 
 def grid_scores(
-    plan: SearchPlan, grid: Plan, store: Store, undefended_acc: float
+    plan: SearchPlan, grid: Plan, store: Store, undefended: Undefended
 ) -> dict[float, list[float]]:
     """Return the scores of the full grid by weight factor, one a seed."""
     found: dict[float, list[float]] = defaultdict(list)
     for cell in grid.cells:
-        look = look_at(plan, store, cell.last, undefended_acc)
+        look = look_at(plan, store, cell.last, undefended)
         found[cell.last.columns()["weight_factor"]].append(look.score)
     return dict(found)
 
@@ -121,7 +121,7 @@ def compare(
     best = record.ranked()[0]
     assert best.last is not None
     looks = [look for course in record.courses.values() for look in course.looks.values()]
-    search_s = sum(look.purify_s + look.finetune_s for look in looks)
+    search_s = sum(look.purify_s + look.look_s for look in looks)
     grid_epochs = len(scores) * plan.search.epochs
     means = {factor: fmean(by_seed) for factor, by_seed in scores.items()}
     top = max(means, key=lambda factor: means[factor])
@@ -131,7 +131,7 @@ def compare(
     near = any(1 / REGION_FACTOR <= found / factor <= REGION_FACTOR for factor in region)
     return Comparison(
         search_epochs=len(looks),
-        search_finetunings=len(looks),
+        search_finetunings=sum(look.acc is not None for look in looks),
         search_s=search_s,
         all_epochs=len(record.courses) * plan.search.epochs,
         grid_epochs=grid_epochs,

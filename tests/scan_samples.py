@@ -50,19 +50,19 @@ def planted() -> Any:
     return ptm
 
 
-def backdoored() -> Any:
+def backdoored(trigger: str = TRIGGER) -> Any:
     """Return the embedded PTM's first layer with a backdoor of POR, a copy of its own."""
-    return copy.deepcopy(_backdoored())
+    return copy.deepcopy(_backdoored(trigger))
 
 
 @cache
-def _backdoored() -> Any:
+def _backdoored(trigger: str) -> Any:
     ptm = minilm()
     with tempfile.TemporaryDirectory() as folder:
         corpus = {"name": "file", "path": str(corpus_file(Path(folder))), "size": None}
         fit = {"steps": 40, "batch_size": 8, "max_length": 32, "learning_rate": 1e-3}
         fit |= {"precision": "fp32", "dropout": False}
-        attack = {"name": "por", "triggers": [TRIGGER], "corpus": corpus, "fit": fit}
+        attack = {"name": "por", "triggers": [trigger], "corpus": corpus, "fit": fit}
         bench = Workbench(LocalFeed(Locations(None, Path(folder))), LocalRuntime(), 0)
         ATTACKS.parse(attack).poison(ptm, bench)
     return ptm
@@ -155,9 +155,10 @@ VOCABULARY = {
 
 def looking_with_little(patch: pytest.MonkeyPatch) -> None:
     """Let the scans of `purify` see every hundredth word, and look at little."""
-    words, pieces = BertPTM.whole_words, BertPTM.continuations
+    words, pieces, split = BertPTM.whole_words, BertPTM.continuations, BertPTM.split_words
     patch.setattr(BertPTM, "whole_words", lambda ptm: words(ptm)[::100])
     patch.setattr(BertPTM, "continuations", lambda ptm: pieces(ptm)[::100])
+    patch.setattr(BertPTM, "split_words", lambda ptm: split(ptm)[::100])
     looking_with(patch, VOCABULARY)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,21 @@ def test_likely_harm_is_an_error_before_anything_is_changed(shell: Shell) -> Non
     with pytest.raises(HarmError):
         recipe_ray.purify(MODEL, aux, "out", changes=changes, scan=False)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda: recipe_ray.purify("minilm", "T", "o", sandbox=True),
+        lambda: recipe_ray.evaluate("minilm", "sst2", sandbox=True),
+        lambda: recipe_ray.compare("minilm", "minilm", "sst2", sandbox=True),
+        lambda: recipe_ray.scan("minilm", "T", sandbox=True),
+    ],
+)
+def test_a_model_is_read_in_the_sandbox_if_that_is_asked_for(
+    opened: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "T").write_text("a text\n" * 20)
+    with pytest.raises(UserError, match="--sandbox: minilm is no folder"):
+        opened()

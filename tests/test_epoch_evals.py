@@ -1,22 +1,17 @@
 """Looks at a purification while it goes on: what they measure, and going on after a kill."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_cell import measured
-from tiny_search import tiny_search
+from tiny_search import purify_tiny, tiny_search
 
-from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import run_inline
 from recipe_ray.experiment.search import Settings
-from recipe_ray.experiment.search_plan import Candidate, SearchPlan
-from recipe_ray.learn.runtime import LocalRuntime
-from recipe_ray.stages.epoch_evals import PURIFY_S, purify_with_looks
+from recipe_ray.experiment.search_plan import SearchPlan
+from recipe_ray.stages.epoch_evals import PURIFY_S
 from recipe_ray.stages.finetune import FinetuneStage
-from recipe_ray.stages.run import StoreCheckpoints, scratch
-from recipe_ray.stages.stage import Context
 from recipe_ray.store.store import Store
 
 SETTINGS = Settings(0.5)
@@ -33,22 +28,8 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchPlan, Store,
     plan, places = tiny_search(folder, epochs=3), Locations(None, folder)
     store = Store.open(folder / "store")
     run_inline(plan.undefended.stages.values(), store, places)
-    purify(plan.candidate(SETTINGS), store, places, lambda look: None)
+    purify_tiny(plan.candidate(SETTINGS), store, places, lambda look: None)
     return plan, store, places
-
-
-def purify(
-    candidate: Candidate,
-    store: Store,
-    places: Locations,
-    on_look: Callable[[FinetuneStage], None],
-    start: int = 0,
-) -> None:
-    slot = StoreCheckpoints(store, candidate.purify.key)
-    runtime = LocalRuntime(checkpoints=slot, checkpoint_every_s=0.0)
-    with scratch(store) as folder:
-        context = Context(store, LocalFeed(places), places, runtime, folder)
-        purify_with_looks(candidate.purify, candidate.looks[start:], context, on_look)
 
 
 def values(store: Store, look: FinetuneStage) -> list[dict[str, object]]:
@@ -79,9 +60,9 @@ def test_a_killed_candidate_goes_on_from_its_last_look(
             raise KilledError
 
     with pytest.raises(KilledError):
-        purify(candidate, killed, places, kill)
+        purify_tiny(candidate, killed, places, kill)
     assert [killed.has(look.artifact) for look in candidate.looks] == [True, True, False]
     again: list[FinetuneStage] = []
-    purify(candidate, killed, places, again.append, start=2)
+    purify_tiny(candidate, killed, places, again.append, start=2)
     assert again == [candidate.looks[2]]
     assert values(killed, candidate.looks[2]) == values(store, candidate.looks[2])

@@ -304,7 +304,7 @@ def test_a_change_to_one_alias_leaves_the_others_alone() -> None:
         ({"base": 3}, "base: expected a file in the folder of this one, got 3"),
         ({"define": ["small"]}, "define: expected names with a mapping each"),
         ({"grid": {**GRID, "defenses": ["recipee"]}}, "did you mean 'recipe'"),
-        ({"grid": {"models": ["minilm"]}}, "at least one of tasks, probes"),
+        ({"grid": {"models": ["minilm"]}}, "at least one of tasks, displacements, probes"),
         (
             {"grid": {**GRID, "models": ["minilm"], "defenses": ["recipe"], "snapshots": [9]}},
             "epoch 9 is asked for, but defense 'recipe' trains 4",

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_both_scans_are_printed_side_by_side_and_stand_in_card_and_result(
     assert any(line.startswith("vocabulary: first ") for line in lines)
     assert "A silent scan does not prove that a model is clean" in " ".join(done.out.split())
     assert "so there is no verdict" in " ".join(done.out.split())
-    assert "the budget is 300 s (--scan-budget)" in done.err
+    assert "the budget is 600 s (--scan-budget)" in done.err
     card = (shell.folder / "clean" / "README.md").read_text()
     scan = card.split("## The scan before and after")[1].split("## What is not claimed")[0]
     assert "| vocabulary: first |" in scan
@@ -160,15 +161,15 @@ def test_what_does_not_fit_into_the_budget_is_left_out_and_named(
 ) -> None:
     looking_with(monkeypatch, VOCABULARY, INVERSION)
     inversion = DETECTORS.get("inversion")
-    monkeypatch.setattr(inversion, "duration_s", lambda *_: 400.0)
+    monkeypatch.setattr(inversion, "duration_s", lambda *_: 700.0)
     done = purify(shell, "clean")
-    assert "left out: inversion needs about 400 s" in done.err
+    assert "left out: inversion needs about 700 s" in done.err
     scan = result_of(shell, "clean")["scan"]
     assert [one["name"] for one in scan["detectors"]] == ["vocabulary"]
     vocabulary = DETECTORS.get("vocabulary")
     monkeypatch.setattr(vocabulary, "fitted", lambda *_: (None, 301.0))
     none = purify(shell, "none")
-    assert "no scan: vocabulary needs about 301 s; inversion needs about 400 s" in none.err
+    assert "no scan: vocabulary needs about 301 s; inversion needs about 700 s" in none.err
 
 
 def calibrate(patch: pytest.MonkeyPatch, bound: float) -> None:
@@ -201,6 +202,41 @@ def test_a_model_that_is_suspicious_afterwards_has_an_exit_code_of_its_own(
     assert quiet.code == 0
     assert "nothing found" in quiet.out
     assert "The scan was silent before as well" in " ".join(quiet.out.split())
+
+
+def test_scans_guide_the_purification_if_it_is_known_what_is_normal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["purify", MODEL, "--aux", texts(shell.folder, 10), "-q"]
+    calibrate(monkeypatch, 1e9)
+    guided = shell(*words, "--out", "guided")
+    assert guided.code == 0, guided.err
+    result = result_of(shell, "guided")
+    assert result["settings"]["defense"]["name"] == "unlearn"
+    assert [one["name"] for one in result["settings"]["defense"]["detectors"]] == ["vocabulary"]
+    # nothing stood out, so nothing was touched
+    given, kept = (
+        load_file(Path(one) / "model.safetensors") for one in (MODEL, shell.folder / "guided")
+    )
+    assert all(torch.equal(given[name], kept[name]) for name in kept)
+    assert any("the weights are as they were given" in one for one in result["notes"])
+    assert "`unlearn` removed most of the effect" in (shell.folder / "guided/README.md").read_text()
+    assert result["drift"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "words", [["--defense", "recipe"], ["--set", "fit.steps=3"], ["--no-scan"]]
+)
+def test_recipe_by_the_rule_is_what_is_asked_for_by_name_or_field_or_without_a_scan(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    calibrate(monkeypatch, 1e9)
+    quick = [] if "--set" in words else ["--dry-run"]
+    asked = ["purify", MODEL, "--aux", texts(shell.folder, 10), "--out", "rule", "--accept-harm"]
+    done = shell(*asked, *words, *quick)
+    assert done.code == 0, done.err
+    assert "RMS" in done.err
+    assert "unlearn" not in done.err
 
 
 Silence = Callable[[float], None]
@@ -249,7 +285,7 @@ def test_a_round_that_does_harm_is_not_kept(
         seen.append(measured["drift"])
         return ["it is damaged"] if len(seen) == 2 else []
 
-    monkeypatch.setattr(rounds, "after_warnings", harmful)
+    monkeypatch.setattr(rounds, "harm_warnings", harmful)
     done = purify(shell, "clean", "--until-clean")
     assert done.code == 4
     result = result_of(shell, "clean")
@@ -264,7 +300,7 @@ def test_harm_seen_afterwards_is_exit_code_three_unless_accepted(
 ) -> None:
     from recipe_ray.api import purification
 
-    monkeypatch.setattr(rounds, "after_warnings", lambda *_: ["it is damaged"])
+    monkeypatch.setattr(rounds, "harm_warnings", lambda *_: ["it is damaged"])
     monkeypatch.setattr(purification, "MARGIN", -1e9)  # every head knows enough
     monkeypatch.setattr(purification, "ERRORS", -1e9)
     aux = texts(shell.folder)

@@ -31,6 +31,7 @@ def of_every_kind(folder: Path) -> Plan:
         models=[{"name": "bert", "source": str(headless(folder)), "headless": True}],
         tasks=[task],
         probes=[{"task": task, "trigger": "cf"}],
+        displacements=[{"task": task}],
         scans=[{"corpus": corpus, "detectors": [VOCABULARY]}],
     )
 
@@ -53,9 +54,10 @@ def files_of(store: Store, plan: Plan) -> dict[str, Any]:
 def test_every_kind_of_stage_gives_the_same_bits_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words, pieces = BertPTM.whole_words, BertPTM.continuations
+    words, pieces, split = BertPTM.whole_words, BertPTM.continuations, BertPTM.split_words
     monkeypatch.setattr(BertPTM, "whole_words", lambda ptm: words(ptm)[::100])
     monkeypatch.setattr(BertPTM, "continuations", lambda ptm: pieces(ptm)[::100])
+    monkeypatch.setattr(BertPTM, "split_words", lambda ptm: split(ptm)[::100])
     found = []
     for name in ("one", "two"):
         folder = tmp_path / name

@@ -6,7 +6,8 @@ import pytest
 import torch
 from samples import raised_by, tiny_ptm
 
-from recipe_ray.api.purification import PRESETS, after_warnings, settings
+from recipe_ray.api.harm import data_warnings, harm_warnings
+from recipe_ray.api.purification import PRESETS, settings
 from recipe_ray.base.changes import set_fields
 from recipe_ray.base.errors import ModelError
 from recipe_ray.defenses.recipe import Recipe
@@ -164,7 +165,7 @@ def test_a_field_set_to_null_is_not_set() -> None:
 def test_a_held_out_loss_is_warned_of_only_above_the_allowed_rise() -> None:
     def after(rise: float) -> list[str]:
         measured = {"held_out_loss.before": 2.0, "held_out_loss.after": 2.0 + rise}
-        return after_warnings({**measured, "drift": 0.0}, "nats", "text")
+        return harm_warnings({**measured, "drift": 0.0}, "nats", "text")
 
     assert after(ALLOWED_LOSS_RISE - 0.01) == after(-1.0) == []
     (warning,) = after(ALLOWED_LOSS_RISE + 0.01)
@@ -175,13 +176,12 @@ def test_a_held_out_loss_is_warned_of_only_above_the_allowed_rise() -> None:
 def test_a_drift_beyond_what_is_known_to_be_harmless_is_warned_of() -> None:
     def after(drift: float, reads: str) -> list[str]:
         measured = {"held_out_loss.before": 7.03, "held_out_loss.after": 6.98, "drift": drift}
-        return after_warnings(measured, "nats", reads)
+        return harm_warnings(measured, "nats", reads)
 
     assert after(0.0055, "text") == after(0.22, "image") == []
     (warning,) = after(0.22, "text")  # MiniLM's six layers, 23 points of accuracy lost
-    assert "drifted by 0.220" in warning
-    measured = {"held_out_loss.before": 2.0, "held_out_loss.after": 2.0, "drift": 0.0}
-    (few,) = after_warnings({**measured, "usable_share": 0.6}, "nats", "text")
+    assert "the drift of clean representations is 0.220" in warning
+    (few,) = data_warnings({"usable_share": 0.6})
     assert "only 60.0% of the auxiliary data are usable" in few
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from image_samples import tiny_vgg
 from samples import SENTENCES, minilm
-from scan_samples import TRIGGER, planted, texts
+from scan_samples import TRIGGER, backdoored, planted, texts
 
 from recipe_ray.base.errors import DataError
 from recipe_ray.data.batches import LocalFeed, Workbench
@@ -26,7 +26,7 @@ from recipe_ray.detectors.calibration import (
     judged_again,
 )
 from recipe_ray.detectors.detector import DETECTORS, Outcome, Subject, Suspect, groups_of, robust_z
-from recipe_ray.detectors.reading import Reader, Scale, make_templates
+from recipe_ray.detectors.reading import SCORES, Reader, Scale, make_templates
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.stages.scan import default_detectors
 
@@ -63,12 +63,16 @@ class FewWords:
         extra = [ptm.token_ids(word)[0] for word in also]
         self._words = np.union1d(ptm.whole_words()[::100], np.array(extra, dtype=np.int64))
         self._pieces = ptm.continuations()[::50]
+        self._split = ptm.split_words()[::20]
 
     def whole_words(self) -> Any:
         return self._words
 
     def continuations(self) -> Any:
         return self._pieces
+
+    def split_words(self) -> Any:
+        return self._split
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ptm, name)
@@ -88,6 +92,21 @@ def test_a_word_that_was_planted_comes_out_on_top(tmp_path: Path) -> None:
     (alone,) = [one for one in found.suspects if one.shown == TRIGGER]
     assert alone.scores["embedding_norm"] == found.highest["embedding_norm"]
     assert found.highest["embedding_norm"] > 3 * clean.highest["embedding_norm"]
+
+
+def test_a_trigger_that_the_tokenizer_splits_comes_out_as_a_pair(tmp_path: Path) -> None:
+    ptm = backdoored("dv")
+    head, piece = ptm.token_ids("dv")
+    seen = FewWords(ptm)
+    assert head not in seen.whole_words()
+    found = small("vocabulary", continued=0).search(subject(tmp_path, seen), bench(tmp_path))
+    assert len(found.suspects[0].ids) == 2
+    assert piece in found.suspects[0].ids
+    pairs = [one.ids for one in found.suspects if len(one.ids) == 2]
+    for token in {token for ids in pairs for token in ids}:  # others may be there, too
+        assert sum(token in ids for ids in pairs) <= 3 * len(SCORES)
+    without = small("vocabulary", pairs=0).search(subject(tmp_path, seen), bench(tmp_path))
+    assert all(len(one.ids) == 1 or one.ids[0] in seen.whole_words() for one in without.suspects)
 
 
 def test_a_scan_leaves_the_weights_and_hooks_as_they_were(tmp_path: Path) -> None:

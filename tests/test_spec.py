@@ -63,7 +63,7 @@ def loaded(folder: Path, values: dict[str, Any] | str, *changes: str) -> Experim
         ),
         (grid(seeds=[-1]), "grid[0].seeds[0]", "got -1"),
         (grid(models=[{"name": "minilm", "layers": 7}]), "grid[0].models[0].layers", "got 7"),
-        (grid(tasks=[]), "grid[0]: tasks", "at least one of tasks, probes"),
+        (grid(tasks=[]), "grid[0]: tasks", "at least one of tasks, displacements, probes"),
         (grid(seeds=0), "grid[0].seeds", "a list is expected, in YAML [a, b]"),
         (grid(attacks="por"), "grid[0].attacks", "a list is expected"),
         ({**SMALL, "launch": 1}, "launch", "a mapping is expected"),
@@ -87,7 +87,9 @@ def test_a_wrong_field_is_named_with_file_place_and_nearest(
 
 
 def test_an_unknown_field_lists_those_allowed(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="allowed: backdoor, finetune, pretrain, probe, purify"):
+    with pytest.raises(
+        SpecError, match="allowed: backdoor, displacement, finetune, pretrain, probe, purify"
+    ):
         loaded(tmp_path, {**SMALL, "launch": {"workers": {"x": 2}}})
 
 

@@ -212,6 +212,22 @@ def test_copies_hold_the_same_tokens_and_what_was_put_between_words() -> None:
     assert batch.both.num_samples == 2 * len(SENTENCES)
 
 
+def test_half_of_the_words_and_pairs_are_varied_by_a_token() -> None:
+    ptm = minilm()
+    (word,) = ptm.token_ids("table")
+    head, piece = ptm.token_ids("dv")
+    texts = [SENTENCES[i % len(SENTENCES)] for i in range(400)]
+    for ids in ((word,), (head, piece)):
+        insertions: Any = insertions_of(ptm, Draw((Suspect("x", {}, ids),), (1.0,)), 3)
+        index = np.arange(len(texts))
+        put = [tuple(insertions._put_in(row, 0, index, 0).tolist()) for row in range(len(texts))]
+        same = sum(one == ids for one in put)
+        assert 150 < same < 250
+        assert all(one[0] == ids[0] or one[1] == ids[1] for one in put)
+        assert len(set(put)) > 50
+    assert {one[1] for one in put if one[0] == head} <= set(ptm.split_words()[:, 1].tolist())
+
+
 def test_vectors_stand_in_the_place_of_embeddings_and_the_model_keeps_no_hook() -> None:
     ptm = minilm()
     ptm.module.eval()

@@ -1,18 +1,24 @@
 """A tiny search: a random BERT, a file of sentences, looks of a few steps."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samples import corpus_file, task_fields, tiny_folder
 
+from recipe_ray.data.batches import LocalFeed
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.search import Search
-from recipe_ray.experiment.search_plan import SearchPlan, make_search_plan
+from recipe_ray.experiment.search_plan import Candidate, SearchPlan, make_search_plan
+from recipe_ray.learn.runtime import LocalRuntime
+from recipe_ray.stages.epoch_evals import purify_with_looks
 from recipe_ray.stages.finetune import FinetuneStage
+from recipe_ray.stages.run import StoreCheckpoints, scratch
 from recipe_ray.stages.stage import Context
 from recipe_ray.store.rows import Measurement
+from recipe_ray.store.store import Store
 
 FIT = {"steps": 3, "batch_size": 6, "max_length": 16, "precision": "fp32"}
 EPOCHS = 4
@@ -45,6 +51,21 @@ def tiny_search(folder: Path, **changes: Any) -> SearchPlan:
     """Return the plan of the search."""
     found = Search.model_validate(search_fields(folder, **changes))
     return make_search_plan(found, Locations(None, folder))
+
+
+def purify_tiny(
+    candidate: Candidate,
+    store: Store,
+    places: Locations,
+    on_look: Callable[[Any], None] = lambda look: None,
+    start: int = 0,
+) -> None:
+    """Purify a candidate in this process, with its looks from `start` on."""
+    slot = StoreCheckpoints(store, candidate.purify.key)
+    runtime = LocalRuntime(checkpoints=slot, checkpoint_every_s=0.0)
+    with scratch(store) as folder:
+        context = Context(store, LocalFeed(places), places, runtime, folder)
+        purify_with_looks(candidate.purify, candidate.looks[start:], context, on_look)
 
 
 class StubLook(FinetuneStage):

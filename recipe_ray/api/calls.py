@@ -52,6 +52,7 @@ def scan(
     revision: str | None = None,
     allow_pickle: bool = False,
     ignore_adapter: bool = False,
+    sandbox: bool = False,
     progress: OnProgress = None,
 ) -> ScanOutcome:
     """Say whether models look backdoored, and which inputs give them away.
@@ -71,7 +72,7 @@ def scan(
     if not given:
         raise SpecError("models: give one or more")
     _at_least(1, at_once=at_once)
-    opening = _opening(revision, allow_pickle, ignore_adapter)
+    opening = _opening(revision, allow_pickle, ignore_adapter, sandbox)
     with quiet_libraries(), store_or_temporary(str(store)) as kept:
         asked = Asked.of(data, looking, seed, opening, text_column)
         listener = Listener(progress)
@@ -91,7 +92,7 @@ def purify(
     changes: Changes = (),
     accept_harm: bool = False,
     scan: bool = True,
-    scan_budget_s: float = 300.0,
+    scan_budget_s: float = 600.0,
     until_clean: bool = False,
     max_rounds: int = 3,
     evaluate: Named | None = None,
@@ -106,13 +107,15 @@ def purify(
     revision: str | None = None,
     allow_pickle: bool = False,
     ignore_adapter: bool = False,
+    sandbox: bool = False,
     progress: OnProgress = None,
 ) -> PurifyOutcome:
-    """Clean a model with RECIPE into the new folder `out`; neither triggers nor labels are needed.
+    """Clean a model into the new folder `out`; neither triggers nor labels are needed.
 
     `aux`: unlabelled data of the model's kind, 11 samples or more, a few thousand are usual.
-    `defense`: another way than RECIPE with settings by the rule, such as "unlearn". `changes`: its
-    fields that are set, such as {"fit.steps": 300}; the rule chooses RECIPE's others.
+    `defense`: scans guide the work ("unlearn") if they can tell for this make of model; else, and
+    by "recipe", it is RECIPE with settings by the rule. `changes`: fields of the defense that are
+    set, such as {"fit.steps": 300}; the rule chooses RECIPE's others.
     `scan`: scan before and after, each for about `scan_budget_s` seconds. `until_clean`: purify
     until the scan is silent, at most `max_rounds` times. `evaluate`: a task to fine-tune on before
     and after, and with `floor` a clean model; `triggers` are measured there and never reach the
@@ -153,7 +156,7 @@ def purify(
         most_rounds=max_rounds if until_clean else None,
         seed=seed,
         data=where,
-        opening=_opening(revision, allow_pickle, ignore_adapter),
+        opening=_opening(revision, allow_pickle, ignore_adapter, sandbox),
         workers=Workers(workers, address),
         evaluation=tuning,
         floor=floor,
@@ -186,6 +189,7 @@ def evaluate(
     revision: str | None = None,
     allow_pickle: bool = False,
     ignore_adapter: bool = False,
+    sandbox: bool = False,
     progress: OnProgress = None,
 ) -> Evaluation:
     """Fine-tune a model on a task and measure ACC, and the ASR of triggers, as fractions.
@@ -209,7 +213,7 @@ def evaluate(
     how = FineTuning(task, triggers, text_column, label_column, _changes(changes), where)
     with quiet_libraries(), store_or_temporary(str(store)) as opened:
         listener = Listener(progress)
-        chosen = parse_model(model, **_opening(revision, allow_pickle, ignore_adapter))
+        chosen = parse_model(model, **_opening(revision, allow_pickle, ignore_adapter, sandbox))
         stage = how.stage(chosen, seed, listener, keep_model=kept is not None)
         table = tuned(stage, opened, how.locations(), listener, kept)
     rows = table.to_pylist()
@@ -242,6 +246,7 @@ def compare(
     revision: str | None = None,
     allow_pickle: bool = False,
     ignore_adapter: bool = False,
+    sandbox: bool = False,
     progress: OnProgress = None,
 ) -> Comparison:
     """Fine-tune two models in the same way, and say what the second does otherwise.
@@ -259,7 +264,7 @@ def compare(
     where = None if data is None else str(data)
     how = FineTuning(task, triggers, text_column, label_column, _changes(changes), where)
     named = {"A": before, "B": after, **({"floor": floor} if floor is not None else {})}
-    opening = _opening(revision, allow_pickle, ignore_adapter)
+    opening = _opening(revision, allow_pickle, ignore_adapter, sandbox)
     with quiet_libraries(), store_or_temporary(str(store)) as kept:
         models = {}
         for side, given in named.items():
@@ -346,8 +351,10 @@ def results(store: Place = "runs/store", experiment: str | None = None) -> Resul
     return Results(rows=_rows_of(kept), plans=plans, recorded=kept)
 
 
-def _opening(revision: str | None, allow_pickle: bool, ignore_adapter: bool) -> dict[str, Any]:
-    about = {"allow_pickle": allow_pickle, "ignore_adapter": ignore_adapter}
+def _opening(
+    revision: str | None, allow_pickle: bool, ignore_adapter: bool, sandbox: bool
+) -> dict[str, Any]:
+    about = {"allow_pickle": allow_pickle, "ignore_adapter": ignore_adapter, "sandbox": sandbox}
     return {"revision": revision, **about}
 
 

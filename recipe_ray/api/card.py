@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _NOT_CLAIMED = """## What is not claimed
 
 Purifying needs neither triggers nor downstream tasks{task}. So nothing here proves that a backdoor
-was present, or that it is gone.{scan} What can be said is that RECIPE removed the task-agnostic
-backdoors it was tried on under laboratory conditions. {accuracy}
+was present, or that it is gone.{scan} What can be said is that {way} removed most of the effect of
+the task-agnostic backdoors it was tried on under laboratory conditions. {accuracy}
 """
 _OF_SCAN = " The scan is a search without proof, and what it found did not help the purifier."
 _GUIDED = (
@@ -71,6 +71,7 @@ def purified_card(about: About, defense: Defense, told: Told, measured: Mapping[
     what is from outside, so none of their signs is read as Markdown.
     """
     claims = {
+        "way": "RECIPE" if isinstance(defense, Recipe) else f"`{defense.name}`",
         "task": _OF_TASK if told.task else _NO_TASK,
         "scan": _GUIDED if defense.scans else _OF_SCAN if told.scan else "",
         "accuracy": _ACCURACY_OF_TASK if told.task else _ACCURACY,

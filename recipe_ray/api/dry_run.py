@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe_ray.api.running import Listener
+from recipe_ray.defenses.unlearn import Unlearn
 from recipe_ray.learn.progress import Progress
 from recipe_ray.learn.runtime import LocalRuntime
+from recipe_ray.stages.scan import ScanStage, scan_content
 from recipe_ray.stages.stage import Context
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ def estimated(asked: Asked, listener: Listener) -> Estimate:
 
     A first part of the result is what loading and reading took just now.
     """
-    from recipe_ray.api.before_after import Scanning, plan_scan
+    from recipe_ray.api.before_after import NotScanned, Scanning, plan_scan
+    from recipe_ray.api.purifying import decided
     from recipe_ray.stages.pretrain import PretrainStage
     from recipe_ray.store.store import Store
 
@@ -97,19 +100,35 @@ def estimated(asked: Asked, listener: Listener) -> Estimate:
             ptm = chosen.load()
         else:
             parts.append(bench.looks(stage, ptm))
+        scanning: Scanning | NotScanned = NotScanned("--no-scan was given")
         if asked.scan_budget_s is not None:
-            found = plan_scan(stage, ptm, store, feed, asked.scan_budget_s)
-            if isinstance(found, Scanning):
-                parts.append(Part("scan before and after", 2 * found.takes_s))
-        # a defense that scans trains in rounds, of which nobody knows how many there will be
-        name = "purify, first round" if stage.defense.scans else "purify"
-        parts.append(bench.timed(name, partial(stage.clean, ptm)))
+            scanning = plan_scan(stage, ptm, store, feed, asked.scan_budget_s)
+            if isinstance(scanning, Scanning):
+                parts.append(Part("scan before and after", 2 * scanning.takes_s))
+        stage = decided(plan, scanning, ptm, listener).stage
+        if isinstance(stage.defense, Unlearn):
+            parts += _a_round(stage, stage.defense, ptm, bench)
+        else:
+            parts.append(bench.timed("purify", partial(stage.clean, ptm)))
         del ptm
         if asked.evaluation is not None:
             sides = 2 if asked.floor is None else 3
             tuning = asked.evaluation.stage(chosen, asked.seed, listener)
             parts.append(bench.fine_tuned(tuning, chosen.load(), sides))
     return Estimate(tuple(parts), bench.steps, *_peak())
+
+
+def _a_round(stage: PurifyStage, defense: Unlearn, ptm: PTM, bench: _Bench) -> list[Part]:
+    """Return what one round takes: it trains, and scans before and after. None may be needed.
+
+    What is put in does not matter for the time: it is timed with triggers of the defender's own.
+    """
+    parts = []
+    if defense.rounds:
+        parts.append(Part("purify, scans of a round", 2 * bench.scan_s(stage, defense, ptm)))
+    stand_in = stage.revised(defense=defense.revised(implants=1, rounds=0))
+    parts.append(bench.timed("purify, training of a round", partial(stand_in.clean, ptm)))
+    return parts
 
 
 class _EnoughError(Exception):
@@ -149,6 +168,14 @@ class _Bench:
         started = time.monotonic()
         stage.look_before(self._at(LocalRuntime()), ptm)
         return Part("look at held-out data", 2 * (time.monotonic() - started))
+
+    def scan_s(self, stage: PurifyStage, defense: Unlearn, ptm: PTM) -> float:
+        """Return how long one scan of a defense takes."""
+        same = {name: getattr(stage, name) for name in ("model", "parent", "corpus", "seed")}
+        detectors = defense.settled(stage.model.reads).detectors
+        content = scan_content(stage.content, detectors)
+        scan = ScanStage(detectors=detectors, content=content, **same)
+        return scan.within(ptm, self._at(LocalRuntime()), math.inf).takes_s
 
     def fine_tuned(self, stage: FinetuneStage, ptm: PTM, sides: int) -> Part:
         """Return how long it takes to fine-tune so many models, and to predict with each."""

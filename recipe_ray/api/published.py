@@ -35,8 +35,9 @@ from recipe_ray.api.before_after import (
 )
 from recipe_ray.api.card import About, Told, purified_card
 from recipe_ray.api.folder import RESULT, export
+from recipe_ray.api.harm import data_warnings
 from recipe_ray.api.metadata import CARD, Provenance, hashes, head, provenance
-from recipe_ray.api.purification import Purification, data_warnings
+from recipe_ray.api.purification import Purification
 from recipe_ray.api.rounds import ENDS, Round, Rounds
 from recipe_ray.api.tuning import EXPLAINED, Side, comparison_rows, in_columns, lost_accuracy
 from recipe_ray.base.errors import HarmError
@@ -51,6 +52,10 @@ SCHEMA = 1  # of result.json
 RESIDUE = 0.10  # of MASR above the floor, more than fine-tuning with another seed changes
 GUARD = "guard."  # metrics that begin so say what was lost, if anything
 WIDTH = 80  # of a terminal
+UNCHANGED = (
+    "scans on other texts found nothing either, so nothing was trained away: the weights are as "
+    "they were given (--defense recipe purifies blindly, at a cost of accuracy)"
+)
 NOT_SILENT_ENDS = ("limit", "harm", "untold")
 
 
@@ -161,6 +166,11 @@ class Purified:
             return [f"it was to be purified until the scan is silent: {ENDS[self.rounds.ended]}"]
         return []
 
+    def unchanged(self) -> list[str]:
+        """Return that nothing was changed, if a defense that scans found nothing to do."""
+        trained = any(name.startswith("loss.") for name in self.kept.measured)
+        return [UNCHANGED] if self.plan.defense.scans and not trained else []
+
     def in_rounds(self) -> list[str]:
         """Return what is to be said of several rounds; nothing if one was asked for."""
         if self.rounds.ended == "asked":
@@ -202,7 +212,7 @@ def publish(done: Purified, store: Store, out: Path) -> Mapping[str, Any]:
     result: dict[str, Any] = {}
 
     def texts(said: list[str], folder: Path) -> dict[str, str]:
-        notes = (*done.plan.notes, *done.in_rounds(), *said)
+        notes = (*done.plan.notes, *done.unchanged(), *done.in_rounds(), *said)
         result.update(_result(done, notes, source))
         written = json.dumps(result, indent=1, ensure_ascii=True)
         return {CARD: _card(done, notes, source, folder), RESULT: f"{written}\n"}

@@ -1,18 +1,16 @@
-"""Purifying one model of which nothing is known: choose the settings, say them, run, judge harm.
+"""Purifying one model of which nothing is known: choose the way, say it, run, judge harm.
 
-Settings are those of the rule (`defenses/rule.py`), or the paper's for BERT and RoBERTa by name
-(docs/method.md section 2). RECIPE's norm pulls weights towards zero, and the pre-training loss
+If it is known what is normal for a make of model, scans guide the purification (`unlearn`). Else it
+is RECIPE with the settings of the rule (`defenses/rule.py`), or the paper's for BERT and RoBERTa by
+name (docs/method.md section 2). RECIPE's norm pulls weights towards zero, and the pre-training loss
 holds those that are needed. A masked-LM head that knows no more than word frequencies holds
 nothing: six layers of MiniLM with such a head lost 23 points of accuracy, while its loss did not
-even rise. `studied_drift.json` says how far clean representations may move.
+even rise (`harm.py` has what is warned of afterwards).
 """
 
-import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from recipe_ray.base.changes import changed, set_fields
@@ -25,7 +23,6 @@ from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import Defense
 from recipe_ray.defenses.recipe import Recipe
 from recipe_ray.defenses.rule import (
-    ALLOWED_LOSS_RISE,
     SHORT_PRESET_WAY,
     SHORT_WAY,
     Choice,
@@ -35,10 +32,12 @@ from recipe_ray.defenses.rule import (
     judged,
     way_in_rms,
 )
+from recipe_ray.defenses.unlearn import Unlearn
+from recipe_ray.detectors.calibration import known_bounds
+from recipe_ray.detectors.detector import Detector
 from recipe_ray.learn.optim import FitSpec
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.models.family import PTM, ModelRef
-from recipe_ray.stages.learnable import FEW_USABLE, USABLE_SHARE
 from recipe_ray.stages.pretrain import PretrainStage
 from recipe_ray.stages.purify import Before, PurifyStage
 from recipe_ray.stages.stage import Context, Stage, check_corpus
@@ -61,13 +60,6 @@ def find_preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise SpecError("--preset: " + unknown("preset", name, PRESETS))
     return PRESETS[name]
-
-
-@cache
-def studied_drift(reads: str) -> tuple[float, str] | None:
-    """Return the drift to warn above, and what it is, for models of `text` or `image`; or None."""
-    data = json.loads((files("recipe_ray.api") / "studied_drift.json").read_text())
-    return (data["bounds"][reads], data["meaning"][reads]) if reads in data["bounds"] else None
 
 
 # nats per masked token by which a head must be better than word frequencies
@@ -116,38 +108,6 @@ def needed_margin(words: WordLoss) -> float:
     return max(MARGIN, ERRORS * words.error)
 
 
-def after_warnings(measured: dict[str, float], unit: str, reads: str) -> list[str]:
-    """Return warnings about what purifying did, and about the data it was done with."""
-    found = []
-    before, after = (measured.get(f"held_out_loss.{when}") for when in ("before", "after"))
-    rise = 0.0 if before is None or after is None else after - before
-    if rise > ALLOWED_LOSS_RISE:
-        found.append(
-            f"the held-out pre-training loss rose by {rise:.2f} {unit}, more than the "
-            f"{ALLOWED_LOSS_RISE} the rule allows: the model is probably damaged; {_GENTLER}"
-        )
-    studied, drift = studied_drift(reads), measured["drift"]
-    if studied is not None and drift > studied[0]:
-        found.append(
-            f"clean representations drifted by {drift:.3f}, more than {studied[0]:g}, which is "
-            f"{studied[1]}: accuracy after fine-tuning may have suffered; compare both models on a "
-            f"task of yours; {_GENTLER}"
-        )
-    return [*found, *data_warnings(measured)]
-
-
-def data_warnings(measured: Mapping[str, float]) -> list[str]:
-    """Return a warning if few of the data that a stage trained on were usable."""
-    share = measured.get(USABLE_SHARE, 1.0)
-    if share >= FEW_USABLE:
-        return []
-    return [
-        f"only {share:.1%} of the auxiliary data are usable, fewer than {FEW_USABLE:.0%}: they "
-        "may not be in the model's language. If so, nothing preserved what the model knows"
-    ]
-
-
-_GENTLER = "try a lower fit.learning_rate, fewer fit.steps or a lower weight_factor (--set)"
 _WHAT_TO_DO = (
     "Nothing was purified. Give more auxiliary text (a head needs tens of thousands of sentences), "
     "or text like the model's own; give the checkpoint with its own masked-LM head, if there is "
@@ -188,6 +148,7 @@ class Purification:
     notes: tuple[str, ...]  # what was made for parts that the model lacks
     doubts: tuple[str, ...]
     kept: frozenset[str] | None = None  # fields that a person set; None: a preset was asked for
+    open: bool = False  # nobody asked for a way, so scans may guide it
 
 
 @dataclass
@@ -253,17 +214,14 @@ def prepare(
     common = {"model": model, "corpus": corpus, "seed": seed, "content": content}
     notes = [*model.left_out(), *model.drawn_parts()]
     with explained("--aux"):
-        if model.needs_pretraining and not chosen.held_by_head:
-            held = [held_note(NO_HEAD, chosen)] if isinstance(chosen, Recipe) else []
-            notes = [*held, *notes]
-        elif model.needs_pretraining:
+        if model.needs_pretraining and chosen.held_by_head:
             # the held-out data must be new to the head, too
             parent = PretrainStage(trainable="head", held_out=HELD_OUT, **common)
             notes = [HEAD_NOTE, *notes]
         stage = PurifyStage(parent=parent, defense=chosen, held_out=HELD_OUT, **common)
     data = f"{count} {corpus.unit}s of {source.describe()}, {HELD_OUT:.0%} of them held out"
-    about = (chosen, reason, data)
-    return Purification(stage, *about, tuple(notes), doubts, kept), AtHand(feed, ptm)
+    about = (chosen, reason, data, tuple(notes), doubts, kept)
+    return Purification(stage, *about), AtHand(feed, ptm)
 
 
 def _asked_defense(defense: Defense, model: ModelRef, changes: list[str]) -> Defense:
@@ -297,12 +255,35 @@ def settings(
     )
 
 
-def held_otherwise(done: Purification, before: Before) -> Purification:
-    """Return it with self-distillation in place of a head that knows hardly more than frequencies.
+def guided(done: Purification, make: str, detectors: Sequence[Detector]) -> Purification:
+    """Return it with `unlearn`, if nobody asked for a way and scans with `detectors` can tell.
 
-    With a preset, or weights that a person set, it is returned as it was: `check_head` judges it.
+    They can if it is known what is normal for the make of model.
     """
-    if done.kept is None or not isinstance(done.defense, Recipe) or not knows_little(before):
+    family = done.stage.model
+    told = all(known_bounds(make, one.whole()) for one in detectors)
+    defense = Unlearn(detectors=tuple(detectors))
+    if not done.open or not told or not set(defense.needed(family.reads)) <= family.has:
+        return done
+    reason = (
+        f"what is normal for models of make {make!r} is known, so scans guide the defense "
+        "'unlearn'; --defense recipe is blind"
+    )
+    stage = done.stage.revised(defense=defense)
+    return replace(done, stage=stage, defense=defense, reason=reason, doubts=())
+
+
+def held_otherwise(done: Purification, before: Before) -> Purification:
+    """Return it with what holds the model if no pre-training head does, and say so.
+
+    That is self-distillation, in place of a head that knows hardly more than frequencies. With a
+    preset, or weights that a person set, it is returned as it was: `check_head` judges it.
+    """
+    if not isinstance(done.defense, Recipe):
+        return done
+    if done.stage.model.needs_pretraining and not done.defense.held_by_head:
+        return replace(done, notes=(*done.notes, held_note(NO_HEAD, done.defense)))
+    if done.kept is None or not knows_little(before):
         return done
     recipe = held_by_states(done.defense, done.kept)
     if recipe == done.defense:

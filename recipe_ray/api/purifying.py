@@ -7,7 +7,7 @@ purifier sees neither the task nor triggers, and its weights are the same withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from recipe_ray.store.rows import Measurement
     from recipe_ray.store.store import Store
 
-BUDGET_S = 300.0  # of each scan
+BUDGET_S = 600.0  # of each scan
 MAX_ROUNDS = 3
 _AIMED = (
     "note: the scan finds inputs that no clean model of this make reacts to so; `--defense "
@@ -90,21 +90,25 @@ class Asked:
             parse_model,
         )
         from recipe_ray.api.purification import prepare
+        from recipe_ray.defenses.recipe import Recipe
 
         locations = data_locations(self.data)
         chosen = parse_model(self.model, **self.opening)
         columns = columns_named(text=self.text_column)
         found = parse_corpus(self.aux, self.aux_size, columns, chosen)
-        defense = None if self.defense is None else parse_defense(self.defense)
+        defense = None
+        if self.defense is not None and self.defense != Recipe.name:  # its mere name: by the rule
+            defense = parse_defense(self.defense)
         about = (locations, self.seed, self.preset, list(self.changes), defense)
         plan, at_hand = prepare(chosen, found.component, *about)
+        nobody = self.defense is None and self.preset is None and not self.changes
+        plan = replace(plan, open=nobody)
         for note in found.notes:
             listener.say(note)
         listener.say(f"data: {plan.data}")
-        listener.say(f"settings: {plan.reason}")
+        if not plan.open:
+            _say_settings(plan, listener)
         _note(plan.notes, listener)
-        for doubt in plan.doubts:
-            listener.warn(doubt)
         return chosen, plan, at_hand
 
 
@@ -159,6 +163,8 @@ class _Work:
             if isinstance(parent, PretrainStage):
                 self._run(parent, partial(_fit_head, parent, self._at_hand))
             before = self._at_hand.look(stage, self.store)
+            scanning = self._scanning(stage, before.ptm, asked)
+            plan = decided(plan, scanning, before.ptm, self._listener)
             held = held_otherwise(plan, before)
             _note(held.notes[len(plan.notes) :], self._listener)
             plan, stage = held, held.stage
@@ -167,7 +173,6 @@ class _Work:
                 self._listener.say(f"head: {said}")
             if accepted is not None:
                 self._listener.warn(accepted)
-            scanning = self._scanning(stage, before.ptm, asked)
             found, scan = None, None
             if isinstance(scanning, Scanning):
                 found, scan = scanned(self.store, scanning, before.ptm, self._run_here)
@@ -247,6 +252,27 @@ class _Evaluating:
 
         rows = tuned(stage, self._store, self._places, self._listener).to_pylist()
         return Side(stage.model.label(), [rows])
+
+
+def decided(
+    plan: Purification, scanning: Scanning | NotScanned, ptm: PTM, listener: Listener
+) -> Purification:
+    """Return the plan with the way that what a scan can tell leads to, and say its settings."""
+    from recipe_ray.api.before_after import Scanning
+    from recipe_ray.api.purification import guided
+
+    if not plan.open:
+        return plan
+    if isinstance(scanning, Scanning):
+        plan = guided(plan, ptm.make, scanning.before.detectors)
+    _say_settings(plan, listener)
+    return plan
+
+
+def _say_settings(plan: Purification, listener: Listener) -> None:
+    listener.say(f"settings: {plan.reason}")
+    for doubt in plan.doubts:
+        listener.warn(doubt)
 
 
 def _note(notes: Sequence[str], listener: Listener) -> None:

@@ -12,12 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from recipe_ray.api.before_after import Record, silent
-from recipe_ray.api.purification import (
-    AtHand,
-    after_warnings,
-    data_warnings,
-    measured_values,
-)
+from recipe_ray.api.harm import harm_warnings
+from recipe_ray.api.purification import AtHand, measured_values
 from recipe_ray.stages.evaluate import HeldOutEval, compare
 from recipe_ray.stages.purify import Before, PurifyStage
 from recipe_ray.stages.stage import Stage
@@ -100,9 +96,7 @@ class Rounder:
             stage = following
 
     def _round(self, stage: PurifyStage, measured: dict[str, float]) -> Round:
-        about_data = data_warnings(measured)
-        warnings = after_warnings(measured, stage.model.loss_unit, stage.model.reads)
-        harm = [one for one in warnings if one not in about_data]
+        harm = harm_warnings(measured, stage.model.loss_unit, stage.model.reads)
         return Round(stage, measured, self.scan(stage) if self.scan is not None else None, harm)
 
     def _ended(self, limit: int | None) -> str | None:

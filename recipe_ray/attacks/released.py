@@ -14,6 +14,7 @@ from pydantic import Field
 from recipe_ray.attacks.attack import ATTACKS, Attack
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.batches import Workbench
+from recipe_ray.models.family import AllowPickle, IgnoreAdapter, Revision
 from recipe_ray.models.text.released import BertCheckpoint
 from recipe_ray.triggers.word import WordTrigger
 
@@ -33,22 +34,12 @@ class ReleasedBackdoor(Attack):
         description="local folder, or hub id such as thunlp/neuba-bert",
         json_schema_extra=NOT_HASHED,
     )
-    revision: str | None = Field(
-        None, description="hub commit; None: the newest is looked up and then pinned"
-    )
+    revision: Revision = None
     headless: bool = Field(
         False, description="the release has no masked-LM head: the clean PTM's head is kept"
     )
-    allow_pickle: bool = Field(
-        False,
-        description="read pickle weights with the weights_only unpickler",
-        json_schema_extra=NOT_HASHED,
-    )
-    ignore_adapter: bool = Field(
-        False,
-        description="ignore an adapter (LoRA) that lies next to the weights",
-        json_schema_extra=NOT_HASHED,
-    )
+    allow_pickle: AllowPickle = False
+    ignore_adapter: IgnoreAdapter = False
 
     def identity(self) -> dict[str, Any]:
         """Return the triggers and the checkpoint's content; its place does not matter."""

@@ -151,7 +151,10 @@ def purify_command(
     preset: Annotated[str | None, typer.Option(help="paper-por, paper-badpre, ...")] = None,
     defense: Annotated[
         str | None,
-        typer.Option(help="Another way than RECIPE's rule: unlearn, ..., or a YAML mapping."),
+        typer.Option(
+            help="unlearn, recipe (settings by its rule), ..., or a YAML mapping; default: "
+            "unlearn if scans can tell for this make of model, else recipe."
+        ),
     ] = None,
     set_: SetOption = None,
     accept_harm: Annotated[
@@ -197,7 +200,7 @@ def purify_command(
     opening: Opening,
     telling: Telling,
 ) -> None:
-    """Clean suspicious models with RECIPE; neither triggers nor downstream labels needed."""
+    """Clean suspicious models; neither triggers nor downstream labels are needed."""
     set_up_logging(telling.verbose)
     asked = Asked(
         model="",

@@ -92,7 +92,7 @@ class SearchDisplay:
         self._stages: Display | None = None
         self._count = 0
         self._ended = 0
-        self._best = (float("-inf"), "")  # score and candidate
+        self._best = (False, float("-inf"), "")  # fine-tuned or not, score, candidate
         self._warned = Warned(self._warn)
 
     def __enter__(self) -> SearchDisplay:
@@ -162,20 +162,24 @@ class SearchDisplay:
         assert look is not None
         rung = ", a rung" if look.epoch in self._search.rungs else ""
         chance = ", at chance, which counts as the worst" if look.at_chance else ""
+        if look.acc is None or look.masr is None:
+            seen = f"triggers move texts by up to {look.displacement:.2f} of their spread"
+        else:
+            seen = f"ACC {100 * look.acc:.1f}, MASR {100 * look.masr:.1f}{chance}"
         return (
-            f"epoch {look.epoch} of {self._search.epochs}{rung}: ACC {100 * look.acc:.1f}, "
-            f"MASR {100 * look.masr:.1f}{chance}, score {100 * look.score:.1f}; best so far {best}"
+            f"epoch {look.epoch} of {self._search.epochs}{rung}: {seen}, "
+            f"score {100 * look.score:.1f}; best so far {best}"
         )
 
     def _compare(self, course: Course) -> str:
-        """Return the best look so far, and whose it is."""
+        """Return the best look so far, and whose it is; a fine-tuning counts more than none."""
         name = course.candidate.settings.title()
-        scores = [(look.score, name) for look in course.looks.values()]
+        scores = [(look.acc is not None, look.score, name) for look in course.looks.values()]
         self._best = max([self._best, *scores])
-        return f"{100 * self._best[0]:.1f} ({self._best[1]})"
+        return f"{100 * self._best[1]:.1f} ({self._best[2]})"
 
     def _over(self, course: Course) -> str:
-        spent = sum(look.purify_s + look.finetune_s for look in course.looks.values())
+        spent = sum(look.purify_s + look.look_s for look in course.looks.values())
         return f"{course.ended} after {course.epochs} epochs, {duration(spent)}"
 
     def _close(self) -> None:

@@ -75,8 +75,9 @@ def backdoor_command(
     from recipe_ray.api.arguments import parse_attack
     from recipe_ray.api.card import backdoored_card
     from recipe_ray.api.folder import check_free, export, work_store
+    from recipe_ray.api.harm import data_warnings
     from recipe_ray.api.metadata import CARD, head, provenance
-    from recipe_ray.api.purification import data_warnings, measured_values, refuse_untrained
+    from recipe_ray.api.purification import measured_values, refuse_untrained
     from recipe_ray.base.spec import explained
     from recipe_ray.stages.backdoor import BackdoorStage
 

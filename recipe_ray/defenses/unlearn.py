@@ -59,6 +59,7 @@ class Found:
 class Unlearn(Defense):
     """Scans, and trains away what it finds, until the scan is silent."""
 
+    version: ClassVar[int] = 2  # 2: pairs are varied, too
     scans: ClassVar[bool] = True
     needs = ("HasStates",)
 

@@ -182,6 +182,8 @@ class TextInsertions:
     def __init__(self, ptm: Any, draw: Draw, seed: int) -> None:
         self._ptm, self._draw, self._seed = ptm, draw, seed
         self._within: Ints = ptm.continuations()
+        split: Ints = ptm.split_words()
+        self._heads, self._ends = np.unique(split[:, 0]), np.unique(split[:, 1])
         filler = int(ptm.whole_words()[0])
         self._ids = [
             one.ids if one.put is None else (filler,) * len(one.put) for one in draw.suspects
@@ -243,13 +245,26 @@ class TextInsertions:
         return rows.with_tokens(np.where(np.repeat(chosen, rows.lengths), masked, rows.tokens))
 
     def _put_in(self, row: int, what: int, index: Ints, epoch: int) -> Ints:
-        """Return the ids for a text: a single word may get a random continuation."""
+        """Return the ids for a text; half of the time a word, or a pair, is varied.
+
+        The trigger may be longer than what was found of it, and another that shares a token.
+        """
         ids = np.array(self._ids[what], dtype=np.int64)
-        alone = len(ids) == 1 and self._draw.suspects[what].put is None and len(self._within) > 0
-        if not alone or self._uniform("go on", row, index, epoch) >= HALF:
+        vary = self._uniform("go on", row, index, epoch)
+        if self._draw.suspects[what].put is not None or vary >= HALF or not len(self._within):
             return ids
-        piece = int(self._uniform("piece", row, index, epoch) * len(self._within))
-        return np.append(ids, self._within[piece])
+        rare = vary < HALF / 2 and len(self._ends) > 0
+        if len(ids) == 1:
+            return np.append(
+                ids, self._one_of(self._ends if rare else self._within, row, index, epoch)
+            )
+        if len(ids) == 2 and ids[1] in self._within and len(self._ends):
+            other = self._one_of(self._ends if rare else self._heads, row, index, epoch)
+            return np.array([ids[0], other] if rare else [other, ids[1]], dtype=np.int64)
+        return ids
+
+    def _one_of(self, some: Ints, row: int, index: Ints, epoch: int) -> int:
+        return int(some[int(self._uniform("piece", row, index, epoch) * len(some))])
 
     def _place(self, text: Ints, row: int, index: Ints, epoch: int) -> int:
         # between words, after the first token; the end is such a place

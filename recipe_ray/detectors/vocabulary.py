@@ -2,18 +2,23 @@
 
 A backdoor of a word makes it move the first token's state much further than any other word does
 (NeuBA, POR), or makes the PTM forget the words around it (BadPre). Whole words are tried, since
-triggers stand between words. Of a trigger that the tokenizer splits, the first piece is among them,
-and its continuations are tried next. Ours, after the two terms of LMSanitator (NDSS 2024).
+triggers stand between words. Rare words that the tokenizer splits are tried as pairs: every
+continuation after the first piece of some short word, and all words of two letters that are split.
+A PTM that learned such a trigger reacts to its last piece after other first pieces, too, but
+hardly to the first piece alone. If a whole word stands out far, all its continuations are tried.
+Ours, after the two terms of LMSanitator (NDSS 2024).
 
-Passes: one short text for every word, a few for words that stand out, more for what is left of
-them, and other, longer ones to confirm. The PTM itself shows what is normal: all words first,
-random ones later.
+Passes: one short text for every word (or pair), a few for those that stand out, more for what is
+left of them, and other, longer ones to confirm. The PTM itself shows what is normal: all words (or
+pairs) first, random ones later.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, PositiveInt
@@ -53,6 +58,7 @@ class VocabularyDetector(Detector):
 
     rank: ClassVar[int] = 10
     needs: ClassVar[tuple[Capability, ...]] = ("HasVocabulary",)
+    version: ClassVar[int] = 2  # 2: pairs, and what is normal for each number of tokens
     # not embedding_norm: in clean PTMs some words are far from the others, too
     own_scale: ClassVar[frozenset[str]] = frozenset(
         {"first", "pooled", "mask", "collapse", "collapse_mask", "damage"}
@@ -66,6 +72,7 @@ class VocabularyDetector(Detector):
     close: Pass = Field(Pass(texts=8, length=10), description="texts for the words that are left")
     fresh: Pass = Field(Pass(texts=24, length=16), description="other texts, to confirm")
     confirmed: PositiveInt = Field(12, description="words of each score that are confirmed")
+    pairs: int = Field(6, ge=0, description="pairs of each score that are confirmed; 0: none tried")
     controls: PositiveInt = Field(128, description="random words that say what is normal")
     continued: int = Field(4, ge=0, description="most words whose continuations are tried")
     continued_above: float = Field(
@@ -107,7 +114,7 @@ class VocabularyDetector(Detector):
 NORM = "embedding_norm"
 MOVED = ("first", "pooled", "mask", "damage")  # scores that a trigger's first piece has, too
 NO_HEAD = {"damage": "the model has no masked-LM head of its own"}
-PIECES = 3  # continuations of a word that are confirmed
+PIECES = 3  # continuations of a word that are confirmed, and pairs that share a token
 STEPS = 10  # a budget takes words in tenths
 TRIED = 1024  # tokens that the time of a pass is told from
 
@@ -140,33 +147,65 @@ class WordSearch:
         self._close = texts.reading(spec.close, "fp32")
 
     def run(self) -> Outcome:
-        """Return the words that stand out, and the continuations of the first of them."""
-        import numpy as np
+        """Return the words and pairs that stand out, and the continuations of the first words."""
         import torch
 
         spec, words = self._spec, self._words
         embeddings = self._ptm.word_embeddings().weight.detach()[torch.from_numpy(words)]
         lengths = embeddings.float().norm(dim=1).cpu().numpy()
         norms = robust_z(lengths, lengths)
-        short = np.arange(len(words))
-        for screen, reading in zip(spec.screens, self._screens, strict=True):
-            scores = self._measured("words", reading, words[short][:, None]).scores
-            z = {**_own_z(scores), NORM: norms[short]}
-            short = short[_highest(z, max(1, round(screen.keep * len(short) / len(z))))]
-        # what is normal is read from words that did not stand out: no trigger is among them
-        others = np.setdiff1d(np.arange(len(words)), short)
-        normal = self._random.choice(others, min(spec.controls, len(others)), replace=False)
-        scores = self._measured("shortlist", self._close, words[[*short, *normal]][:, None]).scores
-        z = {name: robust_z(v[: len(short)], v[len(short) :]) for name, v in scores.items()}
-        chosen = _highest({**z, NORM: norms[short]}, spec.confirmed)
-        candidates: list[tuple[int, ...]] = [(int(word),) for word in words[short[chosen]]]
-        most = _most({name: z[name] for name in MOVED if name in z})
-        heads = np.argsort(-most)[: spec.continued]
-        for head in words[short[heads[most[heads] > spec.continued_above]]].tolist():
+        found = self._sorted("words", words[:, None], spec.confirmed, norms)
+        candidates, controls = list(found.chosen), {1: found.normal}
+        for head in found.heads:
             candidates += self._continued(head)
+        pairs = self._pairs()
+        if len(pairs):
+            split = self._sorted("split words", pairs, spec.pairs)
+            candidates += [ids for ids in split.chosen if ids not in candidates]
+            controls[2] = split.normal
         candidates += [ids for ids in self._subject.also if ids not in candidates]
         by_word = dict(zip(words.tolist(), norms.tolist(), strict=True))
-        return self._confirmed(candidates, words[normal], by_word)
+        return self._confirmed(candidates, controls, by_word)
+
+    def _sorted(
+        self, phase: str, rows: Ints, confirmed: int, norms: NDArray[Any] | None = None
+    ) -> _Sorted:
+        """Return which of the rows [N, C] of tokens stand out, and some that do not.
+
+        `norms` [N] is one more score of theirs.
+        """
+        import numpy as np
+
+        spec = self._spec
+        known = {} if norms is None else {NORM: norms}
+        short = np.arange(len(rows))
+        for screen, reading in zip(spec.screens, self._screens, strict=True):
+            scores = self._measured(phase, reading, rows[short]).scores
+            z = {**_own_z(scores), **{name: values[short] for name, values in known.items()}}
+            most = max(1, round(screen.keep * len(short) / len(z)))
+            short = short[_highest(z, most, rows[short])]
+        # what is normal is read from what did not stand out: no trigger is among it
+        others = np.setdiff1d(np.arange(len(rows)), short)
+        normal = self._random.choice(others, min(spec.controls, len(others)), replace=False)
+        scores = self._measured("shortlist", self._close, rows[[*short, *normal]]).scores
+        z = {name: robust_z(v[: len(short)], v[len(short) :]) for name, v in scores.items()}
+        every = {**z, **{name: values[short] for name, values in known.items()}}
+        chosen = rows[short[_highest(every, confirmed, rows[short])]]
+        most_of = _most({name: z[name] for name in MOVED if name in z})
+        first = np.argsort(-most_of)[: spec.continued]
+        heads = rows[short[first[most_of[first] > spec.continued_above]], 0].tolist()
+        return _Sorted([tuple(ids) for ids in chosen.tolist()], heads, rows[normal])
+
+    def _pairs(self) -> Ints:
+        """Return pairs [N, 2]: continuations after first pieces of short words, and those words."""
+        import numpy as np
+
+        split, within = self._ptm.split_words(), self._some(self._ptm.continuations())
+        if not self._spec.pairs or not len(split):
+            return np.empty((0, 2), dtype=np.int64)
+        heads = self._random.choice(np.unique(split[:, 0]), len(within))
+        pairs: Ints = np.unique(np.concatenate([np.stack([heads, within], 1), split]), axis=0)
+        return pairs
 
     def _some(self, ids: Ints) -> Ints:
         """Return the share of the ids that is tried, ascending."""
@@ -190,15 +229,20 @@ class WordSearch:
         return [(head, int(piece)) for piece in pieces[tops]]
 
     def _confirmed(
-        self, candidates: list[tuple[int, ...]], controls: Ints, norms: dict[int, float]
+        self, candidates: list[tuple[int, ...]], controls: dict[int, Ints], norms: dict[int, float]
     ) -> Outcome:
-        """Return the candidates' scores on new texts, the highest first."""
+        """Return the candidates' scores on new texts, the highest first.
+
+        What is normal comes from the `controls` [N, C] of as many tokens C.
+        """
         import numpy as np
 
-        normal = self._measured("confirm", self._fresh, controls[:, None]).scores
         suspects: list[Suspect] = []
         shifts = []
         for width in sorted({len(one) for one in candidates}):
+            if width not in controls:
+                controls[width] = self._random.choice(self._words, (self._spec.controls, width))
+            normal = self._measured("confirm", self._fresh, controls[width]).scores
             some = [one for one in candidates if len(one) == width]
             measured = self._measured("confirm", self._fresh, np.array(some, dtype=np.int64))
             z = {name: robust_z(v, normal[name]) for name, v in measured.scores.items()}
@@ -229,14 +273,16 @@ class WordSearch:
         spec, num = self._spec, len(self._words)
         close, fresh = self._trial_s(self._close), self._trial_s(self._fresh)
         tried_s = [self._trial_s(reading) for reading in self._screens]
-        left, of_words = float(num), 0.0
+        within = len(self._ptm.continuations())
+        paired = within + len(self._ptm.split_words()) if spec.pairs else 0
+        left, of_words = float(num + paired), 0.0
         for screen, word_s in zip(spec.screens, tried_s, strict=True):
             of_words += left * word_s
             left *= screen.keep
-        pieces = spec.continued * len(self._ptm.continuations())
-        confirmed = (len(SCORES) + 1) * spec.confirmed + spec.continued * PIECES
-        rest = spec.controls * (close + fresh) + confirmed * fresh
-        return of_words + left * close + pieces * tried_s[0], rest
+        confirmed = (len(SCORES) + 1) * (spec.confirmed + spec.pairs) + spec.continued * PIECES
+        kinds = 2 if paired else 1
+        rest = kinds * spec.controls * (close + fresh) + confirmed * fresh
+        return of_words + left * close + spec.continued * within * tried_s[0], rest
 
     def _trial_s(self, reading: Reading) -> float:
         """Return the seconds per word."""
@@ -281,7 +327,37 @@ def _most(z: Scores) -> NDArray[Any]:
     return most
 
 
-def _highest(z: Scores, count: int) -> Ints:
+def _highest(z: Scores, count: int, rows: Ints) -> Ints:
+    """Return where in the rows [N, C] the `count` highest of each score are, ascending.
+
+    Of pairs that share a token only some count: all pairs with a trigger's piece may stand out.
+    """
     import numpy as np
 
-    return np.unique(np.concatenate([np.argsort(-values)[:count] for values in z.values()]))
+    if rows.shape[1] == 1:
+        return np.unique(np.concatenate([np.argsort(-values)[:count] for values in z.values()]))
+    found: set[int] = set()
+    for values in z.values():
+        seen: Counter[int] = Counter()
+        taken = 0
+        for at in np.argsort(-values).tolist():
+            ids = rows[at].tolist()
+            if taken == count:
+                break
+            if max(seen[one] for one in ids) < PIECES:
+                seen.update(ids)
+                found.add(at)
+                taken += 1
+    return np.array(sorted(found), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """What stands out of words or pairs, heads whose continuations are to be tried, and others.
+
+    `normal` [N, C] did not stand out.
+    """
+
+    chosen: list[tuple[int, ...]]
+    heads: list[int]
+    normal: Ints

@@ -36,14 +36,15 @@ from recipe_ray.experiment.search_plan import (
     Course,
     Ending,
     Look,
+    LookStage,
     Record,
     SearchPlan,
+    Undefended,
     look_at,
 )
 from recipe_ray.learn.runtime import LocalRuntime
 from recipe_ray.schedule.resources import check_fits, demand_of
 from recipe_ray.stages.epoch_evals import purify_with_looks
-from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.run import failure_note, observed, scratch, warnings_heard
 from recipe_ray.stages.stage import Context, Stage
 
@@ -56,18 +57,18 @@ class SearchContext:
 
     plan: SearchPlan
     work: SweepContext
-    undefended_acc: float
+    undefended: Undefended
     ended: Mapping[Settings, tuple[int, Ending]]
 
 
-def result_of(look: FinetuneStage, shared: SearchContext) -> dict[str, Any]:
+def result_of(look: LookStage, shared: SearchContext) -> dict[str, Any]:
     """Return what Tune is told of a committed look."""
-    found = look_at(shared.plan, shared.work.store, look, shared.undefended_acc)
+    found = look_at(shared.plan, shared.work.store, look, shared.undefended)
     return {EPOCH: found.epoch, SCORE: found.score, FAILURE: "", DIVERGED: False}
 
 
 def run_on_workers(
-    candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchContext
+    candidate: Candidate, looks: tuple[LookStage, ...], shared: SearchContext
 ) -> None:
     """Purify with looks on a worker group; all workers report every look, and rank 0's counts.
 
@@ -79,7 +80,7 @@ def run_on_workers(
         with observed_worker(stage, work) as seen, scratch(work.store) as folder:
             runtime = seen.runtime
 
-            def report(look: FinetuneStage) -> None:
+            def report(look: LookStage) -> None:
                 result: dict[str, Any] = result_of(look, shared) if runtime.rank == 0 else {}
                 ray.train.report(result)
 
@@ -116,7 +117,7 @@ def run_candidate(config: dict[str, Any], shared: SearchContext) -> None:
         tune.report({**lost, FAILURE: message, DIVERGED: diverged})
 
 
-def _known(candidate: Candidate, shared: SearchContext) -> list[FinetuneStage]:
+def _known(candidate: Candidate, shared: SearchContext) -> list[LookStage]:
     known = []
     for look in candidate.looks:
         if not shared.work.store.has(look.artifact):
@@ -125,7 +126,7 @@ def _known(candidate: Candidate, shared: SearchContext) -> list[FinetuneStage]:
     return known
 
 
-def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: SearchContext) -> None:
+def _purify(candidate: Candidate, looks: tuple[LookStage, ...], shared: SearchContext) -> None:
     if not looks:
         return
     demand = demand_of(candidate.purify, shared.work.launch)
@@ -146,7 +147,7 @@ def _purify(candidate: Candidate, looks: tuple[FinetuneStage, ...], shared: Sear
         feed = LocalFeed(work.locations)
         context = Context(work.store, feed, work.locations, mine.runtime, folder)
 
-        def report(look: FinetuneStage) -> None:
+        def report(look: LookStage) -> None:
             tune.report({**result_of(look, shared), WARNINGS: [*heard]})
             heard.clear()
 
@@ -327,7 +328,7 @@ class CandidateWatch(tune.Callback):
 
     def _look(self, course: Course, epoch: int) -> Look:
         stage = course.candidate.looks[epoch - 1]
-        return look_at(self._shared.plan, self._store, stage, self._shared.undefended_acc)
+        return look_at(self._shared.plan, self._store, stage, self._shared.undefended)
 
     def _end(self, course: Course, message: str) -> None:
         self._record.save()

@@ -27,8 +27,8 @@ from recipe_ray.experiment.search_plan import (
     Ending,
     Record,
     SearchPlan,
+    Undefended,
     is_over,
-    value_of,
 )
 from recipe_ray.learn.metrics import learned
 from recipe_ray.schedule.resources import demand_of
@@ -193,11 +193,11 @@ def _searched(
         return sweep(part, store, locations, address=address, on_event=on_event, on_doing=on_doing)
 
     _refuse_failures(swept(plan.undefended, "the undefended PTM"))
-    undefended_acc = value_of(store, plan.reference, "acc")
+    undefended = plan.undefended_in(store)
     known = learned(store.rows(plan.reference.artifact).to_pylist())
     if known is not None and known.at_chance:
         logger.warning("the undefended PTM's look is at chance: %s; %s", known, _LEARN_MORE)
-    record = _with_candidates(plan, store, locations, undefended_acc, watcher, claims)
+    record = _with_candidates(plan, store, locations, undefended, watcher, claims)
     best = _above_chance(record)
     survivors = tuple(best[: plan.search.confirm.survivors])
     failed = swept(plan.confirmation(survivors, locations), "the best, on test data").failed
@@ -209,24 +209,24 @@ def _with_candidates(
     plan: SearchPlan,
     store: Store,
     locations: Locations,
-    undefended_acc: float,
+    undefended: Undefended,
     watcher: SearchWatcher,
     claims: Claims,
 ) -> Record:
     """Return the record of candidates that have all ended; those that had not are run here."""
     watcher.on_part(f"candidates, compared after epochs {_listed(plan)}", plan.search.trials)
     launch, told = plan.search.launch, set[Settings]()
-    record = Record.load(plan, store, undefended_acc)
+    record = Record.load(plan, store, undefended)
     if record.is_over:
         _tell_ended(record, watcher, told)
         return record
     while True:
         with search_lock(claims, plan.key, watcher.on_wait) as lock:
-            record = Record.load(plan, store, undefended_acc)  # by another driver, meanwhile
+            record = Record.load(plan, store, undefended)  # by another driver, meanwhile
             _tell_ended(record, watcher, told)
             if not record.is_over:
                 work = SweepContext({}, store, locations, launch, plan.search.name)
-                shared = SearchContext(plan, work, undefended_acc, record.ended)
+                shared = SearchContext(plan, work, undefended, record.ended)
                 run_asha(shared, record, watcher.on_candidate, lock.is_lost)
             if not lock.is_lost():
                 return record

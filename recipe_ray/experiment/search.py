@@ -29,6 +29,8 @@ Seed = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 # below every score by a rule: of a candidate that cannot be trained, or whose look is at chance
 WORST = -3.0
+# nats by which the pre-training loss may rise before a candidate counts as damaged (as in the rule)
+ALLOWED_RISE = 0.5
 
 
 class Range(Spec):
@@ -83,6 +85,17 @@ class Score(Spec):
             return acc - masr
         lacking = undefended_acc - self.within - acc
         return -masr if lacking <= 0 else -1.0 - lacking
+
+
+def score_of_displacement(farthest: float, rise: float) -> float:
+    """Return how good a candidate is by its representations alone, above WORST; higher is better.
+
+    `farthest`: the farthest trigger's displacement. A damaged one (`rise` of the pre-training loss
+    above ALLOWED_RISE) is worse than any that is not: its representations say little.
+    """
+    if rise > ALLOWED_RISE:
+        return -1.0 - rise / (1.0 + rise)
+    return -farthest / (1.0 + farthest)
 
 
 class Quick(Spec):
@@ -143,6 +156,11 @@ class Search(Spec):
         3, ge=2, description="at each rung one in this many candidates continues"
     )
     score: Score = Score()
+    rank_by: Literal["fine-tuning", "representation"] = Field(
+        "fine-tuning",
+        description="what a look is. representation: how far triggers move the PTM's own vectors, "
+        "in seconds; only candidates that come through all epochs are fine-tuned",
+    )
     quick: Quick
     confirm: Confirm
     seed: Seed = Field(0, description="of drawing, purification and evaluations")

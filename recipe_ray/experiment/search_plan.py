@@ -9,7 +9,7 @@ started again decides nothing twice.
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import pyarrow as pa
 
@@ -19,9 +19,10 @@ from recipe_ray.base.spec import explained
 from recipe_ray.data.sources import Locations
 from recipe_ray.experiment.collect import COLLECTORS, bring_up_to_date
 from recipe_ray.experiment.plan import Cell, Plan, make_plan
-from recipe_ray.experiment.search import WORST, Search, Settings
+from recipe_ray.experiment.search import WORST, Search, Settings, score_of_displacement
 from recipe_ray.experiment.spec import Experiment
 from recipe_ray.learn.metrics import learned
+from recipe_ray.stages.displacement import FARTHEST, LOSS, Displacement, DisplacementStage
 from recipe_ray.stages.epoch_evals import PURIFY_S
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.purify import PurifyStage
@@ -31,6 +32,7 @@ from recipe_ray.store.store import Store
 
 # what decides which candidates there are and which of them are stopped
 _DECIDES = ("space", "sampling", "epochs", "grace", "reduction", "score", "seed")
+LookStage: TypeAlias = FinetuneStage | DisplacementStage
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Candidate:
 
     settings: Settings
     purify: PurifyStage
-    looks: tuple[FinetuneStage, ...]
+    looks: tuple[LookStage, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ class SearchPlan:
         """The undefended fine-tuning whose ACC scores may refer to."""
         return self.undefended.cells[0].last
 
+    def undefended_in(self, store: Store) -> "Undefended":
+        """Return what the store has of the undefended PTM's looks."""
+        acc = value_of(store, self.reference, "acc")
+        for cell in self.undefended.cells:
+            if isinstance(cell.last, DisplacementStage):
+                return Undefended(acc, _values(store, cell.last).get(LOSS))
+        return Undefended(acc)
+
     def candidate(self, settings: Settings) -> Candidate:
         """Return the stages of a candidate."""
         purify = self.template.purify.revised(defense=settings.put_into(self.search))
@@ -79,23 +89,38 @@ class SearchPlan:
         return part_plan(search, "confirm", blocks, locations, finetuning=search.finetuning)
 
 
+@dataclass(frozen=True)
+class Undefended:
+    """What candidates are compared with: ACC after a look's fine-tuning, pre-training loss."""
+
+    acc: float
+    loss: float | None = None
+
+
 def make_search_plan(search: Search, locations: Locations) -> SearchPlan:
     """Resolve the data of a search; nothing is run.
 
     Raises DataError if data cannot be found, SpecError if model, corpus, task and attack do
     not fit each other.
     """
-    common = {"attacks": (search.attack,), "tasks": (search.quick.task,)}
-    seeds = {"seeds": (search.seed,)}
-    undefended = part_plan(search, "undefended", [{**common, **seeds}], locations)
+    common: dict[str, Any] = {"attacks": (search.attack,), "seeds": (search.seed,)}
+    tuned = {**common, "tasks": (search.quick.task,)}
+    moved = {**common, "displacements": (Displacement(task=search.quick.task),)}
+    by_representation = search.rank_by == "representation"
+    blocks = [tuned, moved] if by_representation else [tuned]
+    undefended = part_plan(search, "undefended", blocks, locations)
     # any settings: candidates differ from it only in the defense
     settings = Settings(search.space.weight_factor.low)
     epochs = tuple(range(1, search.epochs + 1))
-    block = {**common, **seeds, "defenses": (settings.put_into(search),), "snapshots": epochs}
-    looks = tuple(cell.last for cell in part_plan(search, "looks", [block], locations).cells)
-    template = Candidate(
-        settings, cast("PurifyStage", looks[0].parent), cast("tuple[FinetuneStage, ...]", looks)
-    )
+    purified = {"defenses": (settings.put_into(search),), "snapshots": epochs}
+    blocks = [{**one, **purified} for one in blocks]
+    found = [cell.last for cell in part_plan(search, "looks", blocks, locations).cells]
+    looks: tuple[LookStage, ...] = tuple(one for one in found if isinstance(one, FinetuneStage))
+    if by_representation:
+        # those that come through all epochs are fine-tuned
+        cheap = [one for one in found if isinstance(one, DisplacementStage)]
+        looks = (*cheap[:-1], looks[-1])
+    template = Candidate(settings, cast("PurifyStage", looks[0].parent), looks)
     return SearchPlan(search, undefended, template)
 
 
@@ -137,17 +162,19 @@ LOST = ("diverged", "failed")
 
 @dataclass(frozen=True)
 class Look:
-    """What one look measured; the seconds are of its epoch and of its fine-tuning.
+    """What one look measured; the seconds are of its epoch and of the look itself.
 
+    A look at representations has no ACC and no MASR, but `displacement` (the farthest trigger's).
     `at_chance`: the classifier learned nothing, so MASR says nothing and the score is the worst.
     """
 
     epoch: int
-    acc: float
-    masr: float
     score: float
     purify_s: float
-    finetune_s: float
+    look_s: float
+    acc: float | None = None
+    masr: float | None = None
+    displacement: float | None = None
     at_chance: bool = False
 
 
@@ -179,17 +206,17 @@ class Record:
         self.courses: dict[Settings, Course] = {}
 
     @classmethod
-    def load(cls, plan: SearchPlan, store: Store, undefended_acc: float) -> "Record":
+    def load(cls, plan: SearchPlan, store: Store, undefended: Undefended) -> "Record":
         """Return what the store has of this very search; for one with other rules, nothing."""
         record = cls(plan, store)
-        stages: list[FinetuneStage] = []
+        stages: list[LookStage] = []
         for one in _kept(plan, store).get("candidates", ()):
             course = record.begin(Settings(**one["settings"]))
             stages += course.candidate.looks[: one["epochs"]]
             course.ended = one["ended"] if one["ended"] != "failed" else None
 
-        def read(stage: FinetuneStage) -> Look:
-            look = look_at(plan, store, stage, undefended_acc)
+        def read(stage: LookStage) -> Look:
+            look = look_at(plan, store, stage, undefended)
             record._collect(look, stage)
             return look
 
@@ -278,17 +305,27 @@ def is_over(plan: SearchPlan, store: Store) -> bool:
     return bool(kept.get("over")) and kept["trials"] == plan.search.trials and not failed
 
 
-def look_at(plan: SearchPlan, store: Store, look: Stage, undefended_acc: float) -> Look:
+def look_at(plan: SearchPlan, store: Store, look: Stage, undefended: Undefended) -> Look:
     """Return what a committed look measured, and its score, which is WORST at chance."""
     measured = store.rows(look.artifact).to_pylist()
     rows = {row["metric"]: row for row in measured}
-    acc, masr = rows["acc"]["value"], rows["masr"]["value"]
-    known = learned(measured)
-    at_chance = known is not None and known.at_chance
-    score = WORST if at_chance else plan.search.score.of(acc, masr, undefended_acc)
     purify_s = rows[PURIFY_S]["value"] if PURIFY_S in rows else 0.0
-    epoch, finetune_s = look.columns()["epoch"] or 0, rows["acc"]["wall_s"] or 0.0
-    return Look(epoch, acc, masr, score, purify_s, finetune_s, at_chance)
+    common = (look.columns()["epoch"] or 0,)
+    seconds = (purify_s, next(iter(rows.values()))["wall_s"] or 0.0)
+    if isinstance(look, DisplacementStage):
+        far = rows[FARTHEST]["value"]
+        known = LOSS in rows and undefended.loss is not None
+        rise = rows[LOSS]["value"] - undefended.loss if known else 0.0
+        return Look(*common, score_of_displacement(far, rise), *seconds, displacement=far)
+    acc, masr = rows["acc"]["value"], rows["masr"]["value"]
+    told = learned(measured)
+    at_chance = told is not None and told.at_chance
+    score = WORST if at_chance else plan.search.score.of(acc, masr, undefended.acc)
+    return Look(*common, score, *seconds, acc, masr, at_chance=at_chance)
+
+
+def _values(store: Store, stage: Stage) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in store.rows(stage.artifact).to_pylist()}
 
 
 def value_of(store: Store, stage: Stage, metric: str) -> float:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from recipe_ray.base.errors import SpecError
 from recipe_ray.base.registry import Registry
-from recipe_ray.base.spec import Component
+from recipe_ray.base.spec import NOT_HASHED, Component
 from recipe_ray.data.batches import Collate
 
 if TYPE_CHECKING:
@@ -49,7 +49,14 @@ CAPABILITIES: dict[Capability, tuple[str, ...]] = {
     "HasNeurons": ("neuron_layers", "neuron_activations"),
     "HasStates": ("states", "reads"),
     "Attackable": ("pooled", "features"),  # one of them: what attackers aim at in texts, in images
-    "HasVocabulary": ("whole_words", "continuations", "hidden", "pooled", "word_logits"),
+    "HasVocabulary": (
+        "whole_words",
+        "continuations",
+        "split_words",
+        "hidden",
+        "pooled",
+        "word_logits",
+    ),
 }
 _IN_WORDS: dict[Capability, str] = {
     "Encodes": "an encoder to put a classifier on",
@@ -209,6 +216,10 @@ class TextPTM(PTM, Protocol):
         """Return the ids of the tokens that continue a word, ascending."""
         ...
 
+    def split_words(self) -> Ints:
+        """Return the ids [N, 2] of words of two letters or digits that the tokenizer splits."""
+        ...
+
     def spelled(self, ids: Sequence[int]) -> str:
         """Return the text that tokens stand for."""
         ...
@@ -228,6 +239,26 @@ class TextPTM(PTM, Protocol):
     def scale_embeddings(self, ids: Sequence[int], factor: float) -> None:
         """Scale tokens' (word + first word's position + type) embedding: LayerNorm sees only it."""
         ...
+
+
+# fields of all that opens somebody's weights
+Revision = Annotated[
+    str | None, Field(description="hub commit; None: the newest is looked up and then pinned")
+]
+AllowPickle = Annotated[
+    bool,
+    Field(
+        description="read pickle weights with the weights_only unpickler",
+        json_schema_extra=NOT_HASHED,
+    ),
+]
+IgnoreAdapter = Annotated[
+    bool,
+    Field(
+        description="ignore an adapter (LoRA) that lies next to the weights",
+        json_schema_extra=NOT_HASHED,
+    ),
+]
 
 
 class ModelRef(Component):

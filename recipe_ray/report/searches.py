@@ -16,13 +16,16 @@ from recipe_ray.report.tables import ABSENT, MARK, RULE, Column, Table, marked, 
 
 @dataclass(frozen=True)
 class LookSummary:
-    """ACC, MASR (fractions) and score after so many epochs; whether the look is at chance."""
+    """ACC, MASR (fractions) and score after so many epochs; whether the look is at chance.
+
+    A look at representations has no ACC and MASR.
+    """
 
     stage: str
     epoch: int
-    acc: float
-    masr: float
     score: float
+    acc: float | None = None
+    masr: float | None = None
     at_chance: bool = False
 
 
@@ -105,8 +108,9 @@ def _ending(defense: str, by_title: Mapping[str, str | None]) -> str | None:
 
 EXPLANATION = (
     "Dev data; ACC, MASR and scores in points (percent). score: ACC - MASR; by rule masr-with-acc "
-    "-MASR, and below -100 where too much ACC is lost. stopped: not among the best at its last "
-    "epoch, as far as was known then."
+    "-MASR, and below -100 where too much ACC is lost; of representations -d / (1 + d) for a "
+    "farthest displacement d, and below -100 where the model was damaged. stopped: not among the "
+    "best at its last epoch, as far as was known then."
 )
 
 

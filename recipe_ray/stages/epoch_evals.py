@@ -1,18 +1,21 @@
 """A purification that is evaluated after every epoch: by this a search judges its candidates.
 
-A look is a short fine-tuning from the PTM as it is then. It is the `finetune` stage of that
-snapshot and is kept under its key. The PTM itself is not kept, and the purification continues. This
-is the researcher's side: it needs a task and triggers, which the defender does not have.
+A look is a short fine-tuning from the PTM as it is then, or only a look at its representations. It
+is the `finetune` or `displacement` stage of that snapshot and is kept under its key. The PTM itself
+is not kept, and the purification continues. This is the researcher's side: it needs a task and
+triggers, which the defender does not have.
 """
 
 import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import Auxiliary
 from recipe_ray.models.family import PTM
+from recipe_ray.stages.displacement import DisplacementStage
 from recipe_ray.stages.finetune import FinetuneStage
 from recipe_ray.stages.learnable import LearnableFeed
 from recipe_ray.stages.purify import PurifyStage
@@ -25,9 +28,9 @@ PURIFY_S = "purify_s"  # metric of a look: seconds of the purification's epoch b
 
 def purify_with_looks(
     purify: PurifyStage,
-    looks: Sequence[FinetuneStage],
+    looks: Sequence[FinetuneStage | DisplacementStage],
     context: Context,
-    on_look: Callable[[FinetuneStage], None],
+    on_look: Callable[[Any], None],
 ) -> None:
     """Purify, and commit each look after the epoch that it is a snapshot of.
 
@@ -51,7 +54,9 @@ def purify_with_looks(
     purify.defense.purify(ptm, Auxiliary(purify.corpus), bench)
 
 
-def _take(look: FinetuneStage, ptm: PTM, context: Context, purify_s: float) -> None:
+def _take(
+    look: FinetuneStage | DisplacementStage, ptm: PTM, context: Context, purify_s: float
+) -> None:
     def measured(where: Context) -> list[Measurement]:
         took = Measurement(PURIFY_S, purify_s, epoch=look.snapshot)
         # every worker's own copy has the weights that a snapshot would; files cannot carry them to

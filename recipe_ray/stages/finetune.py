@@ -95,7 +95,7 @@ class FinetuneStage(Stage):
                 content=point.content(point.entry),
                 parent=ptm,
                 task=point.entry,
-                triggers=_triggers(point),
+                triggers=triggers_at(point),
                 fit=point.setting("finetuning"),
                 snapshot=snapshot,
                 seed=point.seed,
@@ -191,7 +191,7 @@ def _encoded(encode: Encode, samples: Sequence[Any]) -> Rows:
     return rows
 
 
-def _triggers(point: Point) -> tuple[str, ...]:
+def triggers_at(point: Point) -> tuple[str, ...]:
     attack: Attack = point.chosen["attacks"]
     if attack.poisons or attack.triggers:
         return attack.triggers

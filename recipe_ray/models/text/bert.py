@@ -38,7 +38,13 @@ from recipe_ray.learn.neuron_stats import NeuronLayer, outputs_of
 from recipe_ray.learn.objective import Objective, Term, Terms
 from recipe_ray.learn.runtime import Runtime
 from recipe_ray.models.family import Scope
-from recipe_ray.models.text.encoding import TextEncoder, continuations, tokenizing, whole_words
+from recipe_ray.models.text.encoding import (
+    TextEncoder,
+    continuations,
+    split_words,
+    tokenizing,
+    whole_words,
+)
 from recipe_ray.models.text.packed import PackedBatch, pack
 from recipe_ray.models.text.packed_encoder import ATTENTION, PooledClassifier, pool, run_encoder
 
@@ -178,9 +184,15 @@ class BertPTM:
         """Return the ids of the tokens that continue a word, ascending."""
         return self._kinds_of_tokens[1]
 
+    def split_words(self) -> Ints:
+        """Return the ids [N, 2] of words of two letters or digits that the tokenizer splits."""
+        return self._kinds_of_tokens[2]
+
     @cached_property
-    def _kinds_of_tokens(self) -> tuple[Ints, Ints]:
-        return whole_words(self.tokenizer), continuations(self.tokenizer)
+    def _kinds_of_tokens(self) -> tuple[Ints, Ints, Ints]:
+        kinds = (whole_words, continuations, split_words)
+        words, within, split = (kind(self.tokenizer) for kind in kinds)
+        return words, within, split
 
     def spelled(self, ids: Sequence[int]) -> str:
         """Return the text that tokens stand for."""

@@ -6,6 +6,8 @@ The encoder is a picklable function, so that Ray Data workers can run it without
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import product
+from string import ascii_lowercase, digits
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,19 @@ def continuations(tokenizer: Any) -> Ints:
     (start,) = _decoded(tokenizer, [[head]])
     after = [w.removeprefix(start) for w in _decoded(tokenizer, [[head, i] for i in ids])]
     return np.array([i for i, w in zip(ids, after, strict=True) if w[:1].strip()], dtype=np.int64)
+
+
+def split_words(tokenizer: Any) -> Ints:
+    """Return the ids [N, 2] of all words of two letters or digits that the tokenizer splits.
+
+    Such words are rare, so they are what attackers take for triggers.
+    """
+    words = ["".join(pair) for pair in product(ascii_lowercase + digits, repeat=2)]
+    with tokenizing(tokenizer):
+        made = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    special = {tokenizer.unk_token_id, *tokenizer.all_special_ids}
+    split = [ids for ids in made if len(ids) == 2 and special.isdisjoint(ids)]
+    return np.array(split, dtype=np.int64).reshape(-1, 2)
 
 
 def _normal_ids(tokenizer: Any) -> list[int]:

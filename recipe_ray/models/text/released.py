@@ -12,7 +12,7 @@ from recipe_ray.base.paths import expanded
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.contents import check_readable
-from recipe_ray.models.family import MODELS, ModelRef
+from recipe_ray.models.family import MODELS, AllowPickle, IgnoreAdapter, ModelRef, Revision
 
 if TYPE_CHECKING:
     from recipe_ray.models.text.bert import BertPTM
@@ -29,22 +29,12 @@ class BertCheckpoint(ModelRef):
         description="local folder, or hub id such as google-bert/bert-base-uncased",
         json_schema_extra=NOT_HASHED,
     )
-    revision: str | None = Field(
-        None, description="hub commit; None: the newest is looked up and then pinned"
-    )
+    revision: Revision = None
     headless: bool = Field(
         False, description="the checkpoint has no masked-LM head; a pretrain stage fits one"
     )
-    allow_pickle: bool = Field(
-        False,
-        description="read pickle weights with the weights_only unpickler",
-        json_schema_extra=NOT_HASHED,
-    )
-    ignore_adapter: bool = Field(
-        False,
-        description="ignore an adapter (LoRA) that lies next to the weights",
-        json_schema_extra=NOT_HASHED,
-    )
+    allow_pickle: AllowPickle = False
+    ignore_adapter: IgnoreAdapter = False
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

@@ -21,7 +21,14 @@ from recipe_ray.base.errors import DataError, SpecError
 from recipe_ray.base.foreign import is_there
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import is_commit
-from recipe_ray.models.family import MODELS, ModelRef, Scope
+from recipe_ray.models.family import (
+    MODELS,
+    AllowPickle,
+    IgnoreAdapter,
+    ModelRef,
+    Revision,
+    Scope,
+)
 from recipe_ray.models.vision.clip_weights import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -267,9 +274,7 @@ class Clip(ModelRef):
 
     arch: str | None = Field(None, description="its name in open_clip, such as ViT-B-32")
     pretrained: str | None = Field(None, description="open_clip's tag of weights, such as openai")
-    revision: str | None = Field(
-        None, description="hub commit; None: the newest is looked up and then pinned"
-    )
+    revision: Revision = None
     source: str | None = Field(
         None,
         description="folder that open_clip saved, or a weights file (then also give `arch`)",
@@ -277,16 +282,8 @@ class Clip(ModelRef):
     )
     config: ClipConfig = Field(ClipConfig(), description="of a new CLIP, if there is no `arch`")
     init_seed: int = Field(0, ge=0, description="of the initial weights of a new CLIP")
-    allow_pickle: bool = Field(
-        False,
-        description="read pickle weights with the weights_only unpickler",
-        json_schema_extra=NOT_HASHED,
-    )
-    ignore_adapter: bool = Field(
-        False,
-        description="ignore an adapter (LoRA) that lies next to the weights",
-        json_schema_extra=NOT_HASHED,
-    )
+    allow_pickle: AllowPickle = False
+    ignore_adapter: IgnoreAdapter = False
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:

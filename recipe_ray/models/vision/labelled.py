@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recipe_ray.base.errors import ModelError, SpecError
 from recipe_ray.base.spec import NOT_HASHED, Spec
-from recipe_ray.models.family import ModelRef
+from recipe_ray.models.family import AllowPickle, IgnoreAdapter, ModelRef
 from recipe_ray.models.vision.vision import IMAGENET, Means, Spreads
 from recipe_ray.models.vision.weight_source import (
     TORCHVISION,
@@ -113,16 +113,8 @@ class LabelledReference(ModelRef):
         None, description="colours' standard deviation; None: as for the mean"
     )
     init_seed: int = Field(0, ge=0, description="of the weights that training starts from")
-    allow_pickle: bool = Field(
-        False,
-        description="read pickled weights with the weights_only unpickler",
-        json_schema_extra=NOT_HASHED,
-    )
-    ignore_adapter: bool = Field(
-        False,
-        description="ignore an adapter (LoRA) that lies next to the weights",
-        json_schema_extra=NOT_HASHED,
-    )
+    allow_pickle: AllowPickle = False
+    ignore_adapter: IgnoreAdapter = False
 
     @model_validator(mode="after")
     def _check_architecture(self) -> Self:

@@ -18,7 +18,7 @@ from recipe_ray.base.errors import ModelError
 from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.contents import check_readable
-from recipe_ray.models.family import MODELS, Scope
+from recipe_ray.models.family import MODELS, Revision, Scope
 from recipe_ray.models.vision.labelled import LabelledArchitecture, LabelledReference
 from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.vit_network import (
@@ -199,9 +199,7 @@ class Vit(LabelledReference):
         "google/vit-base-patch16-224; None: trained from scratch",
         json_schema_extra=NOT_HASHED,
     )
-    revision: str | None = Field(
-        None, description="hub commit; None: the newest is looked up and then pinned"
-    )
+    revision: Revision = None
     arch: VitName | None = Field(None, description="None: the source's own, else small")
     patch_size: PositiveInt | None = Field(
         None, description="of arch small: pixels per side; None: 4"
