@@ -9,6 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml cluster/constraints.txt
+	@echo "Installing about 7 GB into .venv: 3 to 6 minutes with a fast connection on an idle machine."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c cluster/constraints.txt -e '.[dev,docs,embedded,vision]'
 	@# pip compiles on one core, and the packages' own tests, too; some files are for other Pythons
@@ -16,7 +17,7 @@ $(STAMP): pyproject.toml cluster/constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	@echo "The demo takes about 9 minutes on two idle cores, and up to 30 on slow or busy ones."
+	@echo "The demo takes about 9 minutes on two idle cores, and several times as long on busy ones."
 	$(BIN)/recipe-ray sweep experiments/quickstart.yaml --store runs/demo
 	$(BIN)/recipe-ray report runs/demo
 

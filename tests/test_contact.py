@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -179,6 +180,18 @@ def test_what_keeps_ray_from_starting_here_is_said_in_a_line(
     assert line.startswith("error: Ray cannot be started on this machine")
     assert word in line
     assert "Traceback" not in done.stderr
+
+
+def test_a_machine_too_busy_for_ray_is_said_to_be_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*given: Any, **named: Any) -> None:
+        raise RuntimeError("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    said = "very busy .*the same command tries again"
+    with pytest.raises(ClusterError, match=said), connected("local", Launch()):
+        pass
 
 
 def _words(command: str, folder: Path) -> list[object]:

@@ -54,6 +54,20 @@ def test_a_terminal_shows_the_time_to_go_of_a_stage_and_of_all(
     assert "2.0 h to go" in drawn
 
 
+def test_a_terminal_of_80_columns_has_names_steps_and_time_to_go_whole(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with Display(4, quiet=False, verbose=False) as shown:
+        shown.on_event(SweepEvent("progress", stage, 9.0, resumed(930, 750.0), left_s=7200.0))
+    drawn = capsys.readouterr().err
+    assert f"{stage.caption}: purify" in drawn
+    assert "930/1000" in drawn
+    assert "12.5 min to go" in drawn
+    assert "\N{HORIZONTAL ELLIPSIS}" not in drawn
+
+
 def test_an_end_is_told_with_the_time_to_go_of_all(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:

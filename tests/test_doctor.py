@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,7 +77,12 @@ def test_a_store_in_the_cloud_is_not_opened(shell: Shell) -> None:
     assert code == 0
 
 
-def test_what_was_found_is_one_line_each(shell: Shell) -> None:
+def test_what_was_found_is_one_line_each_and_said_once(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = [SimpleNamespace(mountpoint=doctor.SHARED)] * 2  # as in some containers
+    monkeypatch.setattr("psutil.disk_partitions", lambda **how: twice)
     done = shell("doctor")
     assert done.out.rstrip().endswith("ready")
     assert "bf16" in done.out
+    assert done.out.count("shared memory") == 1

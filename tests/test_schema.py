@@ -115,9 +115,18 @@ def test_list_experiment_shows_every_field_with_type_default_and_meaning(shell: 
     assert "release_seed             integer >= 0 = 0  of pre-training and poisoning" in said
     assert "precision                bf16 | fp32 = bf16  bf16: autocast" in said
     assert "(required)" in said
+    assert "{'" not in said  # a part's defaults stand with its fields
     known = json.loads(shell("list", "cluster", "--schema").out)
     assert known == file_schema("cluster")
     assert "attacks" in shell.fails("list", "--schema", "attacks")
+
+
+def test_list_shows_only_what_such_a_file_can_have_and_entries_by_kind(shell: Shell) -> None:
+    said = shell("list", "catalog").out
+    assert "Block" not in said
+    assert "\ntasks, kind text\n  kind" in said
+    assert "\nHubSplits\n" in said
+    assert set(file_schema("cluster")["$defs"]) == {"Head", "Nodes", "Overheads"}
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))

@@ -66,6 +66,11 @@ def loaded(folder: Path, values: dict[str, Any] | str, *changes: str) -> Experim
         (grid(tasks=[]), "grid[0]: tasks", "at least one of tasks, displacements, probes"),
         (grid(seeds=0), "grid[0].seeds", "a list is expected, in YAML [a, b]"),
         (grid(attacks="por"), "grid[0].attacks", "a list is expected"),
+        (grid(seeds=[]), "grid[0].seeds", "too few values: 1 or more are needed, there are 0"),
+        (grid(seeds=["a"]), "grid[0].seeds[0]", "a whole number is expected (got 'a')"),
+        (grid(seeds=[0.5]), "grid[0].seeds[0]", "a whole number is expected (got 0.5)"),
+        ({**SMALL, "held_out": "much"}, "held_out", "a number is expected (got 'much')"),
+        ({**SMALL, "launch": {"stream": 7}}, "launch.stream", "true or false is expected (got 7)"),
         ({**SMALL, "launch": 1}, "launch", "a mapping is expected"),
         ({**SMALL, "description": "REPLACE_WORDS"}, "", "fill in what says REPLACE: description"),
         (

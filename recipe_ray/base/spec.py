@@ -280,17 +280,26 @@ def _flatten(error: ValidationError, prefix: str) -> list[tuple[str, str]]:
         else:
             shown = shortened(repr(item["input"]))
             given = "" if item["type"] in ("missing", "value_error") else f" (got {shown})"
-            message = str(cause) if cause is not None else _MEANT.get(item["type"], item["msg"])
-            found.append((path.lstrip("."), message + given))
+            meant = _MEANT.get(item["type"])
+            said = meant.format(**item.get("ctx", {})) if meant else item["msg"]
+            found.append((path.lstrip("."), (said if cause is None else str(cause)) + given))
     return found
 
 
 _LIST = "a list is expected, in YAML [a, b]; one value needs its brackets, too: [a]"
-# what pydantic says in words of Python
+_MAPPING = "a mapping is expected, in YAML {{name: value}}"
+_WHOLE, _TRUTH = "a whole number is expected", "true or false is expected"
+# what pydantic says in words of Python; braces are of its context
 _MEANT = {
     "tuple_type": _LIST,
     "list_type": _LIST,
-    "dict_type": "a mapping is expected, in YAML {name: value}",
-    "model_type": "a mapping is expected, in YAML {name: value}",
-    "model_attributes_type": "a mapping is expected, in YAML {name: value}",
+    "too_short": "too few values: {min_length} or more are needed, there are {actual_length}",
+    "too_long": "too many values: {max_length} at most, there are {actual_length}",
+    "string_too_short": "too short a text: {min_length} or more characters are needed",
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), _TRUTH),
 }

@@ -20,6 +20,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
 )
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # seconds between a stage's lines if nothing is redrawn
 _LINE_EVERY_S, _VERBOSE_LINE_EVERY_S = 30.0, 5.0
+# a terminal must have so many columns for what can be left out: else all would be cut off
+_WITH_BAR, _WITH_VALUES = 100, 130
 
 logger = logging.getLogger("recipe_ray")
 
@@ -68,16 +71,14 @@ class Display:
         }
         # redrawn lines would break up logs
         self._live = self._console.is_terminal and not verbose and not quiet
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            # not rich's own estimate: it counts the steps before a resumed stage's checkpoint
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[values]}"),
-            console=self._console,
-            disable=not self._live,
-        )
+        columns: list[ProgressColumn] = [TextColumn("{task.description}")]
+        columns += [BarColumn(bar_width=24)] if self._console.width >= _WITH_BAR else []
+        columns.append(MofNCompleteColumn())
+        # not rich's own estimate: it counts the steps before a resumed stage's checkpoint
+        columns.append(TextColumn("{task.fields[left]}"))
+        if self._console.width >= _WITH_VALUES:
+            columns.append(TextColumn("{task.fields[values]}"))
+        self._progress = Progress(*columns, console=self._console, disable=not self._live)
 
     def __enter__(self) -> Self:
         self._progress.start()

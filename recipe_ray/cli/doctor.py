@@ -183,8 +183,9 @@ def _ray() -> Iterator[Finding]:
         yield Finding("RAY_TMPDIR", "problem", f"{said}: its sockets' paths would be too long")
     import psutil
 
-    for shared in (one for one in psutil.disk_partitions(all=True) if one.mountpoint == SHARED):
-        free = shutil.disk_usage(shared.mountpoint).free
+    # a container may mount it twice
+    for shared in {one.mountpoint for one in psutil.disk_partitions(all=True)} & {SHARED}:
+        free = shutil.disk_usage(shared).free
         said = f"{free / GIB:.1f} GiB free for what Ray hands to workers"
         little = free < OBJECT_STORE
         more = f"; under {OBJECT_STORE // GIB} GiB it uses the disk, slowly" if little else ""

@@ -20,7 +20,11 @@ FILES = ("experiment", "search", "catalog", "cluster")
 
 def list_command(
     kind: Annotated[
-        str | None, typer.Argument(help="One of: " + ", ".join((*KINDS, *FILES)))
+        str | None,
+        typer.Argument(
+            help="One of: " + ", ".join((*KINDS, *FILES)),
+            autocompletion=lambda: [*KINDS, *FILES],
+        ),
     ] = None,
     json_: JsonOption = False,
     schema: Annotated[
@@ -71,18 +75,28 @@ def _list_file(kind: str, *, json_: bool) -> None:
     if json_:
         typer.echo(json.dumps(whole, indent=1, ensure_ascii=False))
         return
-    parts = {f"{kind} file": whole, **whole["$defs"]}
+    parts = {f"{kind} file": whole, **_entries(whole), **whole["$defs"]}
     for name, part in parts.items():
         plugin = "." in name or ("anyOf" in part and "properties" not in part)
         if plugin or not part.get("properties"):
             continue  # `recipe-ray list attacks` and the like show these
         typer.secho(name, bold=True)
         for field, about in part["properties"].items():
-            default = _short(about["default"]) if "default" in about else ""
-            given = f" = {default}" if default else ""
+            own = whole["$defs"].get(str(about.get("$ref", "")).rpartition("/")[2], {})
+            default = "" if own.get("properties") else _short(about.get("default", ""))
+            given = f" = {default}" if default else ""  # a part's own are shown with it
             needed = " (required)" if field in part.get("required", ()) else ""
             line = f"  {field:<24} {in_words(about)}{given}{needed}  {about.get('description', '')}"
             typer.echo(line.rstrip())
+
+
+def _entries(whole: dict[str, Any]) -> dict[str, Any]:
+    """Return what an entry of a catalogue may say, by section and kind."""
+    return {
+        f"{section}, kind {case['if']['properties']['kind']['const']}": case["then"]
+        for section, about in whole["properties"].items()
+        for case in about.get("additionalProperties", {}).get("allOf", ())
+    }
 
 
 def _field_lines(name: str, info: Any) -> Iterator[str]:

@@ -61,8 +61,30 @@ def file_schema(kind: str) -> Schema:
     """Return the schema of an experiment, a search, a catalogue or a cluster file."""
     made = _Made()
     whole = made.of_file(_SPECS[kind]) if kind in _SPECS else made.catalogue()
-    title = f"recipe-ray {kind}"
-    return {"$schema": DIALECT, "title": title, **whole, "$defs": made.definitions()}
+    known = made.definitions()
+    used = {name: known[name] for name in sorted(_used(whole, known))}
+    schema = {"$schema": DIALECT, "title": f"recipe-ray {kind}", **whole, "$defs": used}
+    for node in _nodes(schema):
+        node.pop("hashed", None)
+    return schema
+
+
+def _used(part: Schema, known: Schema) -> set[str]:
+    """Return the names of the definitions that a part refers to, and so on."""
+    found: set[str] = set()
+    todo = [part]
+    while todo:
+        names = {_referred(node) for node in _nodes(todo.pop())} & known.keys()
+        todo += [known[name] for name in names - found]
+        found |= names
+    return found
+
+
+def _referred(node: Schema) -> str:
+    return str(node.get("$ref", "")).removeprefix(_DEFINED)
+
+
+_DEFINED = "#/$defs/"
 
 
 class _Made:
@@ -131,12 +153,10 @@ class _Made:
         for base, kind in _BASES.items():
             self._known[base] = self._components(kind, registries()[kind])
         for node in _nodes(self._known):
-            inner = str(node.get("$ref", "")).removeprefix("#/$defs/")
+            inner = _referred(node)
             is_spec = inner in self._known and inner not in _BASES
             if is_spec and isinstance(node.get("default"), dict):
                 self._known[inner].pop("required", None)  # what is left out is the default's
-        for node in _nodes(self._known):
-            node.pop("hashed", None)
         return self._known
 
     def _components(self, kind: str, registry: Registry[Any]) -> Schema:
@@ -175,7 +195,7 @@ def _nodes(schema: Any) -> Iterator[Schema]:
 def in_words(schema: Schema) -> str:
     """Return what a field may hold, in a few words."""
     if "$ref" in schema:
-        name = str(schema["$ref"]).removeprefix("#/$defs/")
+        name = _referred(schema)
         return registries()[_BASES[name]].kind if name in _BASES else name
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(in_words, schema["anyOf"])))

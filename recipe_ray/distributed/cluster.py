@@ -146,6 +146,11 @@ def _advice(error: Exception) -> str:
             f"its sockets would have paths of more than 107 bytes, the most that there may be: set "
             f"RAY_TMPDIR to a shorter folder ({', '.join(named) or 'RAY_TMPDIR'} is too long)"
         )
+    if "timed out during startup" in said:
+        return (
+            f"its processes did not answer within 30 s, as on a machine that is very busy "
+            f"(load {os.getloadavg()[0]:.0f} on {num_cores()} cores): the same command tries again"
+        )
     if isinstance(error, AuthenticationError | ConnectionError):
         return (
             f"{said}; if it asks for tokens, set RAY_AUTH_MODE=token and its token "

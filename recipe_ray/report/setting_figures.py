@@ -107,7 +107,8 @@ def _line_panel(title: str, cells: Cells, setting: str, x_title: str) -> Panel:
             if level is not None:
                 levels[metric] = 100 * level
     places = sorted({one["x"] for one in values})
-    few: Spec = {"values": places} if len(places) < 8 else {}
+    # Vega leaves out every other value if there are more than `tickCount`
+    few: Spec = {"values": places, "tickCount": len(places)} if len(places) < 8 else {}
     scale: Spec = {"type": "linear", "nice": False, "padding": 8}
     if setting != "epoch":  # a weight factor may be 0, which has no logarithm
         scale["type"] = "log" if min(places) > 0 else "symlog"
