@@ -56,9 +56,7 @@ class EfficientNetLite0(ModelRef):
 
         file = _folder() / _FILE
         if weights_checksum(file, file.parent) != _SHA256:
-            raise UnsafeModelError(
-                f"{file}: not the file that {PACKAGE} 0.1.0 has; install it again"
-            )
+            raise UnsafeModelError(f"{file}: not the file of {PACKAGE} 0.1.0; install it again")
         given = read_weight_file(file, allow_pickle=True, within=file.parent)
         architecture = self._architecture()
         names = outline(lambda: architecture.build(0), str(file)).state_dict()

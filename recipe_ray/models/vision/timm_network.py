@@ -254,7 +254,10 @@ def _object(value: Any, name: str, where: Path) -> dict[str, Any]:
 
 def _side(arguments: Mapping[str, Any], stated: Mapping[str, Any], where: Path) -> Any:
     """Return the images' pixels per side, None if it is not said."""
-    channels, *sides = stated.get("input_size") or (_COLOURS,)
+    size = stated.get("input_size", [_COLOURS])
+    if not isinstance(size, list) or not size:
+        raise ModelError(f"{where}: input_size is {shortened(size)}; expected [3, 224, 224] or so")
+    channels, *sides = size
     channels = arguments.get("in_chans", channels)
     if channels != _COLOURS:
         raise ModelError(f"{where}: images of {shortened(channels)} colours; allowed: {_COLOURS}")

@@ -7,7 +7,7 @@ activation function, each of which is given the very output of the one before it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -132,14 +132,22 @@ def features_of(module: Any, pixels: Tensor) -> Tensor:
     return features
 
 
+class _Output(NamedTuple):
+    """An output that no other computation has changed since: what it is of."""
+
+    tensor: Tensor  # held, so that no other gets its `id`
+    version: int
+    layer: str
+    is_map: bool
+    norm: str | None
+
+
 class _Follower:
     """Follows outputs from layer to activation function by the tensors themselves."""
 
     def __init__(self, found: list[Neurons]) -> None:
         self._found = found
-        # an output, its layer's name, whether that is a convolution, its normalisation's name
-        self._open: dict[int, tuple[str, bool, str | None]] = {}
-        self._held: list[object] = []  # so that no number of an object is given twice
+        self._open: dict[int, _Output] = {}
 
     def watch(self, name: str, part: nn.Module) -> None:
         """Follow what a part is given and puts out, if it is of a kind that matters."""
@@ -147,33 +155,37 @@ class _Follower:
         activates = kind.__module__.startswith(_ACTIVATIONS) and not any(
             gate in kind.__name__ for gate in _GATES
         )
+        is_norm = isinstance(part, _NORMS)
         if isinstance(part, (nn.Conv2d, nn.Linear)):
-            part.register_forward_hook(self._opens(name, isinstance(part, nn.Conv2d)))
-        elif isinstance(part, (*_NORMS, *_UNCHANGED)) or activates:
-            part.register_forward_hook(self._continues(name, activates))
-
-    def _opens(self, name: str, is_map: bool) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(part: nn.Module, given: Any, output: Any) -> None:
-            self._held.append(output)
-            self._open[id(output)] = (name, is_map, None)
-
-        return hook
-
-    def _continues(self, name: str, activates: bool) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(part: nn.Module, given: Any, output: Any) -> None:
-            seen = self._open.pop(id(given[0]), None) if given else None
-            if seen is None:
-                return
-            layer, is_map, norm = seen
-            is_norm = isinstance(part, _NORMS)
+            is_map = isinstance(part, nn.Conv2d)
+            part.register_forward_hook(
+                lambda part, given, output: self._keep(output, name, is_map, None)
+            )
+        elif is_norm or activates or isinstance(part, _UNCHANGED):
             # timm has normalisations with the activation function inside
             inside = is_norm and not isinstance(getattr(part, "act", nn.Identity()), nn.Identity)
-            if is_norm:
-                norm = name
-            if not (activates or inside):
-                self._held.append(output)
-                self._open[id(output)] = (layer, is_map, norm)
-            elif output.shape[0] == _BATCH:  # not windows of images
-                self._found.append(Neurons(layer, norm, name, is_map))
+            self._continue(part, name, is_norm, activates or inside)
 
-        return hook
+    def _keep(self, output: Tensor, layer: str, is_map: bool, norm: str | None) -> None:
+        self._open[id(output)] = _Output(output, output._version, layer, is_map, norm)
+
+    def _continue(self, part: nn.Module, name: str, is_norm: bool, ends: bool) -> None:
+        given: list[_Output | None] = []
+
+        def before(part: nn.Module, inputs: Any) -> None:
+            known = self._open.get(id(inputs[0])) if inputs else None
+            same = known is not None and known.version == known.tensor._version
+            given.append(known if same else None)
+
+        def after(part: nn.Module, inputs: Any, output: Tensor) -> None:
+            known = given.pop()
+            if known is None:
+                return
+            norm = name if is_norm else known.norm
+            if not ends:
+                self._keep(output, known.layer, known.is_map, norm)
+            elif output.shape[0] == _BATCH:  # not windows of images
+                self._found.append(Neurons(known.layer, norm, name, known.is_map))
+
+        part.register_forward_pre_hook(before)
+        part.register_forward_hook(after)
