@@ -195,7 +195,7 @@ def _preset(arch: str) -> dict[str, Any]:
     from timm.models import get_pretrained_cfg
 
     check_known(arch, "model 'timm'")
-    found = get_pretrained_cfg(arch)
+    found: Any = get_pretrained_cfg(arch)
     return {} if found is None else found.to_dict()
 
 

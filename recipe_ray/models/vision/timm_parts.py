@@ -44,14 +44,15 @@ def groups_of(module: Any) -> dict[str, list[Weight]]:
     """Return the weights by group, each from the input to the output; only groups with members."""
     groups: dict[str, list[Weight]] = {}
     for name, part in module.named_modules():
-        last = name.rpartition(".")[2]
+        owner, _, last = name.rpartition(".")
+        weight: Any = getattr(part, "weight", None)
         if isinstance(part, nn.Conv2d):
-            groups.setdefault(_convolution(name, part), []).append(part.weight)
+            groups.setdefault(_convolution(name, part), []).append(weight)
         elif isinstance(part, nn.Linear) and last == _FUSED:
-            for group, weight in _projections(module.get_submodule(name.rpartition(".")[0]), part):
-                groups.setdefault(group, []).append(weight)
+            for group, rows in _projections(module.get_submodule(owner), weight):
+                groups.setdefault(group, []).append(rows)
         elif isinstance(part, nn.Linear) and last in _LINEAR:
-            groups.setdefault(_LINEAR[last], []).append(part.weight)
+            groups.setdefault(_LINEAR[last], []).append(weight)
     return groups
 
 
@@ -61,15 +62,14 @@ def _convolution(name: str, part: nn.Conv2d) -> str:
     return "depthwise" if 1 < part.groups == part.in_channels else "conv"
 
 
-def _projections(attention: Any, part: nn.Linear) -> Iterator[tuple[str, Weight]]:
+def _projections(attention: Any, fused: nn.Parameter) -> Iterator[tuple[str, Weight]]:
     # if the heads come first, rows of query, key and value alternate
-    thirds, rest = divmod(part.out_features, len(PROJECTIONS))
+    thirds, rest = divmod(len(fused), len(PROJECTIONS))
     if rest or getattr(attention, "head_first", False):
-        yield _FUSED, part.weight
+        yield _FUSED, fused
         return
     for place, name in enumerate(PROJECTIONS):
-        start = place * thirds
-        yield name, WeightPart(part.weight, start, start + thirds, PROJECTIONS)
+        yield name, WeightPart(fused, place * thirds, (place + 1) * thirds, PROJECTIONS)
 
 
 class Neurons(NamedTuple):
