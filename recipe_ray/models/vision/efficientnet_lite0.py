@@ -75,6 +75,7 @@ class EfficientNetLite0(ModelRef):
 
     def content(self) -> dict[str, Any]:
         """Return the package, its version and the images' size."""
+        _folder()  # says what to install if it is not there
         release = package_version(PACKAGE)
         return {"package": PACKAGE, "release": release, "image_size": self.image_size}
 
