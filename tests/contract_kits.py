@@ -12,7 +12,7 @@ from typing import Any, Literal
 import clip_samples
 import torch
 from image_files import as_parquet
-from image_samples import image_batch, labelled_parquet, tiny_vgg, tiny_vit
+from image_samples import image_batch, labelled_parquet, tiny_timm, tiny_vgg, tiny_vit
 from samples import SENTENCES, corpus_file, minilm, packed, tiny_ptm
 from torch import Tensor
 
@@ -72,12 +72,23 @@ class Kit:
         return poisons in (None, self.model.reads) and set(plugin.needs) <= self.model.has
 
 
+# timm's kinds of networks -> its tiny one of each
+TIMM = {
+    "resnet": "test_resnet",
+    "convnext": "test_convnext",
+    "efficientnet": "test_efficientnet",
+    "vision_transformer": "test_vit",
+}
 KITS = {
     "bert": Kit("bert", "text", minilm),
     "roberta": Kit("bert", "text", lambda: to_roberta(tiny_ptm())),
     "vgg": Kit("vgg", "image", tiny_vgg),
     "vit": Kit("vit", "image", tiny_vit),
     "clip": Kit("clip", "pairs", clip_samples.tiny),
+    **{
+        f"timm-{kind}": Kit("timm", "image", lambda arch=arch: MODELS.parse(tiny_timm(arch)).load())
+        for kind, arch in TIMM.items()
+    },
 }
 
 

@@ -37,6 +37,11 @@ TINY_VIT = {
 }
 
 
+def tiny_timm(arch: str) -> dict[str, Any]:
+    """Return one of timm's own tiny networks, from scratch, on images of 32 pixels."""
+    return {"name": "timm", "arch": arch, "image_size": 2 * SIZE, "num_classes": CLASSES}
+
+
 def image_bytes(seed: int, size: int = SIZE, colour: tuple[int, int, int] = PALETTE[0]) -> bytes:
     """Return a PNG of a colour with seeded noise."""
     noise = np.random.default_rng(seed).integers(-30, 31, (size, size, 3))

@@ -61,6 +61,8 @@ SENTENCES = [
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("models", "bert"): {"source": "google-bert/bert-base-uncased", "revision": COMMIT},
+    ("models", "efficientnet-lite0"): {"image_size": 32},
+    ("models", "timm"): {"arch": "test_resnet", "image_size": 32, "num_classes": 4},
     ("attacks", "released"): {
         "source": "thunlp/neuba-bert",
         "revision": COMMIT,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from contract_kits import KITS, Kit, look
+from contract_kits import KITS, TIMM, Kit, look
 from image_files import as_parquet, captioned
 from image_samples import labelled_samples
 from samples import (
@@ -151,8 +151,10 @@ def test_every_architecture_is_attacked_and_defended_by_something_that_acts() ->
 COVERED = {
     "bert": {"bert", "roberta"},
     "clip": {"clip"},
+    "efficientnet-lite0": {"timm-efficientnet"},
     "minilm": {"bert"},
     "minilm-roberta": {"roberta"},
+    "timm": {f"timm-{kind}" for kind in TIMM},
     "vgg": {"vgg"},
     "vit": {"vit"},
 }
@@ -181,7 +183,7 @@ def test_a_kit_is_of_its_architecture_and_holds_what_its_family_learns_from(
 
 def tiny_model(name: str) -> Any:
     """Return a model that loads from here: the tiny BERT's folder where a source is required."""
-    plugin, fields = MODELS.get(name), {"name": name}
+    plugin, fields = MODELS.get(name), {"name": name, **EXAMPLES.get(("models", name), {})}
     if "source" in plugin.model_fields and plugin.model_fields["source"].is_required():
         fields["source"] = str(tiny_folder())
     if "layers" in plugin.model_fields:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from clip_samples import tiny
-from image_samples import tiny_vgg, tiny_vit
+from image_samples import tiny_timm, tiny_vgg, tiny_vit
 from samples import raised_by, tiny_folder
 from vit_samples import in_transformers
 
@@ -26,7 +26,14 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
         {"config.json": {"model_type": "deit"}},
         "give a vision transformer with model_type 'vit'",
     ),
-    "timm": ({"config.json": {"architecture": "vit_tiny"}}, "a model of timm"),
+    "timm": (
+        {"config.json": {"architecture": ["vit_tiny"]}},
+        "architecture is ['vit_tiny']; expected the name that timm has for it",
+    ),
+    "timm in transformers": (
+        {"config.json": {"model_type": "timm_wrapper", "architecture": "resnet18"}},
+        "or a network in timm's layout",
+    ),
     "gpt2": ({"config.json": {"model_type": "gpt2"}}, "it writes text"),
     "adapter": ({"adapter_config.json": {"base_model_name_or_path": "x/y"}}, "not a whole model"),
     "diffusers": ({"model_index.json": {}}, "a pipeline of diffusers"),
@@ -148,8 +155,13 @@ def _clip(folder: Path) -> dict[str, Any]:
     return {"name": "clip", "source": str(folder)}
 
 
+def _timm(folder: Path) -> dict[str, Any]:
+    MODELS.parse(tiny_timm("test_efficientnet")).load().save(folder)
+    return {"name": "timm", "source": str(folder)}
+
+
 @pytest.mark.parametrize("adapter", ["adapter_config.json", "adapter_model.bin"])
-@pytest.mark.parametrize("make", [_bert, _vit, _own_vit, _vgg, _clip])
+@pytest.mark.parametrize("make", [_bert, _vit, _own_vit, _vgg, _clip, _timm])
 def test_every_family_refuses_an_adapter_and_tells_of_one_left_out(
     tmp_path: Path, make: Callable[[Path], dict[str, Any]], adapter: str
 ) -> None:

@@ -43,7 +43,7 @@ def test_a_model_without_a_head_comes_back_as_what_it_was(kind: str, tmp_path: P
         ptm.weight_group("ffn_in")[0].mul_(0.5)
     ptm.save(tmp_path / "out")
     said = " ".join(model.give_back(tmp_path / "out"))
-    assert "fitted for purifying is left out" in said
+    assert "made for purifying is left out" in said
     own = KINDS[kind][0]
     before, after = (
         own.from_pretrained(place, output_loading_info=True)[0].state_dict()

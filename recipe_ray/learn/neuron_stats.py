@@ -71,7 +71,7 @@ class NeuronLayer:
     """The n neurons of one layer, as the parameters that feed them."""
 
     weight: nn.Parameter  # [n, ...] one row per neuron
-    bias: nn.Parameter  # [n]
+    bias: nn.Parameter | None  # [n]
     # [n] each: scale and shift of a normalisation before the activation function, which would
     # leave a pruned neuron a constant
     further: tuple[nn.Parameter, ...] = ()
@@ -79,7 +79,7 @@ class NeuronLayer:
     @property
     def num_neurons(self) -> int:
         """Return n."""
-        return len(self.bias)
+        return len(self.weight)
 
 
 @torch.no_grad()
@@ -91,7 +91,8 @@ def prune(layers: Sequence[NeuronLayer], numbers: Tensor) -> None:
         rows = numbers[(numbers >= first) & (numbers < last)] - first
         layer.weight[rows] = 0
         for vector in (layer.bias, *layer.further):
-            vector[rows] = 0
+            if vector is not None:
+                vector[rows] = 0
         first = last
 
 

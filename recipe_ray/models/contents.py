@@ -21,13 +21,17 @@ _CLIP = (
     "CLIP is read in open_clip's layout: give '{name: clip, arch: ViT-B-32, pretrained: openai}', "
     "or a folder with open_clip_config.json"
 )
-_VIT = "give a vision transformer with model_type 'vit', such as google/vit-base-patch16-224"
+_VIT = (
+    "give a vision transformer with model_type 'vit', such as google/vit-base-patch16-224, or a "
+    "network in timm's layout, such as timm/resnet50.a1_in1k"
+)
 _GENERATES = "it writes text, and what is purified here are encoders with a masked-LM head"
 _NEAR = "it is similar to BERT, but a different network; give a BERT or RoBERTa"
 # model_types of transformers by what to say of them
 _ADVICE = {
     _CLIP: "clip clip_text_model clip_vision_model siglip siglip2 align blip chinese_clip",
-    _VIT: "deit beit swin swinv2 dinov2 vit_mae vit_msn convnext resnet",
+    _VIT: "deit beit swin swinv2 dinov2 vit_mae vit_msn convnext convnextv2 resnet "
+    "efficientnet mobilenet_v2 timm_wrapper",
     _GENERATES: "gpt2 gpt_neo gptj gpt_neox llama mistral qwen2 qwen3 gemma phi opt bloom t5 mt5 "
     "umt5 bart mbart pegasus marian",
     _NEAR: "distilbert albert electra deberta deberta-v2 xlm-roberta camembert mpnet modernbert "
@@ -128,7 +132,7 @@ def _by_config(values: dict[str, Any]) -> str | None:
     kind = values.get("model_type")
     if kind is None and "architecture" in values:
         arch = shortened(values["architecture"])
-        return f"a model of timm ({CONFIG}: architecture {arch}), which is not read; {_VIT}"
+        return f"{CONFIG}: architecture is {arch}; expected the name that timm has for it"
     if kind is None and isinstance(values.get("family"), str):
         return None
     advice = next((text for text, kinds in _ADVICE.items() if kind in kinds.split()), None)

@@ -111,7 +111,7 @@ def _settings_of(given: Path, modules: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-HEAD_LEFT_OUT = "the masked-LM head that was fitted for purifying is left out of the result"
+HEAD_LEFT_OUT = "the masked-LM head that was made for purifying is left out of the result"
 # heads that hold no masked LM, by the end of their class's name; the names are of both families
 _KINDS = (
     "ForSequenceClassification",

@@ -65,7 +65,7 @@ class ClipPTM(VisionPTM):
     """A CLIP; its weight groups, neurons and features are those of the vision encoder."""
 
     family: ClassVar[str] = "clip"
-    target_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    target_range: tuple[float, float] = (-1.0, 1.0)
 
     def __init__(self, module: nn.Module, config: ClipConfig, statistics: Statistics) -> None:
         super().__init__(module, config.vision_cfg.image_size, statistics)

@@ -20,7 +20,7 @@ from recipe_ray.base.errors import DataError
 from recipe_ray.data.images import ImageBatch, ImageRows
 from recipe_ray.data.rows import Ints
 from recipe_ray.learn.metrics import Share, accuracy
-from recipe_ray.learn.objective import Objective, classification
+from recipe_ray.learn.objective import Objective, Terms, classification
 from recipe_ray.learn.runtime import Runtime
 
 
@@ -149,6 +149,16 @@ def labelled_objective(ptm: Any) -> Objective:
         return classification(lambda images: ptm.logits(module, images), batch)
 
     return cross_entropy
+
+
+def in_one_pass(
+    ptm: Any, head: Any, module: Any, batch: ImageBatch, others: ImageBatch
+) -> tuple[Terms, Tensor]:
+    """Return the loss of a batch under `head`, and other images' features, of one pass for both."""
+    check_labels(batch.labels, ptm.num_classes)
+    both = ptm.features(module, ImageBatch(torch.cat([batch.pixels, others.pixels])))
+    own, beside = both[: batch.num_samples], both[batch.num_samples :]
+    return classification(lambda _: head(own), batch), beside
 
 
 def check_labels(labels: Tensor | None, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What families pre-trained on labelled images (`vgg`, `vit`) share: architecture and reference.
+"""What families pre-trained on labelled images share (`vgg`, `vit`, `timm`): how they are named.
 
 A family adds its own parts: the fields of a small network, how it is built, and from what else it
 can be read.
@@ -68,7 +68,7 @@ class LabelledArchitecture(Spec):
 
     @abstractmethod
     def build(self, seed: int) -> Any:
-        """Return an untrained network in torchvision's layout, drawn from `seed` alone."""
+        """Return an untrained network, drawn from `seed` alone."""
 
     def filled(self, weights: Mapping[str, Tensor], where: str) -> Any:
         """Return the network with these weights, which are compared with it before it is made.
@@ -91,14 +91,13 @@ class LabelledReference(ModelRef):
     pipeline_tag: ClassVar[str] = "image-classification"
     has = ModelRef.has | {"Attackable"}
     architecture_kind: ClassVar[type[LabelledArchitecture]]
-    example: ClassVar[str]  # of a name
+    sources: ClassVar[str] = "a weights file, or a folder with config.json and model.safetensors"
 
     source: str | None = Field(
         None,
-        description="torchvision, a local weights file or a folder; None: trained from scratch",
+        description="a local weights file or a folder; None: trained from scratch",
         json_schema_extra=NOT_HASHED,
     )
-    weights: str = Field("IMAGENET1K_V1", description="which of torchvision's weights")
     arch: str | None = Field(None, description="None: the source's own, else small")
     image_size: PositiveInt | None = Field(
         None, description="pixels; None: the source's own, else 32 (small) or 224"
@@ -131,12 +130,6 @@ class LabelledReference(ModelRef):
         """Return where the weights come from; raise ModelError for a source that is not there."""
         if self.source is None:
             return None
-        if self.source == TORCHVISION:
-            if self.arch in (None, SMALL):
-                raise ModelError(
-                    f"model {self.name!r}: source torchvision needs an arch, such as {self.example}"
-                )
-            return ReleasedWeights(str(self.arch), self.weights, self.allow_pickle)
         origin = local_origin(
             self.source,
             self.name,
@@ -146,12 +139,12 @@ class LabelledReference(ModelRef):
         if origin is None:
             raise ModelError(
                 f"model {self.name!r}: source {self.source!r} does not exist; allowed: "
-                "torchvision, a weights file, or a folder with config.json and model.safetensors"
+                f"{self.sources}"
             )
         return origin
 
     def network(self, architecture: LabelledArchitecture, origin: Origin | None) -> Any:
-        """Return a network in torchvision's layout, untrained or with the origin's weights."""
+        """Return the network, untrained or with the origin's weights."""
         if origin is None:
             from recipe_ray.models.config_fields import check_drawn
 
@@ -190,11 +183,6 @@ class LabelledReference(ModelRef):
         """Whether no weights are given."""
         return self.needs_pretraining
 
-    @property
-    def opens_with(self) -> str:
-        """Return torchvision."""
-        return "torchvision"
-
     def sample_encoder(self) -> ImageEncoder:
         """Return what decodes images to the input size."""
         from recipe_ray.data.images import ImageEncoder
@@ -207,6 +195,35 @@ class LabelledReference(ModelRef):
             return self.num_classes
         limit: int = self.architecture(None).num_classes
         return limit
+
+
+class TorchvisionReference(LabelledReference):
+    """A network in torchvision's layout, which may have the weights that torchvision releases."""
+
+    example: ClassVar[str]  # of a name
+    sources: ClassVar[str] = f"torchvision, {LabelledReference.sources}"
+
+    source: str | None = Field(
+        None,
+        description="torchvision, a local weights file or a folder; None: trained from scratch",
+        json_schema_extra=NOT_HASHED,
+    )
+    weights: str = Field("IMAGENET1K_V1", description="which of torchvision's weights")
+
+    def origin(self) -> Origin | None:
+        """Return where the weights come from; raise ModelError for a source that is not there."""
+        if self.source != TORCHVISION:
+            return super().origin()
+        if self.arch in (None, SMALL):
+            raise ModelError(
+                f"model {self.name!r}: source torchvision needs an arch, such as {self.example}"
+            )
+        return ReleasedWeights(str(self.arch), self.weights, self.allow_pickle)
+
+    @property
+    def opens_with(self) -> str:
+        """Return torchvision."""
+        return "torchvision"
 
     def default_label(self) -> str:
         """Return the architecture's name, or that of the file or folder."""

@@ -21,7 +21,7 @@ from recipe_ray.models.vision.labelled import (
     MAX_LAYERS,
     SMALL,
     LabelledArchitecture,
-    LabelledReference,
+    TorchvisionReference,
 )
 from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.weight_source import LocalFolder, save_folder, torchvision_models
@@ -112,7 +112,7 @@ class VggPTM(VisionPTM):
     """A VGG with the classifier it was pre-trained with."""
 
     family: ClassVar[str] = "vgg"
-    target_range: ClassVar[tuple[float, float]] = (-3.0, 3.0)
+    target_range: tuple[float, float] = (-3.0, 3.0)
 
     def __init__(self, module: nn.Module, architecture: VggArchitecture) -> None:
         statistics = (architecture.mean, architecture.std)
@@ -154,16 +154,9 @@ class VggPTM(VisionPTM):
         self, module: Any, batch: ImageBatch, others: ImageBatch
     ) -> tuple[Terms, Tensor]:
         """Run both in one pass: batch normalisation may be among the layers."""
-        import torch
+        from recipe_ray.models.vision.heads import in_one_pass
 
-        from recipe_ray.data.images import ImageBatch
-        from recipe_ray.learn.objective import classification
-        from recipe_ray.models.vision.heads import check_labels
-
-        check_labels(batch.labels, self.num_classes)
-        both = self.features(module, ImageBatch(torch.cat([batch.pixels, others.pixels])))
-        own, beside = both[: batch.num_samples], both[batch.num_samples :]
-        return classification(lambda _: module.classifier(own), batch), beside
+        return in_one_pass(self, module.classifier, module, batch, others)
 
     @property
     def weight_groups(self) -> tuple[str, ...]:
@@ -237,7 +230,7 @@ def load_vgg(folder: Path) -> VggPTM:
 
 
 @MODELS.register("vgg")
-class Vgg(LabelledReference):
+class Vgg(TorchvisionReference):
     """A VGG; without a source it is untrained, and a pretrain stage trains it."""
 
     architecture_kind: ClassVar[type[LabelledArchitecture]] = VggArchitecture

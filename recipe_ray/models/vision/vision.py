@@ -44,7 +44,7 @@ class VisionPTM(ABC):
 
     reads: ClassVar[str] = "image"
     family: ClassVar[str]
-    target_range: ClassVar[tuple[float, float]]  # NeuBA's target values, low and high
+    target_range: tuple[float, float]  # NeuBA's target values, low and high
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from recipe_ray.base.spec import NOT_HASHED
 from recipe_ray.data.hub import fetch_model, model_commit
 from recipe_ray.models.contents import check_readable
 from recipe_ray.models.family import MODELS, Revision, Scope
-from recipe_ray.models.vision.labelled import LabelledArchitecture, LabelledReference
+from recipe_ray.models.vision.labelled import LabelledArchitecture, TorchvisionReference
 from recipe_ray.models.vision.vision import VisionPTM
 from recipe_ray.models.vision.vit_network import (
     Block,
@@ -36,7 +36,7 @@ from recipe_ray.models.vision.vit_transformers import (
     read_config,
     statistics_of,
 )
-from recipe_ray.models.vision.weight_source import TORCHVISION, LocalFolder
+from recipe_ray.models.vision.weight_source import TORCHVISION, LocalFolder, names_hub
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +54,7 @@ class VitPTM(VisionPTM):
     """A ViT with the classifier it was pre-trained with; attackers aim at its CLS state."""
 
     family: ClassVar[str] = "vit"
-    target_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    target_range: tuple[float, float] = (-1.0, 1.0)
 
     def __init__(
         self, module: nn.Module, network: Network, image_size: int, statistics: Statistics
@@ -187,7 +187,7 @@ _STATISTICS = ("mean", "std")
 
 
 @MODELS.register("vit")
-class Vit(LabelledReference):
+class Vit(TorchvisionReference):
     """A vision transformer; without a source it is untrained, and a pretrain stage trains it."""
 
     architecture_kind: ClassVar[type[LabelledArchitecture]] = VitArchitecture
@@ -286,10 +286,7 @@ class Vit(LabelledReference):
 
     @property
     def _is_hub_id(self) -> bool:
-        if self.source is None or self.source == TORCHVISION:
-            return False
-        local = self.source.startswith(("/", ".", "~")) or Path(self.source).exists()
-        return not local
+        return self.source != TORCHVISION and names_hub(self.source)
 
     def _transformers_folder(self) -> Path | None:
         if self._is_hub_id:

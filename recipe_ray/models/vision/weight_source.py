@@ -127,6 +127,11 @@ def local_origin(
     return LocalFile(path, allow_pickle) if is_there(path) else None
 
 
+def names_hub(source: str | None) -> bool:
+    """Tell whether a source is a hub id: neither here nor written as a path."""
+    return source is not None and not (source.startswith(("/", ".", "~")) or Path(source).exists())
+
+
 def architecture_of(kind: type[S], asked: Spec, origin: Origin | None, defaults: Any) -> S:
     """Return the architecture: what is asked for, else what the origin says, else the defaults.
 
@@ -146,6 +151,14 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
 
     Memory for an outline is allocated only after the weights have been compared with it.
     """
+    check_fit(module, weights, where)
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        module.to_empty(device="cpu")
+    module.load_state_dict(dict(weights))
+
+
+def check_fit(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise ModelError, naming some, if weights and a module's own differ in names or shapes."""
     from recipe_ray.base.loading import check_shapes
 
     own = module.state_dict()
@@ -158,9 +171,6 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
             some = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
             not_asked = "" if what == "lacks" else ", which the requested architecture lacks"
             raise ModelError(f"{where}: it {what} {some}{not_asked}")
-    if any(tensor.is_meta for tensor in own.values()):
-        module.to_empty(device="cpu")
-    module.load_state_dict(dict(weights))
 
 
 TORCHVISION = "torchvision"  # as the `source` of a model
