@@ -26,7 +26,7 @@ from recipe_ray.store.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 300.0
 _OBJECTS = 100 * 2**20  # bytes a node
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
@@ -72,6 +72,16 @@ class Nodes:
                     return node
         return None
 
+    def living(self) -> list[Any]:
+        """Return the nodes that can be lost."""
+        return list(self._cluster.worker_nodes)
+
+    def raylets(self) -> list[int]:
+        """Return the process id of every node's raylet that lives, the head's included."""
+        nodes = [self._cluster.head_node, *self._cluster.worker_nodes]
+        found = (node.all_processes["raylet"][0].process for node in nodes)
+        return [process.pid for process in found if process.poll() is None]
+
     def close(self) -> None:
         """End all nodes."""
         self._cluster.shutdown()
@@ -81,7 +91,7 @@ class Nodes:
 def simulated(num_nodes: int, cpus: int) -> Iterator[Nodes]:
     """Run a cluster of so many nodes with so many CPUs each."""
     before = dict(os.environ)
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     # a short path: the sockets in it may have 107 characters
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
         nodes = Nodes(num_nodes, cpus, folder)
@@ -89,7 +99,7 @@ def simulated(num_nodes: int, cpus: int) -> Iterator[Nodes]:
             yield nodes
         finally:
             nodes.close()
-            for name in _ENVIRONMENT.keys() - before.keys():
+            for name in ENVIRONMENT.keys() - before.keys():
                 del os.environ[name]
             os.environ.update(before)
 
@@ -110,7 +120,7 @@ class Driver:
             [sys.executable, "-m", "benchmarks.fault_driver", planned, store, address],
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths},
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

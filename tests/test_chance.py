@@ -22,7 +22,7 @@ from recipe_ray.distributed.asha import CandidateEvent
 from recipe_ray.distributed.search import _above_chance
 from recipe_ray.experiment.plan import Plan
 from recipe_ray.experiment.search import WORST, Settings
-from recipe_ray.experiment.search_plan import Record, look_at
+from recipe_ray.experiment.search_plan import Record, Undefended, look_at
 from recipe_ray.learn.metrics import Share, is_at_chance, learned, majority
 from recipe_ray.report.figures import draw
 from recipe_ray.report.json_report import as_json
@@ -324,11 +324,11 @@ def test_a_look_at_chance_is_the_worst_by_every_rule(tmp_path: Path, score: dict
     plan = tiny_search(tmp_path, score=score)
     look: Any = OneLook()
     store: Any = Looked(rows_of((50, 100), [50, 50], asr=0.0))  # it would be a perfect MASR
-    found = look_at(plan, store, look, STUB_ACC)
+    found = look_at(plan, store, look, Undefended(STUB_ACC))
     assert (found.at_chance, found.score) == (True, WORST)
     good: Any = Looked(rows_of((90, 100), [50, 50], asr=1.0))
-    assert look_at(plan, good, look, STUB_ACC).score > WORST
-    assert not look_at(plan, good, look, STUB_ACC).at_chance
+    assert look_at(plan, good, look, Undefended(STUB_ACC)).score > WORST
+    assert not look_at(plan, good, look, Undefended(STUB_ACC)).at_chance
 
 
 def record_of(folder: Path, *accs: int) -> Record:
@@ -338,7 +338,9 @@ def record_of(folder: Path, *accs: int) -> Record:
     look: Any = OneLook()
     for number, acc in enumerate(accs, 1):
         some: Any = Looked(rows_of((acc, 100), [50, 50], asr=0.0))
-        record.begin(Settings(float(number))).looks[2] = look_at(plan, some, look, STUB_ACC)
+        record.begin(Settings(float(number))).looks[2] = look_at(
+            plan, some, look, Undefended(STUB_ACC)
+        )
     return record
 
 

@@ -59,7 +59,7 @@ def test_plan_counts_cells_and_stages_and_makes_no_store(shell: Shell) -> None:
     assert planned["summary"]["cells"] == len(planned["cells"]) == 2
     counts = {kind: c["stages"] for kind, c in planned["summary"]["kinds"].items()}
     made = {"pretrain": 0, "backdoor": 1, "purify": 1, "finetune": 2}
-    assert counts == {**made, "probe": 0, "scan": 0}
+    assert counts == {**made, "displacement": 0, "probe": 0, "scan": 0}
     assert len(planned["stages"]) == 4
     shown = shell("plan", file, "--limit", "1", "--store", "store").out
     assert "1 cells, 0 done" in shown

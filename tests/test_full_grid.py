@@ -66,7 +66,7 @@ def test_every_value_is_printed_with_its_unit(tmp_path: Path) -> None:
     plan = tiny_search(tmp_path)
     store: Any = SimpleNamespace()
     record = Record(plan, store)
-    record.begin(Settings(0.5)).looks = {4: Look(4, 0.6, 4.0, 1.0, 0.9, 0.3)}
+    record.begin(Settings(0.5)).looks = {4: Look(4, 0.6, 4.0, 1.0, acc=0.9, masr=0.3)}
     lines = [str(one) for one in as_figures(compare(plan, record, {0.1: [0.5], 1: [0.6]}, 20.0))]
     assert "full_grid_epochs_saved: 0.875 (0.875-0.875) of the grid's" in lines
     assert "full_grid_search_s: 5 (5-5) s" in lines

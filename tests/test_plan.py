@@ -175,6 +175,7 @@ def test_a_summary_counts_what_is_done() -> None:
         "backdoor": (1, 1),
         "purify": (1, 0),
         "finetune": (2, 1),
+        "displacement": (0, 0),
         "probe": (0, 0),
         "scan": (0, 0),
     }

@@ -109,7 +109,7 @@ def test_every_look_is_told_with_the_best_so_far(
     with SearchDisplay(plan, quiet=False, verbose=False) as display:
         display.on_candidate(CandidateEvent("started", course))
         for epoch, score in ((1, 0.6), (3, 0.5)):
-            course.looks[epoch] = Look(epoch, 0.9, 0.9 - score, score, 4.0, 1.0)
+            course.looks[epoch] = Look(epoch, score, 4.0, 1.0, acc=0.9, masr=0.9 - score)
             display.on_candidate(CandidateEvent("looked", course))
         course.ended = "stopped"
         display.on_candidate(CandidateEvent("ended", course))

@@ -230,8 +230,10 @@ def _print_plan(plan: Plan, summary: dict[str, Any]) -> None:
     for cell in plan.cells:
         typer.echo(f"  {cell.id}  {cell.title}")
     typer.echo(f"{len(plan.stages)} distinct stages")
-    for kind, counts in summary["kinds"].items():
-        typer.echo(f"  {kind:<9} {counts['stages']:>5}, {counts['done']} in the store")
+    kinds = {kind: counts for kind, counts in summary["kinds"].items() if counts["stages"]}
+    wide = max(map(len, kinds), default=0)
+    for kind, counts in kinds.items():
+        typer.echo(f"  {kind:<{wide}} {counts['stages']:>5}, {counts['done']} in the store")
     left = summary["time_left"]
     if left is None or (left["unknown_stages"] and not left["known_s"]):
         typer.echo("time left: unknown, no stage of this kind has been measured in this store")

@@ -8,7 +8,7 @@ started again decides nothing twice.
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 import pyarrow as pa
@@ -172,6 +172,7 @@ class Look:
     score: float
     purify_s: float
     look_s: float
+    _: KW_ONLY
     acc: float | None = None
     masr: float | None = None
     displacement: float | None = None
@@ -321,7 +322,7 @@ def look_at(plan: SearchPlan, store: Store, look: Stage, undefended: Undefended)
     told = learned(measured)
     at_chance = told is not None and told.at_chance
     score = WORST if at_chance else plan.search.score.of(acc, masr, undefended.acc)
-    return Look(*common, score, *seconds, acc, masr, at_chance=at_chance)
+    return Look(*common, score, *seconds, acc=acc, masr=masr, at_chance=at_chance)
 
 
 def _values(store: Store, stage: Stage) -> dict[str, float]:
