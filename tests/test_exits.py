@@ -1,16 +1,18 @@
 """How commands end: one line, an exit code of its own, and never a traceback without --debug."""
 
 import errno
+import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 from shell import Shell, shell
 
-from recipe_ray.base.errors import HarmError, SpecError
+from recipe_ray.base.errors import HarmError, SpecError, TerminatedError
 from recipe_ray.cli.exits import INTERNAL
 
 __all__ = ["shell"]  # a fixture
@@ -188,7 +190,7 @@ def test_only_the_latest_reports_are_kept(
         (("status",), "the same command begins again"),
     ],
 )
-def test_ctrl_c_says_what_the_same_command_does_next(
+def test_ctrl_c_and_sigterm_say_what_the_same_command_does_next(
     words: tuple[str, ...], said: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending(KeyboardInterrupt(), monkeypatch, words[0])
@@ -196,6 +198,39 @@ def test_ctrl_c_says_what_the_same_command_does_next(
     assert (ended.code, ended.out) == (130, "")
     assert ended.err.startswith("interrupted: ")
     assert said in ended.err
+    ending(TerminatedError(), monkeypatch, words[0])
+    ended = shell(*words)
+    assert (ended.code, ended.out) == (143, "")
+    assert ended.err.startswith("terminated: ")
+    assert said in ended.err
+
+
+WITH_RAY = """
+import sys, time
+from recipe_ray.cli import grid, main
+from recipe_ray.distributed.cluster import connected
+from recipe_ray.experiment.spec import Launch
+
+def sweep(*words):
+    with connected("local", Launch(object_store_gb=0.1)):
+        print("connected", flush=True)
+        time.sleep(120)
+
+grid.set_up_logging = sweep
+sys.argv = ["recipe-ray", "sweep", "file"]
+main()
+"""
+
+
+def test_sigterm_ends_a_sweep_in_a_line_though_ray_takes_that_signal_for_itself() -> None:
+    words = [sys.executable, "-c", WITH_RAY]
+    with subprocess.Popen(words, stdout=PIPE, stderr=PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "connected\n"
+        driver.send_signal(signal.SIGTERM)
+        said = driver.communicate(timeout=60)[1]
+    kept = "what is finished is kept in the store; the same command continues from there"
+    assert (driver.returncode, said) == (143, f"terminated: {kept}\n")
 
 
 def test_a_closed_pipe_ends_a_command_quietly() -> None:

@@ -60,6 +60,10 @@ class ClusterLostError(ClusterError):
     """The cluster went away; Ray's own end of this process would crash, or wait for it in vain."""
 
 
+class TerminatedError(KeyboardInterrupt):
+    """A batch system asks this process to end (SIGTERM): it ends as after Ctrl-C."""
+
+
 class StageFailedError(UserError):
     """The work of a single command failed on its workers; the message says why."""
 

@@ -3,7 +3,10 @@
 import atexit
 import gc
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def main() -> None:
@@ -29,10 +32,11 @@ def main() -> None:
     try:
         from recipe_ray.cli.app import app
 
-        try:
-            app(words)
-        finally:
-            _flush()
+        with _terminable():
+            try:
+                app(words)
+            finally:
+                _flush()
     except SystemExit:
         raise
     except BrokenPipeError:  # who reads has enough, as `head` does
@@ -46,6 +50,21 @@ def main() -> None:
         sys.stdout.flush()
         os._exit(code)  # what is left of Ray would crash on the usual way out
     sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: claims are released, and what follows is said."""
+    from recipe_ray.base.errors import TerminatedError
+
+    def end(signum: int, frame: object) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _flush() -> None:

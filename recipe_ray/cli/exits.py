@@ -23,13 +23,13 @@ import typer
 from typer.core import TyperGroup
 
 from recipe_ray import __version__
-from recipe_ray.base.errors import UserError, in_a_line
+from recipe_ray.base.errors import TerminatedError, UserError, in_a_line
 
 FAILED, USER_ERROR = 1, UserError.exit_code
 INTERNAL = 70  # as `sysexits.h` has it; scan's own codes are below 5
-INTERRUPTED = 130  # as shells say of a command that Ctrl-C ended
+INTERRUPTED, TERMINATED = 130, 143  # as shells say of a command that Ctrl-C or SIGTERM ended
 
-# what a command that Ctrl-C stopped does if it is given again; of the others nothing is kept
+# what a command that one of them stopped does if it is given again; of the others nothing is kept
 _SWEEP = "what is finished is kept in the store; the same command continues from there"
 _ONE_MODEL = (
     "the work so far is kept next to --out; the same command continues from there, and deleting "
@@ -86,8 +86,10 @@ def explain(error: BaseException, command: str, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
-        _say(f"interrupted: {_KEPT.get(command, _LOST)}", "yellow")
-        return INTERRUPTED
+        terminated = isinstance(error, TerminatedError)
+        what = "terminated" if terminated else "interrupted"
+        _say(f"{what}: {_KEPT.get(command, _LOST)}", "yellow")
+        return TERMINATED if terminated else INTERRUPTED
     if isinstance(error, UserError):
         _say(f"error: {error}", "red")
         return error.exit_code

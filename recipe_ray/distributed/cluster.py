@@ -9,8 +9,10 @@ grow.
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,12 +88,13 @@ def connected(address: str | None, launch: Launch, *, nested: bool = False) -> I
     given_as = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
-        with _explained("Ray cannot be started on this machine"):
+        with _explained("Ray cannot be started on this machine"), _own_sigterm():
             _start(launch, nested)
     else:
         check_answers(address, given_as)
         shared = {name: os.environ[name] for name in (*SETTINGS, SAFE[0])} | limits.environment()
-        with _explained(f"the Ray cluster at {given_as} {address!r} cannot be used"):
+        unusable = f"the Ray cluster at {given_as} {address!r} cannot be used"
+        with _explained(unusable), _own_sigterm():
             # a client's job has no working folder on its path anyway, and is unpickled by the head
             job: Any = None if address.startswith(_CLIENT) else _Job()
             environment: dict[str, Any] = {
@@ -191,6 +194,18 @@ def _start(launch: Launch, nested: bool) -> None:
             object_store_memory=int(launch.object_store_gb * 1e9),
             **_QUIET,
         )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM that this process has.
+
+    Ray replaces it: it would print two stack traces and end with code 1.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
