@@ -1,8 +1,9 @@
 """Unlearning takes away what a planted word does, and leaves clean texts as they are."""
 
+import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scan_samples import (
     TRIGGER,
     NamedPatch,
     NamedWords,
+    Square,
     backdoored,
     displacement,
     patch_displacement,
@@ -24,9 +26,17 @@ from recipe_ray.data.batches import LocalFeed, Workbench
 from recipe_ray.data.corpus import CORPORA
 from recipe_ray.data.sources import Locations
 from recipe_ray.defenses.defense import DEFENSES, Auxiliary
+from recipe_ray.defenses.rounds import Kept, keep, kept_by
 from recipe_ray.defenses.unlearn import FLAGGED, SUSPICION, Found, Implanting
 from recipe_ray.detectors.detector import Suspect
-from recipe_ray.detectors.insertion import Altered, Draw, implants_of, insertions_of
+from recipe_ray.detectors.insertion import (
+    Altered,
+    Draw,
+    RandomPatch,
+    implants_of,
+    insertions_of,
+)
+from recipe_ray.detectors.patches import Blend, Patch
 from recipe_ray.learn.distillation import frozen_copy
 from recipe_ray.learn.loop import EpochRecord
 from recipe_ray.learn.runtime import LocalRuntime, Runtime
@@ -127,6 +137,140 @@ def test_rounds_are_limited_and_numbered_on(tmp_path: Path) -> None:
     records, own = unlearn(backdoored(), tmp_path, margin=1e-9, rounds=2, fit=fit)
     assert [(one.epoch, one.step) for one in records] == [(1, 1), (2, 2)]
     assert [number for name, _, number in own.kept if name == FLAGGED] == [1, 2, 3]
+
+
+class Slot:
+    """A slot in memory; what is saved passes through a file that is read without code."""
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.dropped: list[str] = []
+
+    def load(self) -> Any:
+        data = self.data
+        return None if data is None else torch.load(io.BytesIO(data), weights_only=True)
+
+    def save(self, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.data = buffer.getvalue()
+
+    def drop(self, reason: str) -> None:
+        self.data = None
+        self.dropped.append(reason)
+
+
+class Stopping(NamedWords):
+    """As its parent, but its scan number `at` is interrupted; counts the scans."""
+
+    name: ClassVar[str] = "stopping"
+    scans: ClassVar[int] = 0
+    at: ClassVar[int] = 0
+
+    def search(self, subject: Any, bench: Workbench) -> Any:
+        Stopping.scans += 1
+        if Stopping.scans == Stopping.at:
+            raise KeyboardInterrupt
+        return super().search(subject, bench)
+
+
+ROUNDS: dict[str, Any] = {
+    "detectors": [Stopping()],
+    "margin": 1e-9,
+    "rounds": 3,
+    "fit": {**FIT, "steps": 4},
+}
+
+
+def stopped_in_round(number: int, folder: Path, slot: Slot) -> None:
+    """Interrupt the scan of a round."""
+    Stopping.scans, Stopping.at = 0, number
+    with pytest.raises(KeyboardInterrupt):
+        unlearn(
+            backdoored(), folder, LocalRuntime(checkpoints=slot, checkpoint_every_s=0), **ROUNDS
+        )
+    Stopping.scans = Stopping.at = 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_an_interrupted_run_goes_on_after_its_last_round(number: int, tmp_path: Path) -> None:
+    Stopping.scans = Stopping.at = 0
+    calm = backdoored()
+    wanted, bench_of_calm = unlearn(calm, tmp_path, **ROUNDS)
+    slot = Slot()
+    stopped_in_round(number, tmp_path, slot)
+    resumed = backdoored()
+    records, own = unlearn(resumed, tmp_path, LocalRuntime(checkpoints=slot), **ROUNDS)
+    assert Stopping.scans == 4 - (number - 1)
+    assert (records, own.kept) == (wanted, bench_of_calm.kept)
+    assert changed(parameters_of(calm.module), resumed.module) == set()
+    assert slot.dropped == []
+
+
+def of_another_model(saved: dict[str, Any]) -> None:
+    saved["weights"].popitem()
+
+
+def of_no_round(saved: dict[str, Any]) -> None:
+    saved["rounds"] = 0
+
+
+def without_words(saved: dict[str, Any]) -> None:
+    del saved["known"]
+
+
+def of_other_words(saved: dict[str, Any]) -> None:
+    saved["known"] = [{"shown": "x", "ids": 1}]
+
+
+@pytest.mark.parametrize("spoil", [of_another_model, of_no_round, without_words, of_other_words])
+def test_a_state_that_does_not_fit_is_dropped_and_all_rounds_run(
+    spoil: Any, tmp_path: Path
+) -> None:
+    slot = Slot()
+    stopped_in_round(3, tmp_path, slot)
+    saved = slot.load()
+    spoil(saved)
+    slot.save(saved)
+    _, own = unlearn(backdoored(), tmp_path, LocalRuntime(checkpoints=slot), **ROUNDS)
+    assert Stopping.scans == 4
+    assert len(slot.dropped) == 1
+    assert [number for name, _, number in own.kept if name == FLAGGED] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        None,
+        torch.ones(2, 3),
+        RandomPatch(torch.ones(3, 4, 4), 0.5, 0.25),
+        Patch("red", torch.ones(3, 2, 2), 1, 2),
+        Blend(torch.ones(4, 4), torch.ones(3, 4, 4)),
+    ],
+    ids=lambda put: type(put).__name__,
+)
+def test_whatever_can_be_put_in_is_kept_between_rounds(put: Any, tmp_path: Path) -> None:
+    slot, ptm = Slot(), minilm()
+    own = bench(tmp_path, LocalRuntime(checkpoints=slot))
+    one = Suspect("x", {"first": 1.5}, (5, 6) if put is None else (), 2, put)
+    keep(Kept(1, [EpochRecord(1, 4, {"held": 0.5})], (one,)), ptm, own)
+    found = kept_by(ptm, own)
+    assert found is not None
+    again = found.known[0]
+    assert (found.rounds, found.records, again) == (1, [EpochRecord(1, 4, {"held": 0.5})], one)
+    assert type(again.put) is type(put)
+    if isinstance(put, torch.Tensor):
+        assert torch.equal(again.put, put)
+    elif put is not None:
+        canvas = torch.zeros(1, 3, 8, 8) if not isinstance(put, Blend) else torch.zeros(1, 3, 4, 4)
+        assert torch.equal(again.put.on(canvas), put.on(canvas))
+
+
+def test_what_only_a_plugin_can_read_is_not_kept(tmp_path: Path) -> None:
+    slot = Slot()
+    own = bench(tmp_path, LocalRuntime(checkpoints=slot))
+    keep(Kept(1, [], (Suspect("square", {}, put=Square()),)), minilm(), own)
+    assert slot.data is None
 
 
 def test_a_defense_may_come_before(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ is put into samples, with some more inputs that do not (a false alarm costs noth
 these samples are trained back to those that the PTM had, as it was given, on the same samples
 without it. The states of the samples as they are stay where they were. Then it is scanned again,
 until nothing stands out or the rounds are over. It knows no trigger that the scan did not find.
+An interrupted run goes on after its last whole round.
 
 With `implants` the defender first plants random triggers of their own, which lead to random
 vectors, and unlearns these: the question is whether a backdoor that no scan finds falls with them.
@@ -25,6 +26,7 @@ from recipe_ray.base.errors import SpecError
 from recipe_ray.base.spec import HASHED_WHEN_SET
 from recipe_ray.data.batches import Workbench
 from recipe_ray.defenses.defense import DEFENSES, AnyDefense, Auxiliary, Defense, NoDefense
+from recipe_ray.defenses.rounds import Kept, keep, kept_by
 from recipe_ray.detectors.calibration import Bounds, judge, known_bounds, normal_by
 from recipe_ray.detectors.detector import DETECTORS, AnyDetector, Detector, Subject, Suspect
 from recipe_ray.learn.optim import FitSpec
@@ -108,9 +110,11 @@ class Unlearn(Defense):
         ptm.train_only(None, pooled=True)  # so that nothing is shared with what will train
         teacher = frozen_copy(ptm.module.to(bench.runtime.device))
         objective = Unlearning(ptm, teacher, self.hold)
-        records = list(self.plus.purify(ptm, auxiliary, bench))
-        known: tuple[Suspect, ...] = ()
-        if self.implants:
+        done = kept_by(ptm, bench) or Kept(0, [], ())
+        records, known = list(done.records), done.known
+        if not done.rounds:
+            records += self.plus.purify(ptm, auxiliary, bench)
+        if not done.rounds and self.implants:
             known = implants_of(ptm, self.implants, bench.seed)
             draw = Draw(known, (1.0,) * len(known))
             for what, phase in (
@@ -118,7 +122,7 @@ class Unlearn(Defense):
                 (objective, "unlearn, implants"),
             ):
                 records += _after(records, self._trained(what, draw, auxiliary, bench, phase))
-        for number in range(1, self.rounds + 2) if self.rounds else ():
+        for number in range(done.rounds + 1, self.rounds + 2) if self.rounds else ():
             own = replace(bench, seed=bench.seed + number)
             found = self.scanned(ptm, auxiliary, own, known)
             bench.kept.append((FLAGGED, float(len(found.flagged)), number))
@@ -130,6 +134,7 @@ class Unlearn(Defense):
             new = self._trained(objective, draw, auxiliary, own, f"unlearn, round {number}")
             records += _after(records, new)
             known = (*_without(known, found.flagged), *found.flagged)
+            keep(Kept(number, records, known), ptm, bench)
         return records
 
     def scanned(
@@ -184,7 +189,8 @@ class Unlearn(Defense):
             bench.seed,
             auxiliary.part,
         )
-        runtime, seed = bench.runtime, bench.seed
+        # what is kept between rounds must not be replaced by a training's own resume points
+        runtime, seed = bench.runtime.without_checkpoints(), bench.seed
         return fit(ptm.module, objective, batches, self.fit, runtime, seed=seed, phase=phase)
 
     def drawn(self, found: Found, known: Sequence[Suspect]) -> Draw:
