@@ -157,6 +157,30 @@ def test_only_figures_whose_data_are_there_are_drawn() -> None:
     assert "weight-factor" not in names(*ablation)
 
 
+def test_the_clean_ptm_is_not_drawn_as_a_backdoored_one_without_defense() -> None:
+    rows = [clean("c0"), clean("c1", defense="recipe"), por("p0"), por("p1", defense="recipe")]
+    (one,) = sections([Recorded("table1", pa.concat_tables(rows), None)])
+    (shown,) = [figure for figure in figures(one) if figure.name == "accuracy"]
+    (panel,) = shown.panels
+    points = panel.layers[-1]["data"]["values"]
+    assert [(point["row"], point["state"]) for point in points] == [
+        ("clean PTM", "clean PTM"),
+        ("clean PTM: recipe", "purified"),
+        ("por: undefended", "undefended"),
+        ("por: recipe", "purified"),
+    ]
+
+
+def test_figures_name_tasks_as_the_table_next_to_them() -> None:
+    row = por("p0", task="ag_news")
+    for plan, named in (({"paper": {"table": "1"}}, "AG News"), (None, "ag_news")):
+        (one,) = sections([Recorded("table1", row, plan)])
+        titles = [panel.title for figure in figures(one) for panel in figure.panels]
+        assert titles == [f"bert on {named}", f"bert, por on {named}"]
+        (shown,) = one.tables()
+        assert named in {column.group for column in shown.columns}
+
+
 def test_the_front_holds_what_no_other_beats_in_both() -> None:
     points = [(90.0, 88.0), (10.0, 86.0), (10.0, 85.0), (50.0, 84.0), (95.0, 88.0)]
     assert pareto(points) == [(10.0, 86.0), (90.0, 88.0)]

@@ -51,9 +51,9 @@ def aged(folder: Path, name: str) -> None:
     path.write_text(path.read_text().replace('"time": "202', '"time": "201'))
 
 
-def drawn(view: View) -> str:
+def drawn(view: View, width: int = 200) -> str:
     out = io.StringIO()
-    Console(file=out, width=200).print(draw(view))
+    Console(file=out, width=width).print(draw(view))
     return out.getvalue()
 
 
@@ -86,6 +86,29 @@ def test_it_shows_every_sweep_its_stages_and_who_drives_it(store: Store) -> None
         assert said in shown
     (starting,) = [line for line in shown.splitlines() if "finetune x" in line]
     assert "starting" in starting
+
+
+def test_a_stage_that_has_taken_its_last_step_is_saved_and_not_starting(store: Store) -> None:
+    view = View(store)
+    view.look()
+    store.clear_progress(PURIFY)  # as the commit does, seconds before the driver hears of it
+    view.look()
+    (line,) = [line for line in drawn(view).splitlines() if "purify bert" in line]
+    assert "saving, 3 s" in line
+    again = driving("small", PURIFY)
+    again["running"][0]["running_s"] = 1.0  # it was lost, and its process starts again
+    leave_lease(store, "a", again)
+    view.look()
+    (line,) = [line for line in drawn(view).splitlines() if "purify bert" in line]
+    assert "starting, 1 s" in line
+
+
+def test_a_narrow_terminal_breaks_no_number_from_its_unit(store: Store) -> None:
+    view = View(store)
+    view.look()
+    lines = [line.strip() for line in drawn(view, 80).splitlines()]
+    assert "purify bert.por.recipe" in lines
+    assert "purify 25/100  210 samples/s  1.5 min to go  mlm 2.35  norm 80  node-8" in lines
 
 
 def test_failures_are_read_when_a_driver_says_that_there_are_new_ones(store: Store) -> None:

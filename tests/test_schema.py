@@ -136,6 +136,8 @@ def test_what_init_writes_for_a_machine_can_be_planned(machine: Machine, tmp_pat
     plan = make_plan(load_experiment(file), Locations(None, tmp_path / "cache"))
     assert len(plan.cells) == 3
     assert wrong("experiment", read_yaml(file.read_text())) == []
+    # seeds are written in both blocks: the clean model's, the floor, need intervals as well
+    assert [block["seeds"] for block in read_yaml(file.read_text())["grid"]] == [[0], [0]]
     workers = plan.launch.workers.get("purify", 1)
     assert workers <= max(machine.cores, machine.gpus)
     assert bool(plan.launch.gpus_per_worker) == bool(machine.gpus)

@@ -177,14 +177,14 @@ finetuning: {{epochs: 3, batch_size: 16, learning_rate: 7.0e-5, max_length: 64}}
 # every combination within a block is a cell of the result table
 grid:
   # the clean model with the same triggers: its ASR is the floor
-  - {{models: [ptm], attacks: [none], tasks: [task]}}
+  - {{models: [ptm], attacks: [none], tasks: [task], seeds: [0]}}
   # the backdoored model, as it is and cleaned
   - models: [ptm]
     attacks: [por]
     defenses: [none, recipe]
     auxiliaries: [texts]
     tasks: [task]
-    seeds: [0]  # more seeds give intervals, at that many times the cost
+    seeds: [0]  # more seeds, in both blocks, give intervals, at that many times the cost
 
 # how it runs here; nothing of this changes a result
 launch:

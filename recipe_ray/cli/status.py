@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -47,6 +46,7 @@ class View:
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
     _failed: int = 0
+    _begun: dict[str, float] = field(default_factory=dict)
 
     def look(self) -> None:
         """Read the notes of drivers and running stages again, and failures if some are new."""
@@ -58,10 +58,26 @@ class View:
             for key, note in self.store.progress().items()
             if is_alive(key, note, self.drivers)
         }
+        for stage in self.running():
+            if stage["key"] in self.notes:
+                self._begun[stage["key"]] = stage["running_s"]
         failed = sum(driver["states"]["failed"] for driver in self.drivers)
         if failed > self._failed:
             self.failures = self.store.failures()
         self._failed = failed
+
+    def running(self) -> Iterator[dict[str, Any]]:
+        """Yield what drivers say of the stages that they run."""
+        for driver in self.drivers:
+            yield from driver["running"]
+
+    def is_ending(self, stage: dict[str, Any]) -> bool:
+        """Tell whether a stage was seen to step and its note is gone: it is being saved.
+
+        A stage that was lost and started again has run for less time than before.
+        """
+        begun = self._begun.get(stage["key"])
+        return stage["key"] not in self.notes and begun is not None and begun <= stage["running_s"]
 
     @property
     def is_over(self) -> bool:
@@ -113,13 +129,13 @@ def draw(view: View) -> RenderableType:
     for driver in view.drivers:
         keys = [stage["key"] for stage in driver["running"]]
         shown |= set(keys)
-        parts += [_headline(driver), _table(_rows(driver, view.notes))]
+        parts += [_headline(driver), _Stages([*_rows(driver, view)])]
     stalled = stalled_s(view.drivers)
     if stalled is not None:
         parts.append(Text(stall(stalled, view.drivers), "yellow"))
     others = {key: note for key, note in view.notes.items() if key not in shown}
     if others:
-        parts += [Text("outside of a sweep", style="bold"), _table(others.values())]
+        parts += [Text("outside of a sweep", style="bold"), _Stages([*others.values()])]
     return Group(*parts, *_failures(view))
 
 
@@ -153,21 +169,35 @@ def _headline(driver: dict[str, Any]) -> Text:
     return title
 
 
-def _rows(driver: dict[str, Any], notes: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _rows(driver: dict[str, Any], view: View) -> Iterator[dict[str, Any]]:
     for stage in driver["running"]:
         # before its first step a stage has no note: it loads its model and its data
-        yield {**stage, **notes.get(stage["key"], {})}
+        note = view.notes.get(stage["key"], {})
+        yield {**stage, **note, "is_ending": view.is_ending(stage)}
 
 
-def _table(rows: Any) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    # on a narrow terminal the last one is folded, so nothing is cut off
-    table.add_column(no_wrap=True)
-    table.add_column(width=_BAR_WIDTH)
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(f"  {escape(_titled(row))}", *_bar_and_words(row))
-    return table
+@dataclass(frozen=True)
+class _Stages:
+    """Running stages, one line each; on a terminal too narrow for that two, without a bar."""
+
+    rows: list[dict[str, Any]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        drawn = [(Text(f"  {_titled(row)}"), *_bar_and_words(row)) for row in self.rows]
+        titles = max((title.cell_len for title, _, _ in drawn), default=0)
+        words = max((told.cell_len for _, _, told in drawn), default=0)
+        if titles + _BAR_WIDTH + words + 4 > options.max_width:
+            for title, _, told in drawn:
+                yield title
+                yield Text("    ").append_text(told)
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(width=_BAR_WIDTH)
+        table.add_column(no_wrap=True)
+        for row in drawn:
+            table.add_row(*row)
+        yield table
 
 
 def _titled(note: dict[str, Any]) -> str:
@@ -177,6 +207,8 @@ def _titled(note: dict[str, Any]) -> str:
 
 
 def _bar_and_words(row: dict[str, Any]) -> tuple[RenderableType, Text]:
+    if row.get("is_ending"):
+        return "", Text(f"saving, {duration(row['running_s'])}", "dim")
     if "step" not in row:
         return "", Text(f"starting, {duration(row['running_s'])}", "dim")
     advance = Throughput.from_note(row)

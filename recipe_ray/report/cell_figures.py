@@ -85,9 +85,12 @@ def _rows(title: str, cells: Cells, everything: Cells, metric: str) -> Panel:
         value = cell.masr if metric == "MASR" else cell.acc
         floor = cell.floor_masr if metric == "MASR" else cell.clean_acc
         assert value is not None
-        row = f"{short(cell.attack, 16)}: {defense(cell, everything)}"
-        names.append(row)
         state = STATES[cell.defense != CLEAN]
+        row = f"{short(cell.attack, 16)}: {defense(cell, everything)}"
+        if cell.attack == CLEAN:  # it has no backdoor: "none: undefended" would look attacked
+            state = STATES[2] if cell.defense == CLEAN else state
+            row = STATES[2] + ("" if cell.defense == CLEAN else f": {defense(cell, everything)}")
+        names.append(row)
         told = f"{row}: {metric} {said(value)}"
         if floor is not None:
             told += f"; clean PTM {percent(floor)} %"

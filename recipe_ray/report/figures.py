@@ -6,6 +6,7 @@ of the paper: its own grid has the figures that its rows can fill.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,12 +37,19 @@ def figures(section: Section, overview: Overview | None = None) -> list[Figure]:
     if section.search is not None:  # its fine-tunings are looks, which the curve shows
         found.append(search_curve(section.search))
     else:
-        found += [of(section.cells) for of in OF_CELLS]
+        found += [of(_named(section)) for of in OF_CELLS]
         found.append(overlap(section.probes, section.paper))
         found.append(suspicion(section.measured))
     if overview is not None:
         found.append(timeline(overview.runs))
     return [figure for figure in found if figure is not None]
+
+
+def _named(section: Section) -> Cells:
+    """Return the cells with their tasks named as in the section's table: AG News, not ag_news."""
+    if section.paper is None:
+        return section.cells
+    return [replace(cell, task=section.paper.dataset(cell.task)) for cell in section.cells]
 
 
 def draw(
