@@ -7,6 +7,7 @@ from cli_samples import experiment
 from shell import Shell, shell
 
 from recipe_ray.cli.options import registries
+from recipe_ray.store.store import ArtifactId, Store
 
 __all__ = ["shell"]  # a fixture
 
@@ -48,6 +49,22 @@ def test_an_empty_store_is_no_error(shell: Shell) -> None:
     assert shell("report", "store").code == shell("status", "--store", "store").code == 0
     assert json.loads(shell("report", "store", "--json").out)["cells"] == []
     assert "unknown experiment 'x'" in shell.fails("report", "store", "--experiment", "x")
+
+
+def test_status_shows_where_a_stage_failed_if_asked(shell: Shell) -> None:
+    store = Store.open(shell.folder / "store")
+    about = {"kind": "purify", "label": "por", "error": "ValueError", "message": "no\x1b[2J"}
+    about |= {"traceback": 'File "plugin.py", line 3\nValueError: \x1b[2J', "time": "2026-11-30T10:00:00+00:00"}
+    store.record_failure(ArtifactId("purify", "por", "b" * 16), about)
+    said = shell("status", "--store", "store").out
+    assert "plugin.py" not in said
+    assert "--traceback shows where in the code" in said
+    said = shell("status", "--store", "store", "--traceback").out
+    assert '      File "plugin.py", line 3\n' in said
+    assert "\x1b" not in said
+    assert "shows where" not in said
+    found = json.loads(shell("status", "--store", "store", "--traceback", "--json").out)
+    assert found["failed"][0]["traceback"].startswith("File")
 
 
 # --- experiments

@@ -136,7 +136,7 @@ class Display:
             self._console.print(f"        {stage.caption}: {', '.join(told)}", markup=False)
 
     def on_doing(self, what: str) -> None:
-        """Say what is done before the first stage starts, which may take half a minute."""
+        """Say what is done around the stages: their start and their end may take half a minute."""
         self._console.print(f"{what} ...", style="dim", markup=False)
 
     def close(self, outcome: SweepOutcome, store: str) -> None:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from recipe_ray.api.places import present_store
 from recipe_ray.base.errors import DamagedError, SpecError
+from recipe_ray.base.printable import printable
 from recipe_ray.cli.display import duration
 from recipe_ray.cli.options import (
     DEFAULT_STORE,
@@ -237,6 +238,9 @@ WatchOption = Annotated[
 IntervalOption = Annotated[
     float, typer.Option("--interval", min=0.2, help="Seconds between two looks of --watch.")
 ]
+TracebackOption = Annotated[
+    bool, typer.Option("--traceback", help="Show where in the code each failed stage failed.")
+]
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Delete checkpoints that nothing will resume from.")
 ]
@@ -247,6 +251,7 @@ def status_command(
     watch_: WatchOption = False,
     interval: IntervalOption = 2.0,
     prune: PruneOption = False,
+    traceback: TracebackOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Show what is done, running and failed in a store, and why; --watch: while it runs."""
@@ -257,7 +262,7 @@ def status_command(
     opened = present_store(store, "--store")
     if watch_ and not watch(opened, interval, Console(highlight=False)):
         typer.echo("nothing runs on this store now")
-    status = _status(opened)
+    status = _status(opened, tracebacks=traceback)
     alive = {note["key"] for note in status["running"] if note["fresh"]}
     stale = prune_checkpoints(opened, alive) if prune else _stale(opened, alive)
     status["stale_checkpoints"] = {"count": len(stale), "bytes": sum(stale.values())}
@@ -315,10 +320,13 @@ def _print(status: dict[str, Any]) -> None:
     for note in status["failed"]:
         typer.secho(f"  failed: {note['kind']} {note['label']}-{note['key']}", fg="red")
         typer.echo(f"    {note['error']}: {note['message']}")
+        for line in str(note.get("traceback", "")).splitlines():
+            typer.echo(f"      {printable(line)}")
+    if any("traceback" not in note for note in status["failed"]):
+        typer.echo("  --traceback shows where in the code")
 
 
-def _status(store: Store) -> dict[str, Any]:
-
+def _status(store: Store, *, tracebacks: bool) -> dict[str, Any]:
     done = set(store.committed())
     experiments = []
     for name in store.experiments():
@@ -344,7 +352,7 @@ def _status(store: Store) -> dict[str, Any]:
         if key not in done
     ]
     failed = [
-        {"key": key, **{k: v for k, v in note.items() if k != "traceback"}}
+        {"key": key, **{k: v for k, v in note.items() if tracebacks or k != "traceback"}}
         for key, note in store.failures().items()
     ]
     return {

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from recipe_ray.base.errors import TerminatedError
 from recipe_ray.data.sources import Locations
 from recipe_ray.distributed.cluster import ClusterCapacity, connected
 from recipe_ray.distributed.monitor import Monitor
@@ -77,6 +78,10 @@ def sweep(
         on_doing("starting the first processes: each imports torch before its first stage")
         try:
             _tune(work, StageSearcher(neighbours), watch)
+        except KeyboardInterrupt as error:
+            if type(error) in (KeyboardInterrupt, TerminatedError):  # else the cluster is lost
+                on_doing("stopping what runs")
+            raise
         finally:
             watch.forget_the_running()
     skipped = (*there, *watch.skipped)
