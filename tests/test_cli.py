@@ -54,7 +54,10 @@ def test_an_empty_store_is_no_error(shell: Shell) -> None:
 def test_status_shows_where_a_stage_failed_if_asked(shell: Shell) -> None:
     store = Store.open(shell.folder / "store")
     about = {"kind": "purify", "label": "por", "error": "ValueError", "message": "no\x1b[2J"}
-    about |= {"traceback": 'File "plugin.py", line 3\nValueError: \x1b[2J', "time": "2026-11-30T10:00:00+00:00"}
+    about |= {
+        "traceback": 'File "plugin.py", line 3\nValueError: \x1b[2J',
+        "time": "2026-11-30T10:00:00+00:00",
+    }
     store.record_failure(ArtifactId("purify", "por", "b" * 16), about)
     said = shell("status", "--store", "store").out
     assert "plugin.py" not in said

@@ -1,6 +1,7 @@
 """How commands end: one line, an exit code of its own, and never a traceback without --debug."""
 
 import errno
+import os
 import signal
 import stat
 import subprocess
@@ -205,6 +206,17 @@ def test_ctrl_c_and_sigterm_say_what_the_same_command_does_next(
     assert said in ended.err
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(
+    given: str | None, kept: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    shell("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == kept
+
+
 WITH_RAY = """
 import sys, time
 from recipe_ray.cli import grid, main
@@ -214,7 +226,10 @@ from recipe_ray.experiment.spec import Launch
 def sweep(*words):
     with connected("local", Launch(object_store_gb=0.1)):
         print("connected", flush=True)
-        time.sleep(120)
+        try:
+            time.sleep(120)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt  # as Tune does
 
 grid.set_up_logging = sweep
 sys.argv = ["recipe-ray", "sweep", "file"]

@@ -21,7 +21,9 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # before tokenizers and torch are imported: their own threads only hinder ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from recipe_ray.base.errors import ClusterLostError
+    # threads that wait by spinning take the cores from those they wait for (docs/benchmarks.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from recipe_ray.base.errors import ClusterLostError, TerminatedError
     from recipe_ray.cli.exits import EndedError, explain
 
     words = sys.argv[1:]
@@ -29,10 +31,11 @@ def main() -> None:
     debug = "--debug" in options  # also behind the command's name, where people put it
     if debug:
         words = ["--debug", *(w for w in options if w != "--debug"), *words[len(options) :]]
+    signals: list[int] = []
     try:
         from recipe_ray.cli.app import app
 
-        with _terminable():
+        with _terminable(signals):
             try:
                 app(words)
             finally:
@@ -45,6 +48,8 @@ def main() -> None:
         error, command = ended.error, ended.command
     except BaseException as before_any:
         error, command = before_any, ""
+    if type(error) is KeyboardInterrupt and signals:
+        error = TerminatedError()  # a library has raised its own in place of ours
     code = explain(error, command, debug=debug)
     if isinstance(error, ClusterLostError):
         sys.stdout.flush()
@@ -53,11 +58,15 @@ def main() -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: claims are released, and what follows is said."""
+def _terminable(signals: list[int]) -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: claims are released, and what follows is said.
+
+    What was received is appended to `signals`.
+    """
     from recipe_ray.base.errors import TerminatedError
 
     def end(signum: int, frame: object) -> None:
+        signals.append(signum)
         raise TerminatedError
 
     before = signal.signal(signal.SIGTERM, end)

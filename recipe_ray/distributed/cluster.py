@@ -46,6 +46,7 @@ SETTINGS = {
     "TUNE_MAX_PENDING_TRIALS_PG": "64",  # processes start side by side; the queue is the limit
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",  # else threads of a stage spin while a neighbour has their core
 }
 _CLIENT = "ray://"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
