@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml cluster/constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	@echo "The demo takes about 9 minutes on two idle cores, and several times as long on busy ones."
+	@echo "The demo takes about 10 minutes on two idle cores, longer on busy ones."
 	$(BIN)/recipe-ray sweep experiments/quickstart.yaml --store runs/demo
 	$(BIN)/recipe-ray report runs/demo
 
