@@ -5,9 +5,10 @@
     python -m benchmarks.harm rows --out recipe_ray/api/studied_harm.json
 
 ROWS is what `report --export` wrote. A purified PTM's lost ACC is that of the same PTM before less
-its own, the mean over the tasks. Each measure of `MEASURES` is ranked against it (Spearman, with a
-bootstrap interval over PTMs). The best one decides the warnings of `purify`, from the value on that
-leaves no PTM that lost HARMED or more without one; how many are warned of for nothing is said.
+its own, the mean over the tasks that all of them were fine-tuned on. Each measure of `MEASURES` is
+ranked against it (Spearman, with a bootstrap interval over PTMs). The best one decides the warnings
+of `purify`, from the value on that leaves no PTM that lost HARMED or more without one; how many are
+warned of for nothing is said.
 """
 
 import argparse
@@ -27,15 +28,18 @@ LEAST = 12  # PTMs
 
 
 def lost(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per purified PTM: the ACC that it lost, its tasks, and every measure of harm."""
+    """Return a row per purified PTM: the ACC that it lost, its tasks, and every measure of harm.
+
+    A task that some of them lack is left out, and so is a PTM without any fine-tuning.
+    """
     of_ptm = ["attack", "defense", "seed"]
     acc = rows[(rows.kind == "finetune") & (rows.metric == "acc")]
-    wide = acc.pivot_table(index=of_ptm, columns="task", values="value")
+    wide = acc.pivot_table(index=of_ptm, columns="task", values="value").dropna(axis="columns")
     found = []
     for (attack, defense, seed), after in wide.iterrows():
         if defense == "none":
             continue
-        fallen = (wide.loc[attack, "none", seed] - after).dropna()
+        fallen = wide.loc[attack, "none", seed] - after
         own = rows[
             (rows.kind == "purify")
             & (rows.attack == attack)
@@ -82,6 +86,7 @@ def study(ptms: pd.DataFrame) -> dict[str, Any]:
         "bound": bound,
         "meaning": f"as in all PTMs of a study that lost {100 * HARMED:.0f} points of ACC or more",
         "ptms": len(ptms),
+        "tasks": int(ptms.tasks.min()),
         "harmed": len(harmed),
         "warned_for_nothing": f"{int((fine[best] > bound).sum())} of {len(fine)}",
         "rank_correlation": ranked,
