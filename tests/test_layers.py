@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # modules of a plugin package that plugins share
 BASES = {"attack", "defense", "task", "text_task", "image_task", "own_data", "corpus"}
-SHARED = {"__init__", *BASES, "relabelling", "rule"}
+SHARED = {"__init__", *BASES, "relabelling", "rounds", "rule"}
 TYPES_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 # which imports of a file: all, without those for type checkers, or those made by importing it
 Kind = Literal["all", "run", "at once"]
