@@ -100,10 +100,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harm")
     parser.add_argument("rows", type=Path, help="folder that `report --export` wrote")
     parser.add_argument("--experiment", default="guard")
+    parser.add_argument("--only", action="append", default=[], help="COLUMN=VALUE of the rows")
     parser.add_argument("--out", type=Path, required=True, help="studied_harm.json")
     given = parser.parse_args(arguments)
-    ptms = lost(recipe_ray.results(given.rows, given.experiment).to_pandas())
-    made = f"python -m benchmarks.harm, experiment {given.experiment}"
+    rows = recipe_ray.results(given.rows, given.experiment).to_pandas()
+    for column, _, value in (one.partition("=") for one in given.only):
+        rows = rows[rows[column].isna() | (rows[column] == value)]
+    ptms = lost(rows)
+    made = " ".join(["python -m benchmarks.harm, experiment", given.experiment, *given.only])
     given.out.write_text(json.dumps({"made": made, "text": study(ptms)}, indent=1) + "\n")
 
 

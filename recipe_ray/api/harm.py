@@ -1,7 +1,8 @@
 """Warnings about what a purification did to a model, told from held-out data without labels.
 
 `studied_harm.json` says which measure foretells lost accuracy, and from which value on people are
-warned. `python -m benchmarks.harm` makes it from the rows of experiments/mini/guard.yaml.
+warned; `BY_HAND` adds what that study does not cover yet. `python -m benchmarks.harm` makes the
+file from the rows of experiments/mini/guard.yaml.
 """
 
 import json
@@ -15,6 +16,15 @@ from recipe_ray.defenses.rule import ALLOWED_LOSS_RISE
 from recipe_ray.stages.learnable import FEW_USABLE, USABLE_SHARE
 
 FILE = "studied_harm.json"
+# by hand, from the one purified backdoored PTM whose loss was known then: 23 points at 0.22.
+# The study has clean PTMs so far; a backdoor lowers the effective rank that its removal restores
+BY_HAND: Mapping[str, Mapping[str, Any]] = {
+    "text": {
+        "measure": "drift",
+        "bound": 0.1,
+        "meaning": "half of a drift that is known to have cost 23 points of accuracy",
+    }
+}
 Measured = Mapping[str, float]
 _GENTLER = (
     "`--defense unlearn` moves the model less, as do a lower fit.learning_rate, fewer fit.steps or "
@@ -80,12 +90,14 @@ def harm_warnings(measured: Measured, unit: str, reads: str) -> list[str]:
             f"the held-out pre-training loss rose by {rise:.2f} {unit}, more than the "
             f"{ALLOWED_LOSS_RISE} the rule allows: the model is probably damaged; {_GENTLER}"
         )
-    if known is not None and now.get(known["measure"], 0.0) > known["bound"]:
-        found.append(
-            f"{MEASURES[known['measure']].said} is {now[known['measure']]:.3f}, more than "
-            f"{known['bound']:g}, {known['meaning']}: accuracy after fine-tuning may have "
-            f"suffered; compare both models on a task of yours (--evaluate); {_GENTLER}"
-        )
+    for one in filter(None, (known, BY_HAND.get(reads))):
+        name, bound = one["measure"], one["bound"]
+        if now.get(name, 0.0) > bound:
+            found.append(
+                f"{MEASURES[name].said} is {now[name]:.3f}, more than {bound:g}, {one['meaning']}: "
+                "accuracy after fine-tuning may have suffered; compare both models on a task of "
+                f"yours (--evaluate); {_GENTLER}"
+            )
     return found
 
 

@@ -3,7 +3,7 @@
 A classifier that a user puts on a PTM can learn what its features tell apart. So it is measured
 whether samples keep their neighbours, whether the old features can be read off the new ones by a
 linear map, and over how many directions the features spread. None of it says that a backdoor is
-gone. Which of them foretells lost accuracy has not been studied yet.
+gone. `api/harm.py` knows which of them foretell lost accuracy.
 
 Legend: N samples, H width of the features.
 """
