@@ -110,9 +110,9 @@ class Role:
         if self.ends[-1]:
             self.start()
 
-    def is_alive(self) -> bool:
-        """Tell whether the command runs."""
-        return self.process is not None and self.process.poll() is None
+    def living(self) -> list[psutil.Popen]:
+        """Return the command's process if it runs, else nothing."""
+        return [one for one in (self.process,) if one is not None and one.poll() is None]
 
 
 class Soak:
@@ -171,17 +171,17 @@ class Soak:
 
     def kill_driver(self) -> bool:
         """Kill -9 a command."""
-        living = [role for role in self.roles if role.is_alive()]
+        living = [process for role in self.roles for process in role.living()]
         if living:
-            os.kill(self.random.choice(living).process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            self.random.choice(living).kill()
         return bool(living)
 
     def look(self) -> dict[str, float]:
         """Return what could grow, now."""
         seen: dict[str, float] = {}
         for role in self.roles:
-            if role.is_alive():
-                seen |= _of_process(role.name, role.process)
+            for process in role.living():
+                seen |= _of_processes(role.name, [process])
                 seen[f"{role.name}: age (min)"] = (time.monotonic() - role.started) / 60
         raylets = [psutil.Process(pid) for pid in self.nodes.raylets()]
         under = [child for one in raylets for child in one.children(recursive=True)]
@@ -197,8 +197,8 @@ class Soak:
     def stop(self) -> None:
         """Ask every command to stop, as a batch system does, and wait."""
         for role in self.roles:
-            if role.is_alive():
-                role.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+            for process in role.living():
+                process.terminate()
         for role in self.roles:
             if role.process is not None:
                 role.ends.append(role.process.wait(PATIENCE_S))
@@ -213,10 +213,6 @@ class Soak:
         """Return how `store verify` ended."""
         words = [sys.executable, "-m", "recipe_ray", "store", "verify", "--store", str(self.store)]
         return subprocess.run(words, capture_output=True, text=True, check=False)
-
-
-def _of_process(name: str, process: psutil.Process | None) -> dict[str, float]:
-    return {} if process is None else _of_processes(name, [process])
 
 
 def _of_processes(name: str, processes: Iterable[psutil.Process]) -> dict[str, float]:
